@@ -1,0 +1,8 @@
+"""`python -m aetheria` is `aetheria`."""
+
+import sys
+
+from aetheria.command.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

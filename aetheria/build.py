@@ -1,0 +1,200 @@
+"""The composition root: turns a config into a run. The only file that names concrete classes."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aetheria
+from aetheria.config import Config
+from aetheria.data import DataSplits, Feed
+from aetheria.engine import Engine, Outcome, Schedule
+from aetheria.errors import ConfigError
+from aetheria.hardware import JaxProgram, ProgramSpec, select_strategy
+from aetheria.logic.model import Model
+from aetheria.observe import EventBus
+from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
+from aetheria.plugins.arguments import call_with
+from aetheria.plugins.registry import Registry
+from aetheria.protocols import Listener, RunContext, StopSignal
+from aetheria.resilience import SnapshotStore
+from aetheria.resilience.retention import Retention
+from aetheria.resilience.runs import CHECKPOINTS, RunPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything of one run, made and checked; nothing compiled, nothing written."""
+
+    engine: Engine
+    program: JaxProgram
+    store: SnapshotStore
+    plan: RunPlan
+    stop: StopSignal
+
+    def execute(self) -> Outcome:
+        """Trains; from the plan's snapshot if it has one."""
+        return self.engine.run(self.plan.snapshot)
+
+
+def build_run(
+    config: Config, plan: RunPlan, project: Path | None, stop_at_step: int | None = None
+) -> Run:
+    """Makes and wires every part of a run.
+
+    Raises:
+        AetheriaError: something in the config does not exist or does not fit.
+    """
+    model = build_model(config, project)
+    feed = build_feed(config, project)
+    strategy = select_strategy(config.strategy, config.mesh)
+    strategy.check(feed.micro_batch)
+    schedule = build_schedule(config, feed, stop_at_step)
+    limit = 1 if config.on_nonfinite == "halt" else config.max_consecutive_skips
+    spec = ProgramSpec(
+        example_window=feed.example_window(),
+        total_steps=schedule.total_steps,
+        seed=config.seed,
+        mixed_precision=config.mixed_precision,
+        max_consecutive_skips=limit,
+    )
+    program = strategy.compile(model, spec)
+    if plan.snapshot is not None:
+        program.check_state(plan.snapshot.arrays)
+    check_monitor(config, program.eval_metrics)
+    stop = StopSignal()
+    context = RunContext(
+        run_dir=plan.run_dir,
+        config=config.to_dict(),
+        stop=stop,
+        eval_metrics=program.eval_metrics,
+    )
+    extra = {"config": config.to_dict(), "versions": versions(), "lineage": plan.lineage()}
+    store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
+    engine = Engine(
+        program=program,
+        feed=feed,
+        schedule=schedule,
+        bus=EventBus(build_listeners(config, context, project)),
+        writer=store,
+        stop=stop,
+        max_consecutive_skips=limit,
+    )
+    return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
+
+
+def build_model(config: Config, project: Path | None) -> Model:
+    """Makes the model; the config's short keys become hyperparameters of the same name."""
+    model_class = MODELS.get(config.model_name, project)
+    shorts = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
+    given = {name: value for name, value in shorts.items() if value is not None}
+    model = call_with(model_class, "model_params", {**config.model_params, **given})
+    if not isinstance(model, Model):
+        raise ConfigError(
+            f"model_name: expected an aetheria Model, got {config.model_name!r}, which makes a "
+            f"{type(model).__name__}; subclass aetheria.Model"
+        )
+    return model
+
+
+def build_feed(config: Config, project: Path | None) -> Feed:
+    """Makes the dataset and what serves it."""
+    splits = call_with(DATA.get(config.data_name, project), "data_params", config.data_params)
+    if not isinstance(splits, DataSplits):
+        raise ConfigError(
+            f"data_name: expected a function that returns DataSplits, got {config.data_name!r}, "
+            f"which returns {type(splits).__name__}; return DataSplits(train=…, eval=…)"
+        )
+    return Feed(
+        splits=splits,
+        batch_size=config.batch_size,
+        grad_accumulation_steps=config.grad_accumulation_steps,
+        seed=config.seed,
+    )
+
+
+def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) -> Schedule:
+    """Takes the length and the cadences from the config."""
+    return Schedule(
+        num_train_examples=feed.num_train_examples,
+        batch_size=config.batch_size,
+        grad_accumulation_steps=config.grad_accumulation_steps,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        stop_at_step=stop_at_step,
+        log_every_steps=config.log_every_steps,
+        eval_every_steps=config.eval_every_steps,
+        save_every_steps=config.snapshot.every_steps,
+        save_every_epochs=config.snapshot.every_epochs,
+    )
+
+
+def build_retention(config: Config) -> Retention:
+    """Takes the retention rule from the config."""
+    snapshot = config.snapshot
+    return Retention(
+        keep_last=snapshot.keep_last,
+        keep_best=snapshot.keep_best,
+        monitor=snapshot.monitor,
+        mode=snapshot.mode,
+    )
+
+
+def build_listeners(
+    config: Config, context: RunContext, project: Path | None
+) -> dict[str, Listener]:
+    """Makes the loggers and callbacks, by name; a second one of a name is numbered."""
+    listeners: dict[str, Listener] = {}
+    for key, registry, items in (
+        ("loggers", LOGGERS, config.loggers),
+        ("callbacks", CALLBACKS, config.callbacks),
+    ):
+        for name, arguments in _named(key, items):
+            number = sum(known.split("#")[0] == name for known in listeners)
+            unique = f"{name}#{number + 1}" if number else name
+            listeners[unique] = _listener(registry, key, name, arguments, context, project)
+    return listeners
+
+
+def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:
+    """Raises ConfigError if the best snapshot is judged by a metric the model does not report."""
+    if config.snapshot.monitor not in eval_metrics:
+        raise ConfigError(
+            f"snapshot.monitor: expected one of {', '.join(eval_metrics)}, "
+            f"got {config.snapshot.monitor!r}; use one of these"
+        )
+
+
+def versions() -> dict[str, str]:
+    """What ran: recorded in every snapshot and summary, since bits depend on it."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"aetheria": aetheria.__version__, "python": platform.python_version(), **found}
+
+
+def _named(key: str, items: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
+    named = []
+    for item in items:
+        match item:
+            case str():
+                named.append((item, {}))
+            case Mapping() if len(item) == 1:
+                name, arguments = next(iter(item.items()))
+                named.append((name, dict(arguments or {})))
+            case _:
+                raise ConfigError(f"{key}: expected a name or {{name: arguments}}, got {item!r}")
+    return named
+
+
+def _listener(
+    registry: Registry,
+    key: str,
+    name: str,
+    arguments: Mapping[str, Any],
+    context: RunContext,
+    project: Path | None,
+) -> Listener:
+    factory = registry.get(name, project)
+    return call_with(factory, f"{key}.{name}", arguments, context)

@@ -1,0 +1,74 @@
+"""`summary.json` and the table at the end of a run."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aetheria.build import Run, versions
+from aetheria.engine import Outcome
+from aetheria.errors import ExitCode
+from aetheria.resilience.manifest import params_sha256
+from aetheria.resilience.runs import RunPlan
+
+
+def summarize(
+    run: Run, outcome: Outcome, exit_code: ExitCode, wall_seconds: float
+) -> dict[str, Any]:
+    """What `summary.json` holds of a run that ended by itself."""
+    progress = outcome.progress
+    return {
+        "status": outcome.status,
+        "exit_code": int(exit_code),
+        "reason": outcome.reason,
+        "steps": progress.step,
+        "micro_steps": progress.micro_step,
+        "examples_seen": progress.examples_seen,
+        "epoch": progress.epoch,
+        "n_eval_examples": outcome.num_eval_examples,
+        "final": _finite(outcome.metrics),
+        "best": run.store.best(),
+        "compiles": run.program.compiles,
+        "params_sha256": params_sha256(run.program.export_state(outcome.state)),
+        "wall_seconds": round(wall_seconds, 3),
+        "lineage": run.plan.lineage(),
+        "versions": versions(),
+    }
+
+
+def summarize_failure(plan: RunPlan, error: BaseException, wall_seconds: float) -> dict[str, Any]:
+    """What `summary.json` holds of a run that an error ended."""
+    return {
+        "status": "failed",
+        "exit_code": int(ExitCode.FAILED),
+        "reason": f"{type(error).__name__}: {error}",
+        "wall_seconds": round(wall_seconds, 3),
+        "lineage": plan.lineage(),
+        "versions": versions(),
+    }
+
+
+def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
+    """Prints how the run ended."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = {
+        "status": f"{summary['status']} ({summary['reason']})",
+        "steps": f"{summary['steps']} ({summary['examples_seen']} examples)",
+        **{name: f"{value:.4f}" for name, value in summary["final"].items() if value is not None},
+    }
+    if summary["best"]:
+        best = summary["best"]
+        rows["best"] = f"{best['monitor']} {best['value']:.4f} at step {best['step']}"
+    rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """What is not finite becomes null: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

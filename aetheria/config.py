@@ -1,0 +1,252 @@
+"""The one schema of a run. Files and overrides in two spellings end here, checked all at once."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aetheria.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotConfig:
+    """When snapshots are taken and which stay.
+
+    Attributes:
+        every_epochs: cadence in epochs; 0: none.
+        every_steps: cadence in optimizer steps; 0: none.
+        keep_last: how many of the newest stay.
+        keep_best: how many of the best stay.
+        monitor: the evaluation metric that says which is best.
+        mode: whether it is best when small (`min`) or large (`max`).
+    """
+
+    every_epochs: int = 1
+    every_steps: int = 0
+    keep_last: int = 10
+    keep_best: int = 1
+    monitor: str = "eval/loss"
+    mode: Literal["min", "max"] = "min"
+
+
+def _field(default: Any, *, resume: Literal["free", "schedule", "structural"]) -> Any:
+    """A field and what a change of it means for a run that is resumed: nothing (`free`), another
+    course from here on (`schedule`), or a state that no longer fits (`structural`)."""
+    if isinstance(default, (dict, tuple)):
+        factory = type(default)
+        return field(default_factory=lambda: factory(default), metadata={"resume": resume})
+    return field(default=default, metadata={"resume": resume})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A run. `batch_size` counts the examples of one optimizer step over all devices, so
+    `grad_accumulation_steps` is a memory setting: it changes no result beyond rounding.
+
+    Attributes:
+        model_name: a registered name, or `pkg.mod:Name`.
+        model_params: the model's own hyperparameters.
+        data_name: a registered dataset, or `pkg.mod:function`.
+        data_params: its arguments.
+        epochs: passes over the training split.
+        max_steps: an upper bound in optimizer steps; null: none.
+        batch_size: examples in one optimizer step.
+        learning_rate: handed to the model; null: the model's own default.
+        max_grad_norm: handed to the model; 0: no clipping; null: the model's own default.
+        mixed_precision: compute in bfloat16, everything that accumulates in float32.
+        grad_accumulation_steps: micro-batches in one optimizer step.
+        strategy: `auto`, `cpu`, `gpu` or `mesh`.
+        mesh: axis name -> number of devices, such as {data: 8}; empty: all of them.
+        seed: decides initial parameters, order of examples and dropout.
+        reproducibility: `fast`: the same bits on the same devices.
+        on_nonfinite: what a non-finite window does: `skip` it, or `halt` the run.
+        max_consecutive_skips: skips in a row after which the run halts all the same.
+        log_every_steps: cadence of training metrics, in optimizer steps.
+        eval_every_steps: cadence of evaluation; null: at each end of an epoch.
+        loggers: names, or {name: arguments}.
+        callbacks: names, or {name: arguments}.
+        snapshot: see SnapshotConfig.
+    """
+
+    model_name: str = field(metadata={"resume": "structural"})
+    model_params: dict = _field({}, resume="structural")
+    data_name: str = _field("diabetes", resume="structural")
+    data_params: dict = _field({}, resume="structural")
+    epochs: int = _field(10, resume="schedule")
+    max_steps: int | None = _field(None, resume="schedule")
+    batch_size: int = _field(64, resume="schedule")
+    learning_rate: float | None = _field(None, resume="schedule")
+    max_grad_norm: float | None = _field(None, resume="schedule")
+    mixed_precision: bool = _field(False, resume="schedule")
+    grad_accumulation_steps: int = _field(1, resume="schedule")
+    strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
+    mesh: dict = _field({}, resume="free")
+    seed: int = _field(0, resume="schedule")
+    reproducibility: Literal["fast"] = _field("fast", resume="schedule")
+    on_nonfinite: Literal["skip", "halt"] = _field("skip", resume="schedule")
+    max_consecutive_skips: int = _field(10, resume="schedule")
+    log_every_steps: int = _field(10, resume="free")
+    eval_every_steps: int | None = _field(None, resume="free")
+    loggers: tuple = _field(("console", "jsonl", "csv", "tensorboard"), resume="free")
+    callbacks: tuple = _field((), resume="free")
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig, metadata={"resume": "free"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `config.json` and snapshots hold them."""
+        return dataclasses.asdict(self)
+
+
+# Smallest allowed values; what is not here may be any number of its type.
+_MINIMA = {
+    "epochs": 1,
+    "max_steps": 1,
+    "batch_size": 1,
+    "learning_rate": 0,
+    "max_grad_norm": 0,
+    "grad_accumulation_steps": 1,
+    "seed": 0,
+    "max_consecutive_skips": 1,
+    "log_every_steps": 1,
+    "eval_every_steps": 1,
+    "snapshot.every_epochs": 0,
+    "snapshot.every_steps": 0,
+    "snapshot.keep_last": 1,
+    "snapshot.keep_best": 0,
+}
+
+
+def make_config(
+    values: Mapping[str, Any], where: str, origins: Mapping[str, str] | None = None
+) -> Config:
+    """Checks `values` against the schema.
+
+    Args:
+        values: nested mappings, as read from a file, overrides applied.
+        where: what to call their origin in errors, such as the file.
+        origins: dotted key -> origin, for those that came from elsewhere.
+
+    Raises:
+        ConfigError: one line for each unknown, missing, ill-typed or contradicting key.
+    """
+    problems: list[str] = []
+    origin = lambda name: (origins or {}).get(name, where)  # noqa: E731
+    checked = _check(Config, values, origin, "", problems)
+    if not problems:
+        problems += _contradictions(checked, origin)
+    if problems:
+        raise ConfigError(*problems)
+    return Config(**checked)
+
+
+def _check(
+    schema: type, values: Any, where: Callable[[str], str], prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        name = prefix.rstrip(".")
+        problems.append(f"{where(name)}: {name}: expected keys with values, got {values!r}")
+        return {}
+    hints = typing.get_type_hints(schema)
+    checked = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            problems.append(_unknown(where(name), name, [prefix + known for known in hints]))
+        elif dataclasses.is_dataclass(hints[key]):
+            inner = _check(hints[key], value, where, f"{name}.", problems)
+            if not problems:
+                checked[key] = hints[key](**inner)
+        else:
+            try:
+                checked[key] = convert(value, hints[key], _MINIMA.get(name))
+            except (TypeError, ValueError) as error:
+                problems.append(f"{where(name)}: {name}: expected {error}, got {value!r}")
+    for item in dataclasses.fields(schema):
+        required = item.default is dataclasses.MISSING is item.default_factory
+        if required and item.name not in values:
+            name = f"{prefix}{item.name}"
+            problems.append(f"{where(name)}: {name}: expected a value, got none; add it")
+    return checked
+
+
+def _unknown(where: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return f"{where}: {name}: expected a known key, got {name!r}; did you mean {near!r}?"
+
+
+def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[str]:
+    config = Config(**values)
+    accumulation, batch_size = config.grad_accumulation_steps, config.batch_size
+    if batch_size % accumulation:
+        below = batch_size // accumulation * accumulation
+        use = f"{below} or {below + accumulation}" if below else f"{accumulation}"
+        yield (
+            f"{where('batch_size')}: batch_size: expected a multiple of grad_accumulation_steps "
+            f"({accumulation}), got {batch_size}; use {use}"
+        )
+    for name in ("learning_rate", "max_grad_norm"):
+        short, own = getattr(config, name), config.model_params.get(name)
+        if short is not None and own is not None and short != own:
+            yield (
+                f"{where(name)}: {name}: expected one value, got {short} here and {own} in "
+                "model_params; keep one"
+            )
+
+
+def convert(value: Any, hint: Any, minimum: float | None = None) -> Any:
+    """Converts a value from a file to the type of its field, without guessing.
+
+    Raises:
+        TypeError: the value is not of that type; the message says what was expected.
+        ValueError: it is below `minimum`.
+
+    >>> convert("1e-3", float)
+    0.001
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return convert(value, next(a for a in arguments if a is not type(None)), minimum)
+    if origin is Literal:
+        if value not in arguments:
+            near = difflib.get_close_matches(str(value), arguments, n=1)
+            hint_text = f" (did you mean {near[0]!r}?)" if near else ""
+            raise TypeError(f"one of {', '.join(arguments)}{hint_text}")
+        return value
+    converted = _to_type(value, hint)
+    if minimum is not None and converted < minimum:
+        raise ValueError(f"{minimum} or more")
+    return converted
+
+
+def _to_type(value: Any, hint: Any) -> Any:
+    if hint is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # PyYAML reads 1e-3 as text
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = is_number and math.isfinite(value)
+    if hint is int and is_number and value == int(value):
+        return int(value)
+    if hint is float and is_number:
+        return float(value)
+    if hint is dict and isinstance(value, Mapping):
+        return _plain(value)
+    if hint is tuple and isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    if hint in (str, bool) and type(value) is hint:
+        return value
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    raise TypeError(names.get(hint, "a list" if hint is tuple else "keys with values"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

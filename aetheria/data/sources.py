@@ -1,0 +1,80 @@
+"""Random-access sources: anything with a length that yields the columns at given indices."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from aetheria.errors import AetheriaError
+
+
+class Source(Protocol):
+    """A dataset split. Reading is by many indices at once: that is what keeps a device fed."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Reads examples `indices` i64 [n]: column name -> [n, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """What a registered dataset returns: the split to train on, and the one to evaluate on."""
+
+    train: Source
+    eval: Source
+
+
+class ArraySource:
+    """Columns held in memory, column name -> [num_examples, ...].
+
+    64-bit numbers are stored as 32-bit ones, which is what devices compute in.
+
+    Raises:
+        AetheriaError: no columns, no examples, or columns of different lengths.
+    """
+
+    def __init__(self, columns: Mapping[str, Any]):
+        self._columns = {name: _as_32_bit(np.asarray(column)) for name, column in columns.items()}
+        lengths = {name: len(column) for name, column in self._columns.items()}
+        if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise AetheriaError(
+                f"ArraySource: expected columns of one length above 0, got {lengths}; "
+                "give every example every column"
+            )
+        if "mask" in lengths:
+            raise AetheriaError(
+                "ArraySource: expected no column named 'mask', got one; that name is for padding, "
+                "call yours 'weight'"
+            )
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+        return {name: column[indices] for name, column in self._columns.items()}
+
+
+class RecordSource:
+    """Records read one at a time: a Grain data source, or any sequence of column mappings."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]]):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+        records = [self._records[int(index)] for index in indices]
+        return {
+            name: _as_32_bit(np.stack([np.asarray(record[name]) for record in records]))
+            for name in records[0]
+        }
+
+
+def _as_32_bit(array: np.ndarray) -> np.ndarray:
+    narrower = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}
+    return array.astype(narrower.get(array.dtype.name, array.dtype), copy=False)

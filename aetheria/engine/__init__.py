@@ -1,0 +1,5 @@
+"""Mediator: the loop that knows no hardware, no framework and no listener."""
+
+from aetheria.engine.engine import Engine as Engine
+from aetheria.engine.engine import Outcome as Outcome
+from aetheria.engine.schedule import Schedule as Schedule

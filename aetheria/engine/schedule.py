@@ -1,0 +1,102 @@
+"""When things are due: pure arithmetic on absolute optimizer steps, so a resumed run agrees."""
+
+from dataclasses import dataclass
+
+from aetheria.events import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """The length of a run and its cadences.
+
+    Attributes:
+        num_train_examples: size of the training split.
+        batch_size: examples in one optimizer step, over all devices.
+        grad_accumulation_steps: micro-batches in one optimizer step.
+        epochs: passes over the training split.
+        max_steps: stop after this many optimizer steps although epochs remain; None: never.
+        stop_at_step: leave the run there, to be resumed; unlike `max_steps` it does not shorten
+            the run that the model's schedule is made for.
+        log_every_steps: cadence of StepsCompleted.
+        eval_every_steps: cadence of evaluation; None: at each end of an epoch.
+        save_every_steps: cadence of step snapshots; 0: none.
+        save_every_epochs: cadence of epoch snapshots; 0: none.
+    """
+
+    num_train_examples: int
+    batch_size: int
+    grad_accumulation_steps: int
+    epochs: int
+    max_steps: int | None = None
+    stop_at_step: int | None = None
+    log_every_steps: int = 10
+    eval_every_steps: int | None = None
+    save_every_steps: int = 0
+    save_every_epochs: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_train_examples // self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run; the model's learning-rate schedule spans these.
+
+        >>> s = Schedule(num_train_examples=10, batch_size=4, grad_accumulation_steps=1, epochs=2)
+        >>> s.steps_per_epoch, s.total_steps
+        (3, 6)
+        """
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def progress(self, step: int, examples_seen: int) -> Progress:
+        """The counters after `step` steps and `examples_seen` examples."""
+        return Progress(
+            step=step,
+            micro_step=step * self.grad_accumulation_steps,
+            examples_seen=examples_seen,
+            epoch=-(-examples_seen // self.num_train_examples),
+        )
+
+    def is_finished(self, progress: Progress) -> bool:
+        """Whether every example of every epoch was seen, or `max_steps` taken."""
+        by_steps = self.max_steps is not None and progress.step >= self.max_steps
+        return by_steps or progress.examples_seen >= self.epochs * self.num_train_examples
+
+    def steps_to_boundary(self, progress: Progress) -> int:
+        """Steps until the next moment at which anything but a step can be due (at least 1)."""
+        to_epoch_end = self.num_train_examples - progress.examples_seen % self.num_train_examples
+        distances = [-(-to_epoch_end // self.batch_size)]
+        for cadence in (self.log_every_steps, self.eval_every_steps, self.save_every_steps):
+            if cadence:
+                distances.append(cadence - progress.step % cadence)
+        for limit in (self.max_steps, self.stop_at_step):
+            if limit is not None and limit > progress.step:
+                distances.append(limit - progress.step)
+        return min(distances)
+
+    def is_log_due(self, progress: Progress) -> bool:
+        return progress.step % self.log_every_steps == 0
+
+    def is_eval_due(self, progress: Progress) -> bool:
+        if self.is_finished(progress):
+            return True
+        if self.eval_every_steps is None:
+            return self._ends_epoch(progress)
+        return progress.step % self.eval_every_steps == 0
+
+    def is_step_save_due(self, progress: Progress) -> bool:
+        return self.save_every_steps > 0 and progress.step % self.save_every_steps == 0
+
+    def is_epoch_save_due(self, progress: Progress) -> bool:
+        ends = self._ends_epoch(progress)
+        return ends and self.save_every_epochs > 0 and progress.epoch % self.save_every_epochs == 0
+
+    def snapshot_name(self, progress: Progress) -> str:
+        """`snapshot_ep5` where an epoch ends, `snapshot_step120` within one."""
+        if self._ends_epoch(progress):
+            return f"snapshot_ep{progress.epoch}"
+        return f"snapshot_step{progress.step}"
+
+    def _ends_epoch(self, progress: Progress) -> bool:
+        return progress.step > 0 and progress.examples_seen % self.num_train_examples == 0

@@ -1,0 +1,41 @@
+"""Vocabulary: the errors a user can cause, and the exit codes a script can rely on."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller; a SLURM script acts on these."""
+
+    OK = 0
+    FAILED = 1
+    USER_ERROR = 2
+    NONFINITE_HALT = 3
+    PREEMPTED = 75
+
+
+class AetheriaError(Exception):
+    """A mistake a user can mend, said in one line and before anything compiles.
+
+    The message follows `<where>: expected <what>, got <value>; <what to do>`.
+    Several mistakes found together are several lines of one error.
+    """
+
+    def __init__(self, *problems: str):
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class ConfigError(AetheriaError):
+    """A config that cannot be read, or holds unknown, ill-typed or contradicting keys."""
+
+
+class RegistryError(AetheriaError):
+    """A model, dataset, logger or callback that is not there, or is there twice."""
+
+
+class HardwareError(AetheriaError):
+    """A strategy or mesh that this machine, or this batch size, cannot serve."""
+
+
+class SnapshotError(AetheriaError):
+    """A snapshot that is missing, damaged, or belongs to another model."""

@@ -1,0 +1,121 @@
+"""Vocabulary: what the engine says while a run goes on.
+
+Events are frozen and hold host values only: no array, no state, no engine. A listener that keeps
+one for ever can neither change the run nor hold its memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run stands, in the three counters every part of Aetheria uses.
+
+    Attributes:
+        step: optimizer steps taken (a skipped window counts: its data is consumed).
+        micro_step: forward-backward passes, `step * grad_accumulation_steps`.
+        examples_seen: real training examples consumed; this alone is the data position.
+        epoch: the epoch of the last step, counted from 1; 0 before the first step.
+    """
+
+    step: int = 0
+    micro_step: int = 0
+    examples_seen: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStarted:
+    """The first event of every process. `progress.step` is 0, or the step resumed from."""
+
+    progress: Progress
+    total_steps: int
+    steps_per_epoch: int
+    resumed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepsCompleted:
+    """The log cadence was reached; `metrics` are those of the window at `progress.step`."""
+
+    progress: Progress
+    metrics: Mapping[str, float]
+    steps_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NonFiniteDetected:
+    """The guard left the parameters alone in `num_skipped` windows since the last report."""
+
+    progress: Progress
+    num_skipped: int
+    num_skipped_total: int
+    consecutive: int
+    last_skipped_step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationCompleted:
+    """One pass over the evaluation split; padding is masked out of `metrics` and the count."""
+
+    progress: Progress
+    metrics: Mapping[str, float]
+    num_examples: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotSaved:
+    """A snapshot is complete on disk, digests included."""
+
+    name: str
+    step: int
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotFailed:
+    """A save did not succeed; the run goes on and earlier snapshots stay."""
+
+    name: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseChanged:
+    """The engine moved along one edge of its transition table."""
+
+    progress: Progress
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEnded:
+    """The last event. `status` is one of completed, preempted, halted, failed."""
+
+    progress: Progress
+    status: str
+    reason: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Event = (
+    RunStarted
+    | StepsCompleted
+    | NonFiniteDetected
+    | EvaluationCompleted
+    | SnapshotSaved
+    | SnapshotFailed
+    | PhaseChanged
+    | RunEnded
+)
+
+
+def progress_from(record: Mapping[str, Any]) -> Progress:
+    """Rebuilds a `Progress` from the mapping a snapshot holds."""
+    return Progress(**{name: int(record[name]) for name in Progress.__slots__})

@@ -1,0 +1,6 @@
+"""Strategy: which devices, which mesh, and a program compiled for them."""
+
+from aetheria.hardware.program import JaxProgram as JaxProgram
+from aetheria.hardware.program import ProgramSpec as ProgramSpec
+from aetheria.hardware.strategy import MeshStrategy as MeshStrategy
+from aetheria.hardware.strategy import select_strategy as select_strategy

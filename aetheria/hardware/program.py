@@ -1,0 +1,198 @@
+"""The JAX program: init, steps, and the state's way in and out, for one mesh."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from aetheria.errors import SnapshotError
+from aetheria.logic.model import Model
+from aetheria.logic.precision import Precision
+from aetheria.logic.step import (
+    StepOutput,
+    Sums,
+    TrainState,
+    make_eval_step,
+    make_eval_sums,
+    make_init,
+    make_train_step,
+    pack_values,
+    value_names,
+)
+from aetheria.protocols import GuardCounters, HostReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSpec:
+    """What a program is compiled for.
+
+    Attributes:
+        example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
+        total_steps: the length of the run, for the model's schedule.
+        seed: the run's seed.
+        mixed_precision: compute in bfloat16.
+        max_consecutive_skips: non-finite windows in a row after which the state freezes.
+    """
+
+    example_window: Mapping[str, np.ndarray]
+    total_steps: int
+    seed: int
+    mixed_precision: bool
+    max_consecutive_skips: int
+
+
+class JaxProgram:
+    """One model compiled over one mesh: parameters replicated, micro-batches split over `data`."""
+
+    def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
+        self._seed = spec.seed
+        precision = Precision.from_flag(spec.mixed_precision)
+        optimizer = model.optimizer(spec.total_steps)
+        init = make_init(model, optimizer)
+        example = {name: column[0] for name, column in spec.example_window.items()}
+        key = jax.random.key(0)
+        self._abstract = jax.eval_shape(init, key, example)
+        eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
+        self._metric_names = tuple(sorted(eval_sums.metrics))
+
+        whole = NamedSharding(mesh, PartitionSpec())
+        window = NamedSharding(mesh, PartitionSpec(None, "data"))
+        batch = NamedSharding(mesh, PartitionSpec("data"))
+        self._whole = whole
+        self._example = example
+        self._init = jax.jit(init, out_shardings=whole)
+        self._train_step = jax.jit(
+            make_train_step(model, optimizer, precision, spec.max_consecutive_skips),
+            donate_argnums=0,
+            in_shardings=(whole, window),
+            out_shardings=whole,
+        )
+        self._eval_step = jax.jit(
+            make_eval_step(model, precision),
+            donate_argnums=2,
+            in_shardings=(whole, batch, whole),
+            out_shardings=whole,
+        )
+        self._zeros = jax.jit(
+            lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), eval_sums),
+            out_shardings=whole,
+        )
+        self._export = jax.jit(_export, out_shardings=whole)
+        self.train_step = self._train_step
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports, known before anything is compiled."""
+        return tuple(f"eval/{name}" for name in ("loss", *self._metric_names))
+
+    @property
+    def compiles(self) -> dict[str, int]:
+        """How many times each step was compiled: 1, or a shape is not constant."""
+        return {
+            "train_step": self._train_step._cache_size(),
+            "eval_step": self._eval_step._cache_size(),
+        }
+
+    def init(self) -> TrainState:
+        """Makes the state of step 0 from the run's seed, already placed."""
+        return self._init(jax.random.key(self._seed), self._example)
+
+    def eval_step(
+        self, state: TrainState, batch: Mapping[str, Any], totals: Sums | None = None
+    ) -> Sums:
+        """Adds a batch [micro_batch, ...] to the totals, which are donated."""
+        return self._eval_step(state, batch, self._zeros() if totals is None else totals)
+
+    def fetch(self, report: StepOutput | Sums) -> HostReport:
+        """Waits for the device and turns sums into weighted means."""
+        if isinstance(report, Sums):
+            values, num_examples = jax.device_get((pack_values(report), report.num_examples))
+            return HostReport(self._means(values), int(num_examples), None)
+        values, num_examples, counters = jax.device_get(report)
+        guard = GuardCounters(*(int(count) for count in counters))
+        return HostReport(self._means(values, "grad_norm"), int(num_examples), guard)
+
+    def export_state(self, state: TrainState) -> dict[str, jax.Array]:
+        """Copies the state on the device, without waiting: path -> array, keys as uint32 data."""
+        return self._export(state)
+
+    def import_state(self, arrays: Mapping[str, Any]) -> TrainState:
+        """Places host arrays as a state.
+
+        Raises:
+            SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
+        """
+        self.check_state(arrays)
+        # The jitted copy gives buffers of our own: a placed NumPy array may alias host memory,
+        # and the first step donates it.
+        place = jax.jit(lambda leaves: _import(leaves, self._abstract), out_shardings=self._whole)
+        return place([np.asarray(arrays[path]) for path in leaf_paths(self._abstract)])
+
+    def check_state(self, arrays: Mapping[str, Any]) -> None:
+        """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
+        check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
+
+    def _means(self, values: np.ndarray, *others: str) -> dict[str, float]:
+        names = value_names(dict.fromkeys(self._metric_names), *others)
+        return {
+            name: float(total / weight) if weight else float("nan")
+            for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
+        }
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """Names every leaf by its path, `params/Dense_0/kernel` style, in tree order.
+
+    >>> leaf_paths({"a": [1, 2], "b": {"c": 3}})
+    ['a/0', 'a/1', 'b/c']
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _export(state: TrainState) -> dict[str, jax.Array]:
+    leaves = jax.tree.leaves(state)
+    arrays = [jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf) for leaf in leaves]
+    return dict(zip(leaf_paths(state), arrays, strict=True))
+
+
+def _import(leaves: list[jax.Array], abstract: TrainState) -> TrainState:
+    likes, treedef = jax.tree.flatten(abstract)
+    placed = [
+        jax.random.wrap_key_data(leaf) if _is_key(like) else jnp.copy(leaf)
+        for leaf, like in zip(leaves, likes, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, placed)
+
+
+def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    """Compares stored arrays with what a model expects, leaf by leaf.
+
+    Raises:
+        SnapshotError: names the first leaf that is missing, unknown, or differs in shape or dtype.
+    """
+    for path in [*expected, *arrays]:
+        if path not in arrays:
+            raise SnapshotError(
+                f"{where}: expected a leaf {path!r}, got none; it was made by another model or "
+                "optimizer"
+            )
+        if path not in expected:
+            raise SnapshotError(
+                f"{where}: expected no leaf {path!r}, got one; it was made by another model or "
+                "optimizer"
+            )
+        have, want = arrays[path], expected[path]
+        if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
+            raise SnapshotError(
+                f"{where}: expected {path!r} to be {want.dtype}{list(want.shape)}, got "
+                f"{have.dtype}{list(have.shape)}; give the model the parameters it was trained with"
+            )

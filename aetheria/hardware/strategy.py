@@ -1,0 +1,90 @@
+"""Chooses devices and lays them out. One code path: a CPU or a GPU is a mesh of one device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from aetheria.errors import HardwareError
+from aetheria.hardware.program import JaxProgram, ProgramSpec
+from aetheria.logic.model import Model
+
+DATA_AXIS = "data"
+
+
+@dataclass(frozen=True)
+class MeshStrategy:
+    """Strategy: a named mesh of devices over which each micro-batch is split."""
+
+    name: str
+    mesh: Mesh
+
+    def check(self, micro_batch: int) -> None:
+        """Raises HardwareError if a micro-batch does not divide over the devices."""
+        size = self.mesh.shape[DATA_AXIS]
+        if micro_batch % size:
+            raise HardwareError(
+                f"mesh: expected a micro-batch that divides over {size} devices on the data axis, "
+                f"got {micro_batch} (batch_size / grad_accumulation_steps); change one of these, "
+                "or use a smaller mesh"
+            )
+
+    def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
+        """Builds the program; each step is compiled at its first call."""
+        return JaxProgram(model, spec, self.mesh)
+
+
+def select_strategy(name: str, mesh_shape: Mapping[str, int]) -> MeshStrategy:
+    """Turns the config's `strategy` and `mesh` into devices.
+
+    Args:
+        name: `cpu` or `gpu`: one device of that kind. `mesh`: all devices of the default kind, or
+            as many as `mesh_shape` says. `auto`: a mesh if there are several, else the one.
+        mesh_shape: axis name -> size; empty for all devices on the data axis.
+
+    Raises:
+        HardwareError: no such device, too few of them, or an axis that does not exist.
+    """
+    if name in ("cpu", "gpu"):
+        if mesh_shape:
+            raise HardwareError(
+                f"mesh: expected no mesh with strategy {name!r}, got {dict(mesh_shape)}; "
+                "use strategy 'mesh' or 'auto'"
+            )
+        return MeshStrategy(name, _data_mesh(_devices(name)[:1]))
+    available = jax.devices()
+    size = _data_size(mesh_shape, len(available))
+    return MeshStrategy(name, _data_mesh(available[:size]))
+
+
+def _devices(platform: str) -> Sequence[jax.Device]:
+    try:
+        return jax.devices(platform)
+    except RuntimeError:
+        found = sorted({device.platform for device in jax.devices()})
+        raise HardwareError(
+            f"strategy: expected a {platform} device, got only {', '.join(found)}; "
+            "use strategy 'auto', or install JAX for your accelerator"
+        ) from None
+
+
+def _data_size(mesh_shape: Mapping[str, int], num_devices: int) -> int:
+    unknown = [axis for axis in mesh_shape if axis != DATA_AXIS]
+    if unknown:
+        raise HardwareError(
+            f"mesh: expected the axis {DATA_AXIS!r}, got {unknown[0]!r}; write data=N"
+        )
+    size = mesh_shape.get(DATA_AXIS, num_devices)
+    if not 1 <= size <= num_devices:
+        raise HardwareError(
+            f"mesh: expected 1 to {num_devices} devices on the data axis, got {size}; "
+            "this machine has no more"
+        )
+    return size
+
+
+def _data_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    # Auto: the Explicit default of jax.make_mesh makes Linen's Dropout fail on a sharded batch.
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))

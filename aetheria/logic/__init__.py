@@ -1,0 +1,1 @@
+"""Template Method: what a model is, and the pure step every strategy runs."""

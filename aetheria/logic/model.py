@@ -1,0 +1,78 @@
+"""The contract a researcher writes against. Knows no device, no loop, no file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from aetheria.errors import AetheriaError
+
+Batch = Mapping[str, Any]
+Params = Any
+ModelState = Any
+
+
+class WeightedSum(NamedTuple):
+    """A sum and the weight it was summed over; dividing is left to whoever has all of it."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+class LossOutput(NamedTuple):
+    """What a model's loss returns: sums, never means.
+
+    Attributes:
+        total: f32 [], sum over the batch of weight times loss.
+        weight: f32 [], sum of those weights (with the data's `mask`: 0 for padding).
+        metrics: name -> WeightedSum.
+        model_state: the state after this batch (batch statistics and the like).
+    """
+
+    total: jax.Array
+    weight: jax.Array
+    metrics: Mapping[str, WeightedSum]
+    model_state: ModelState
+
+
+class Model(ABC):
+    """Template Method: a frozen, hashable description of a network, its loss and its optimizer.
+
+    Subclass as a frozen dataclass whose fields are the hyperparameters. A model holds no arrays;
+    its hooks are pure functions. The config's `learning_rate` and `max_grad_norm` arrive as fields
+    of these names.
+
+    A batch is a mapping of columns. `inputs` is what the network sees, and is cast to the compute
+    precision; every other column is left as the data gave it. `mask` is f32 [batch], 1 for an
+    example and 0 for padding; it belongs in the weight.
+    """
+
+    @abstractmethod
+    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
+        """Makes float32 parameters and the initial model state from a batch's shapes."""
+
+    @abstractmethod
+    def loss(
+        self, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array, train: bool
+    ) -> LossOutput:
+        """Computes the summed loss of one micro-batch."""
+
+    @abstractmethod
+    def optimizer(self, total_steps: int) -> optax.GradientTransformation:
+        """Makes the optimizer: schedule over `total_steps` and clipping included."""
+
+    @abstractmethod
+    def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
+        """Computes outputs for `inputs` [batch, ...], the leading dim of every output."""
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Turns outputs into class probabilities; classifiers override this.
+
+        Raises:
+            AetheriaError: the model has no classes.
+        """
+        raise AetheriaError(
+            f"predict_proba: expected a model with classes, got {type(self).__name__}; use predict"
+        )

@@ -1,0 +1,94 @@
+"""Adapters: a network of a library (Flax Linen, Flax NNX) as a `Model`.
+
+A subclass says what the network is, how its outputs are scored, and how it is optimized.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+from aetheria.logic.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
+from aetheria.logic.precision import cast_floating
+
+Metrics = dict[str, WeightedSum]
+
+
+class NetworkModel(Model):
+    """Template Method: loss and prediction from two hooks, `apply` and `score`."""
+
+    @abstractmethod
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        """Runs the network; returns float32 outputs [batch, ...] and the new model state."""
+
+    @abstractmethod
+    def score(self, outputs: Any, batch: Batch) -> tuple[WeightedSum, Metrics]:
+        """Compares float32 outputs with the batch: the loss and metrics, as weighted sums."""
+
+    def loss(
+        self, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array, train: bool
+    ) -> LossOutput:
+        outputs, model_state = self.apply(params, model_state, batch["inputs"], rng, train)
+        loss, metrics = self.score(outputs, batch)
+        return LossOutput(loss.total, loss.weight, metrics, model_state)
+
+    def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
+        return self.apply(params, model_state, inputs, None, False)[0]
+
+
+class LinenModel(NetworkModel):
+    """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`."""
+
+    @abstractmethod
+    def network(self) -> linen.Module:
+        """Makes the module; called while tracing, holds no arrays."""
+
+    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
+        variables = self.network().init(rng, example_batch["inputs"], train=False)
+        model_state = {name: tree for name, tree in variables.items() if name != "params"}
+        return variables.get("params", {}), model_state
+
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        variables = {"params": params, **model_state}
+        rngs = {"dropout": rng} if train else {}
+        mutable = list(model_state) if train else []
+        outputs, changed = self.network().apply(
+            variables, inputs, train=train, rngs=rngs, mutable=mutable
+        )
+        return cast_floating(outputs, jnp.float32), {**model_state, **changed}
+
+
+class NnxModel(NetworkModel):
+    """A Flax NNX module as a Model. The module is called as `module(inputs)`."""
+
+    @abstractmethod
+    def network(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the module with its parameters."""
+
+    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
+        _, params, model_state = self._split(self.network(nnx.Rngs(rng)))
+        return params, model_state
+
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        # The graph is rebuilt abstractly at trace time, so that no array hides in the model.
+        graph = self._split(nnx.eval_shape(lambda: self.network(nnx.Rngs(0))))[0]
+        key = jax.random.key(0) if rng is None else rng
+        module = nnx.merge(graph, params, model_state)
+        nnx.reseed(module, dropout=key)
+        module.train() if train else module.eval()
+        outputs = module(inputs)
+        return cast_floating(outputs, jnp.float32), self._split(module)[2]
+
+    @staticmethod
+    def _split(module: nnx.Module) -> tuple[Any, Params, ModelState]:
+        # RNG streams are reseeded from the step's key, so they are no state.
+        graph, params, _, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)

@@ -1,0 +1,224 @@
+"""The train and eval step as pure functions of a state: grad, guard, update, count."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria.logic.model import Batch, LossOutput, Model
+from aetheria.logic.precision import Precision
+
+# Positions in TrainState.counters. One packed array: every leaf more costs dispatch time.
+STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED = range(4)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything on the device that decides the future of a run.
+
+    Attributes:
+        params: the model's parameters, f32.
+        model_state: batch statistics and the like.
+        opt_state: the optimizer's state.
+        base_key: the run's PRNG key; never split, only folded with the step.
+        counters: i32 [4]: step, skipped windows, consecutive skips, last skipped step.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+    base_key: jax.Array
+    counters: jax.Array
+
+    def replace(self, **changes: Any) -> "TrainState":
+        return dataclasses.replace(self, **changes)
+
+
+class Sums(NamedTuple):
+    """Sums over micro-batches: the loss, its weight, the metrics, and the real examples."""
+
+    total: jax.Array
+    weight: jax.Array
+    metrics: Mapping[str, Any]
+    num_examples: jax.Array
+
+
+class StepOutput(NamedTuple):
+    """A train report still on the device.
+
+    Attributes:
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric.
+        num_examples: i32 [].
+        counters: i32 [4], as in TrainState.
+    """
+
+    values: jax.Array
+    num_examples: jax.Array
+    counters: jax.Array
+
+
+def make_init(
+    model: Model, optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array, Batch], TrainState]:
+    """Builds the function (base key, example batch) -> state of step 0."""
+
+    def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
+        # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
+        params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
+        return TrainState(
+            params=params,
+            model_state=model_state,
+            opt_state=optimizer.init(params),
+            base_key=base_key,
+            counters=jnp.zeros(4, jnp.int32),
+        )
+
+    return init
+
+
+def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
+    """Builds (params, model_state, window, rng) -> (summed gradients, Sums, model_state).
+
+    The window leads with [grad_accumulation_steps, micro_batch]. Gradients are of the *sum* of the
+    loss, in float32; whoever has the whole weight divides, once.
+    """
+
+    def micro_loss(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
+        cast = precision.cast_params(params)
+        out = model.loss(cast, model_state, precision.cast_batch(batch), rng, True)
+        return out.total.astype(jnp.float32), out
+
+    def micro_gradient(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
+        grads, out = jax.grad(micro_loss, has_aux=True)(params, model_state, batch, rng)
+        return grads, sums_of(out, batch), out.model_state
+
+    def gradient(params: Any, model_state: Any, window: Batch, rng: jax.Array) -> Any:
+        num_micro = jax.tree.leaves(window)[0].shape[0]
+        if num_micro == 1:
+            batch = jax.tree.map(lambda a: a[0], window)
+            return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0))
+
+        def accumulate(carry: Any, item: Any) -> Any:
+            grads, sums, model_state = carry
+            index, batch = item
+            key = jax.random.fold_in(rng, index)
+            more, new_sums, model_state = micro_gradient(params, model_state, batch, key)
+            carry = jax.tree.map(jnp.add, (grads, sums), (more, new_sums))
+            return (*carry, model_state), None
+
+        first = jax.tree.map(lambda a: a[0], window)
+        shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
+        carry, _ = jax.lax.scan(
+            accumulate, (*zeros, model_state), (jnp.arange(num_micro), window)
+        )
+        return carry
+
+    return gradient
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    precision: Precision,
+    max_consecutive_skips: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+    """Builds `train_step(state, window) -> (state, report)`.
+
+    The guard: a window whose loss or global gradient norm is not finite changes nothing but the
+    counters. After `max_consecutive_skips` such windows in a row the state freezes: no further
+    window changes or counts anything, so the host may find out late and still stop exactly there.
+    A window of zero weight takes a step that changes no parameter.
+    """
+    gradient = make_gradient(model, precision)
+
+    def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
+        rng = jax.random.fold_in(state.base_key, state.counters[STEP])
+        grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
+        scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
+        grads = jax.tree.map(lambda g: g * scale, grads)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(sums.total) & jnp.isfinite(grad_norm)
+        frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
+
+        def update() -> Any:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), model_state, opt_state
+
+        def keep() -> Any:
+            return state.params, state.model_state, state.opt_state
+
+        # cond, not where on every leaf: it skips the update's work, and is far cheaper on CPU.
+        apply = finite & ~frozen & (sums.weight > 0)
+        params, model_state, opt_state = jax.lax.cond(apply, update, keep)
+        counters = jnp.where(frozen, state.counters, count(state.counters, finite))
+        state = state.replace(
+            params=params, model_state=model_state, opt_state=opt_state, counters=counters
+        )
+        values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
+        return state, StepOutput(values, sums.num_examples, counters)
+
+    return train_step
+
+
+def make_eval_step(model: Model, precision: Precision) -> Callable[[TrainState, Batch, Sums], Sums]:
+    """Builds `eval_step(state, batch, totals) -> totals`; the batch leads with [batch]."""
+    add = make_eval_sums(model, precision)
+
+    def eval_step(state: TrainState, batch: Batch, totals: Sums) -> Sums:
+        return jax.tree.map(jnp.add, totals, add(state, batch))
+
+    return eval_step
+
+
+def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, Batch], Sums]:
+    """Builds `(state, batch) -> Sums` of one evaluation batch."""
+
+    def eval_sums(state: TrainState, batch: Batch) -> Sums:
+        params = precision.cast_params(state.params)
+        batch = precision.cast_batch(batch)
+        return sums_of(model.loss(params, state.model_state, batch, state.base_key, False), batch)
+
+    return eval_sums
+
+
+def sums_of(out: LossOutput, batch: Batch) -> Sums:
+    """Takes the sums of a loss output, in float32 whatever the model computed in."""
+    as_f32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    return Sums(
+        total=as_f32(out.total),
+        weight=as_f32(out.weight),
+        metrics=jax.tree.map(as_f32, dict(out.metrics)),
+        num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
+    )
+
+
+def count(counters: jax.Array, finite: jax.Array) -> jax.Array:
+    """Counts one step into the packed counters."""
+    step = counters[STEP] + 1
+    skipped = jnp.where(finite, 0, 1)
+    return jnp.stack(
+        [
+            step,
+            counters[NUM_SKIPPED] + skipped,
+            jnp.where(finite, 0, counters[CONSECUTIVE] + 1),
+            jnp.where(finite, counters[LAST_SKIPPED], step),
+        ]
+    )
+
+
+def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Packs loss, other values and metrics as rows of one f32 array; `value_names` names them."""
+    rows = [(sums.total, sums.weight), *others.values()]
+    rows += [sums.metrics[name] for name in sorted(sums.metrics)]
+    return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])
+
+
+def value_names(metrics: Mapping[str, Any], *others: str) -> tuple[str, ...]:
+    """The row names of `pack_values` for the same arguments."""
+    return ("loss", *others, *sorted(metrics))

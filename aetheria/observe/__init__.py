@@ -1,0 +1,3 @@
+"""Observer: the event bus, and the loggers and callbacks that listen to it."""
+
+from aetheria.observe.bus import EventBus as EventBus

@@ -1,0 +1,113 @@
+"""What a person sees: a live bar in a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from aetheria.events import (
+    EvaluationCompleted,
+    Event,
+    NonFiniteDetected,
+    RunEnded,
+    RunStarted,
+    SnapshotFailed,
+    StepsCompleted,
+)
+from aetheria.plugins import register_logger
+from aetheria.protocols import RunContext
+
+
+@register_logger("console")
+class ConsoleLogger:
+    """Prints progress to stdout: a bar that stays on one line where stdout is a terminal."""
+
+    def __init__(self, context: RunContext):
+        self._view: _Bar | _Lines = _Bar() if sys.stdout.isatty() else _Lines()
+
+    def notify(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._view.start(event)
+            case StepsCompleted():
+                self._view.step(event)
+            case EvaluationCompleted():
+                progress = event.progress
+                self._view.line(
+                    f"epoch {progress.epoch}  step {progress.step}  eval "
+                    f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
+                )
+            case NonFiniteDetected():
+                self._view.line(
+                    f"step {event.last_skipped_step}: non-finite loss or gradient; "
+                    f"{event.num_skipped} window(s) skipped, {event.num_skipped_total} in all"
+                )
+            case SnapshotFailed():
+                self._view.line(f"{event.name} could not be saved: {event.reason}; going on")
+            case RunEnded():
+                self._view.end()
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Formats metrics for a line.
+
+    >>> format_metrics({"loss": 0.51234, "accuracy": 0.5})
+    'loss 0.5123  accuracy 0.5000'
+    """
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+class _Lines:
+    """One line an evaluation: what a log file or a batch system wants."""
+
+    def start(self, event: RunStarted) -> None:
+        at = f"from step {event.progress.step} " if event.resumed else ""
+        self.line(f"training {at}to step {event.total_steps} ({event.steps_per_epoch} an epoch)")
+
+    def step(self, event: StepsCompleted) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        print(text, flush=True)
+
+    def end(self) -> None:
+        pass
+
+
+class _Bar:
+    """A rich progress bar; lines scroll above it."""
+
+    def __init__(self) -> None:
+        from rich import progress
+
+        self._progress = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[metrics]}"),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(),
+            refresh_per_second=4,
+        )
+        self._task: Any = None
+
+    def start(self, event: RunStarted) -> None:
+        fields = {"epoch": event.progress.epoch, "metrics": "", "rate": ""}
+        self._task = self._progress.add_task(
+            "training", total=event.total_steps, completed=event.progress.step, **fields
+        )
+        self._progress.start()
+
+    def step(self, event: StepsCompleted) -> None:
+        self._progress.update(
+            self._task,
+            completed=event.progress.step,
+            epoch=event.progress.epoch,
+            metrics=format_metrics({"loss": event.metrics["loss"]}),
+            rate=f"{event.steps_per_second:.0f} steps/s",
+        )
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def end(self) -> None:
+        self._progress.stop()

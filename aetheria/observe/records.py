@@ -1,0 +1,131 @@
+"""Metric files: one line a report, continued without a gap or a repeat when a run resumes."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aetheria.events import EvaluationCompleted, Event, Progress, RunEnded, RunStarted, StepsCompleted
+from aetheria.plugins import register_logger
+from aetheria.protocols import RunContext
+
+
+@register_logger("jsonl")
+class JsonlLogger:
+    """Writes `metrics.jsonl`: a JSON object a line, a number that is not finite as null.
+
+    Keys: step, micro_step, epoch, examples_seen, split (`train` or `eval`), then the metrics;
+    `steps_per_second` on train lines and `num_examples` on eval lines.
+    """
+
+    def __init__(self, context: RunContext):
+        self._file = _LineFile(context.run_dir / "metrics.jsonl", _step_of_json)
+
+    def notify(self, event: Event) -> None:
+        record = metric_record(event)
+        if record is not None:
+            finite = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in record.items()
+            }
+            self._file.append(json.dumps(finite))
+        self._file.follow(event)
+
+
+@register_logger("csv")
+class CsvLogger:
+    """Writes `metrics.csv` in long form, so that new metrics change no header:
+    step,epoch,examples_seen,split,name,value."""
+
+    HEADER = "step,epoch,examples_seen,split,name,value"
+
+    def __init__(self, context: RunContext):
+        self._file = _LineFile(context.run_dir / "metrics.csv", _step_of_csv, self.HEADER)
+
+    def notify(self, event: Event) -> None:
+        record = metric_record(event)
+        if record is not None:
+            keys = [record[name] for name in ("step", "epoch", "examples_seen", "split")]
+            for name, value in event.metrics.items():  # type: ignore[union-attr]
+                self._file.append(_csv_line([*keys, name, value]))
+        self._file.follow(event)
+
+
+def metric_record(event: Event) -> dict[str, Any] | None:
+    """The flat record of an event that carries metrics, None for any other."""
+    match event:
+        case StepsCompleted():
+            extra = {"steps_per_second": round(event.steps_per_second, 3)}
+            return {**_counters(event.progress, "train"), **event.metrics, **extra}
+        case EvaluationCompleted():
+            extra = {"num_examples": event.num_examples}
+            return {**_counters(event.progress, "eval"), **event.metrics, **extra}
+        case _:
+            return None
+
+
+def _counters(progress: Progress, split: str) -> Mapping[str, Any]:
+    return {
+        "step": progress.step,
+        "micro_step": progress.micro_step,
+        "epoch": progress.epoch,
+        "examples_seen": progress.examples_seen,
+        "split": split,
+    }
+
+
+def _csv_line(values: list[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+def _step_of_json(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _step_of_csv(line: str) -> int | None:
+    first, _, rest = line.partition(",")
+    return int(first) if first.isdigit() and rest.count(",") >= 4 else None
+
+
+class _LineFile:
+    """A text file of lines that each belong to a step.
+
+    At the start of a run it drops the lines after the step resumed from, and a line that a kill
+    left half written: the run will write them again. Each line is flushed as it is written.
+    """
+
+    def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
+        self._path, self._step_of, self._header = path, step_of, header
+        self._file: io.TextIOBase | None = None
+
+    def follow(self, event: Event) -> None:
+        """Opens with the run and closes with it."""
+        if isinstance(event, RunStarted):
+            self._open(event.progress.step)
+        elif isinstance(event, RunEnded) and self._file is not None:
+            self._file.close()
+
+    def append(self, line: str) -> None:
+        assert self._file is not None, "RunStarted comes first"
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def _open(self, last_step: int) -> None:
+        kept = [self._header] if self._header else []
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                step = self._step_of(line)
+                if step is not None and step <= last_step:
+                    kept.append(line)
+        replacement = self._path.with_suffix(self._path.suffix + ".tmp")
+        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        replacement.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")

@@ -1,0 +1,68 @@
+"""Weights & Biases (extra `wandb`)."""
+
+from typing import Any
+
+from aetheria.errors import AetheriaError
+from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
+from aetheria.plugins import register_logger
+from aetheria.protocols import RunContext
+
+
+@register_logger("wandb")
+class WandbLogger:
+    """Logs to one W&B run, the same one after a resume: its id is in the snapshot.
+
+    Args:
+        project: W&B project.
+        mode: `online`, `offline` or `disabled`; None leaves it to WANDB_MODE.
+        options: anything else `wandb.init` takes.
+    """
+
+    def __init__(
+        self, context: RunContext, project: str = "aetheria", mode: str | None = None, **options: Any
+    ):
+        try:
+            import wandb
+        except ImportError:
+            raise AetheriaError(
+                "loggers: expected the package wandb, got none; pip install 'aetheria[wandb]'"
+            ) from None
+        self._wandb, self._context = wandb, context
+        self._options = {"project": project, "mode": mode, **options}
+        self._run: Any = None
+        self._run_id: str | None = None
+
+    def notify(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._start()
+            case StepsCompleted():
+                self._log("train", event)
+            case EvaluationCompleted():
+                self._log("eval", event)
+            case RunEnded():
+                self._run.finish(exit_code=0 if event.status == "completed" else 1)
+
+    def export_state(self) -> dict[str, Any]:
+        return {"run_id": self._run_id}
+
+    def import_state(self, state: dict[str, Any]) -> None:
+        self._run_id = state["run_id"]
+
+    def _start(self) -> None:
+        self._run = self._wandb.init(
+            dir=str(self._context.run_dir),
+            config=dict(self._context.config),
+            id=self._run_id,
+            resume="allow" if self._run_id else None,
+            **self._options,
+        )
+        self._run_id = self._run.id
+        # Our own step axis: W&B's counter only grows, so it drops what a resumed run logs again.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def _log(self, split: str, event: StepsCompleted | EvaluationCompleted) -> None:
+        metrics = {f"{split}/{name}": value for name, value in event.metrics.items()}
+        counters = {"step": event.progress.step, "epoch": event.progress.epoch}
+        self._run.log({**counters, **metrics})

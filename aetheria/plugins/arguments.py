@@ -1,0 +1,73 @@
+"""Calls what a config names with what the config gives, and says in one line what does not fit."""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aetheria.config import convert
+from aetheria.errors import ConfigError
+
+_CHECKED = (bool, int, float, str)
+
+
+def call_with(
+    factory: Callable[..., Any], where: str, arguments: Mapping[str, Any], *positional: Any
+) -> Any:
+    """Calls `factory(*positional, **arguments)`, numbers and texts converted to their annotations.
+
+    Raises:
+        ConfigError: an argument is unknown, missing, or of another type.
+    """
+    parameters = inspect.signature(factory).parameters
+    accepted = [
+        name
+        for name, parameter in list(parameters.items())[len(positional) :]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    problems, converted = [], {}
+    hints = _hints(factory)
+    for name, value in arguments.items():
+        if name not in accepted and not takes_any:
+            problems.append(_unknown(where, name, accepted))
+            continue
+        try:
+            converted[name] = _convert(value, hints.get(name))
+        except (TypeError, ValueError) as error:
+            problems.append(f"{where}.{name}: expected {error}, got {value!r}; change it")
+    missing = [
+        name
+        for name in accepted
+        if parameters[name].default is inspect.Parameter.empty and name not in arguments
+    ]
+    problems += [f"{where}.{name}: expected a value, got none; add it" for name in missing]
+    if problems:
+        raise ConfigError(*problems)
+    return factory(*positional, **converted)
+
+
+def _unknown(where: str, name: str, accepted: list[str]) -> str:
+    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
+    return f"{where}.{name}: expected one of {', '.join(accepted) or 'none'}, got {name!r}; {hint}"
+
+
+def _hints(factory: Callable[..., Any]) -> Mapping[str, Any]:
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve
+        return {}
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    arguments = typing.get_args(hint)
+    simple = hint in _CHECKED or (
+        arguments and all(a in (*_CHECKED, type(None)) or isinstance(a, str) for a in arguments)
+    )
+    is_union_of_several = len([a for a in arguments if a in _CHECKED]) > 1
+    if not simple or is_union_of_several or typing.get_origin(hint) in (dict, list, tuple):
+        return value
+    return convert(value, hint)

@@ -1,0 +1,127 @@
+"""Names to objects. A file that registers something is found by where it lies; nothing lists it.
+
+Searched, in this order of precedence: an import path (`pkg.mod:Name`); the project folder; what
+ships with Aetheria; entry points of installed packages. A name found in two files is an error.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aetheria.errors import RegistryError
+from aetheria.plugins import discovery
+
+T = TypeVar("T")
+
+
+class Registry:
+    """Objects of one kind by name.
+
+    Args:
+        kind: `model`, `data`, `logger` or `callback`; the decorator is `register_<kind>`.
+        folder: the folder of a project in which files may register one.
+        package: the package of Aetheria whose files may register one.
+    """
+
+    def __init__(self, kind: str, folder: str, package: str):
+        self.kind, self._folder, self._package = kind, folder, package
+        self._found: dict[str, tuple[Path, Any]] = {}
+        self._failed: dict[Path, Exception] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorates a class or function so that a config can name it.
+
+        Raises:
+            RegistryError: another file has registered the name.
+        """
+
+        def add(target: T) -> T:
+            file = _file_of(target)
+            known = self._found.get(name)
+            if known and known[0] != file and not discovery.is_same_file(known[0], file):
+                raise RegistryError(
+                    f"{self.kind} {name!r}: expected one file that registers it, got "
+                    f"{known[0]} and {file}; rename one"
+                )
+            self._found[name] = (file, target)
+            return target
+
+        return add
+
+    def get(self, name: str, project: Path | None = None) -> Any:
+        """Finds what `name` stands for.
+
+        Raises:
+            RegistryError: nothing is registered so, or its file does not import.
+        """
+        if ":" in name:
+            return self._import_path(name)
+        self._discover(project)
+        if name in self._found:
+            return self._found[name][1]
+        for entry in importlib.metadata.entry_points(group=f"aetheria.{self._folder}"):
+            if entry.name == name:
+                return entry.load()
+        raise RegistryError(self._not_found(name))
+
+    def names(self, project: Path | None = None) -> list[str]:
+        """Every name that can be asked for, sorted."""
+        self._discover(project)
+        entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}")
+        return sorted({*self._found, *(entry.name for entry in entries)})
+
+    def _discover(self, project: Path | None) -> None:
+        marker = f"register_{self.kind}"
+        for module in discovery.candidate_modules(self._package, self._folder, project, marker):
+            try:
+                module.load()
+            except RegistryError:
+                raise
+            except Exception as error:  # another file's fault must not hide this one's name
+                self._failed[module.file] = error
+
+    def _import_path(self, path: str) -> Any:
+        module_name, _, attribute = path.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RegistryError(
+                f"{self.kind} {path!r}: expected an import path pkg.mod:Name, got "
+                f"{type(error).__name__}: {error}; check that it can be imported from here"
+            ) from error
+
+    def _not_found(self, name: str) -> str:
+        names = self.names()
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        lowered = {known.lower(): known for known in names}
+        hint = lowered.get(name.lower()) or (near[0] if near else None)
+        advice = f"use {hint!r}" if hint else "use one of these, or pkg.mod:Name"
+        broken = "".join(
+            f"; {file} was passed over ({type(error).__name__}: {error})"
+            for file, error in self._failed.items()
+        )
+        return (
+            f"{self.kind}: expected one of {', '.join(names)}, got {name!r}; {advice}{broken}"
+        ).replace("\n", " ")
+
+
+def _file_of(target: Any) -> Path:
+    try:
+        return Path(inspect.getfile(target)).resolve()
+    except (TypeError, OSError):  # typed into an interpreter
+        return Path(f"<{getattr(target, '__module__', 'unknown')}>")
+
+
+MODELS = Registry("model", "models", "aetheria.models")
+DATA = Registry("data", "data", "aetheria.data")
+LOGGERS = Registry("logger", "loggers", "aetheria.observe")
+CALLBACKS = Registry("callback", "callbacks", "aetheria.observe")
+
+register_model = MODELS.register
+register_data = DATA.register
+register_logger = LOGGERS.register
+register_callback = CALLBACKS.register

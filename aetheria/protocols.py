@@ -1,0 +1,168 @@
+"""Vocabulary: what the rooms promise each other. Plain Python; imports only the events.
+
+`State`, `Report` and `Totals` are opaque on purpose: the engine passes them from one call to the
+next and never looks inside, so a JAX and a PyTorch program serve it alike.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from aetheria.events import Event, SnapshotFailed, SnapshotSaved
+
+State = Any
+Report = Any
+Totals = Any
+
+
+class Window(NamedTuple):
+    """The data of one optimizer step.
+
+    Attributes:
+        arrays: column name -> [grad_accumulation_steps, micro_batch, ...], with a `mask` column
+            f32 that is 1 for an example and 0 for padding.
+        num_examples: real examples in the window.
+    """
+
+    arrays: Mapping[str, Any]
+    num_examples: int
+
+
+class GuardCounters(NamedTuple):
+    """What the guard inside the step has counted, on the device, up to `step`."""
+
+    step: int
+    num_skipped: int
+    consecutive_skips: int
+    last_skipped_step: int
+
+
+class HostReport(NamedTuple):
+    """A fetched report: weighted means, how many examples they rest on, and (training) the guard."""
+
+    metrics: Mapping[str, float]
+    num_examples: int
+    guard: GuardCounters | None
+
+
+class Program(Protocol):
+    """Strategy's product: one model, compiled for one set of devices."""
+
+    def init(self) -> State:
+        """Makes the state of step 0."""
+        ...
+
+    def train_step(self, state: State, window: Mapping[str, Any]) -> tuple[State, Report]:
+        """Takes one optimizer step; returns without waiting for the device."""
+        ...
+
+    def eval_step(self, state: State, batch: Mapping[str, Any], totals: Totals | None) -> Totals:
+        """Adds one batch to the running totals (None starts them); does not wait."""
+        ...
+
+    def fetch(self, report: Report | Totals) -> HostReport:
+        """Waits for a report or for totals. The only host sync; at log cadence, never per step."""
+        ...
+
+    def export_state(self, state: State) -> Mapping[str, Any]:
+        """Copies the whole state, leaf path -> array; safe from later donation."""
+        ...
+
+    def import_state(self, arrays: Mapping[str, Any]) -> State:
+        """The inverse of `export_state`; raises SnapshotError naming a leaf that does not fit."""
+        ...
+
+
+class DataFeed(Protocol):
+    """Where windows come from. Order is a function of (seed, epoch, index) and nothing else."""
+
+    @property
+    def num_train_examples(self) -> int: ...
+
+    def train_windows(self, examples_seen: int) -> Iterator[Window]:
+        """Endless windows from that position on; its `close()` frees what it holds."""
+        ...
+
+    def eval_batches(self) -> Iterator[Mapping[str, Any]]:
+        """The evaluation split once, in order, the tail padded and masked."""
+        ...
+
+
+class Listener(Protocol):
+    """Observer: anything with `notify`. Two optional methods make it part of the snapshot:
+    `export_state() -> dict` (also the moment to flush) and `import_state(dict)`.
+    """
+
+    def notify(self, event: Event) -> None: ...
+
+
+class Bus(Protocol):
+    """Delivers events, and carries the listeners' states in and out of snapshots."""
+
+    def emit(self, event: Event) -> None: ...
+
+    def export_state(self) -> dict[str, Any]: ...
+
+    def import_state(self, states: Mapping[str, Any]) -> None: ...
+
+
+class SnapshotWriter(Protocol):
+    """Writes snapshots in the background, one at a time."""
+
+    def busy(self) -> bool:
+        """Whether a save is still under way."""
+        ...
+
+    def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Starts a save; none may be under way."""
+        ...
+
+    def finished(self, *, wait: bool = False) -> list[SnapshotSaved | SnapshotFailed]:
+        """What has ended since the last call; `wait` waits for the one under way."""
+        ...
+
+
+class Snapshot(NamedTuple):
+    """A verified snapshot in host memory: leaf path -> array, and the JSON record beside them."""
+
+    path: Path
+    arrays: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+
+class StopSignal:
+    """The one way to ask for a stop. Listeners and signal handlers ask; the engine decides.
+
+    The first request wins. `preempt` says that the run is to be continued (exit 75), otherwise
+    it is complete.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.preempt = False
+        self.reason = ""
+        self._lock = threading.RLock()  # re-entrant: a signal may arrive inside a request
+
+    def request(self, reason: str, *, preempt: bool = False) -> None:
+        with self._lock:
+            if not self.requested:
+                self.reason, self.preempt, self.requested = reason, preempt, True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What a logger or callback is given when it is made; it writes nothing before RunStarted.
+
+    Attributes:
+        run_dir: the run folder.
+        config: the resolved config, plain values.
+        stop: the way to ask for a stop.
+        eval_metrics: what an evaluation will report, `eval/loss` style names.
+    """
+
+    run_dir: Path
+    config: Mapping[str, Any]
+    stop: StopSignal
+    eval_metrics: tuple[str, ...] = ()

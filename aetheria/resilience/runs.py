@@ -1,0 +1,269 @@
+"""Run folders: where a run is written, and which snapshot a `--resume` stands for.
+
+Finding writes nothing: a wrong request leaves everything as it was. `RunPlan.prepare` writes.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aetheria.errors import SnapshotError
+from aetheria.protocols import Snapshot
+from aetheria.resilience.retention import Retention, SnapshotInfo
+from aetheria.resilience.store import list_snapshots, read_snapshot, snapshot_info
+
+RUNS = Path("runs")
+CHECKPOINTS = "checkpoints"
+# What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
+OUTPUTS = (
+    "config.json",
+    "summary.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "tensorboard",
+    "wandb",
+    CHECKPOINTS,
+)
+_HISTORY = ("metrics.jsonl", "metrics.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What starting will do.
+
+    Attributes:
+        run_dir: the run folder.
+        snapshot: what to resume from, verified; None to start afresh.
+        parent: the run folder that is forked from; None if the run goes on in its own folder.
+        damaged: newer snapshots that could not be trusted, with the reason.
+        overwrite: remove what an earlier run left in `run_dir`.
+    """
+
+    run_dir: Path
+    snapshot: Snapshot | None = None
+    parent: Path | None = None
+    damaged: tuple[tuple[Path, str], ...] = ()
+    overwrite: bool = False
+
+    def describe(self) -> list[str]:
+        """Says what was resolved, a line each."""
+        lines = [f"{reason}; moved to quarantine" for _, reason in self.damaged]
+        if self.snapshot is None:
+            return [*lines, f"run folder: {self.run_dir} (starting afresh)"]
+        progress = self.snapshot.record["progress"]
+        lines.append(
+            f"resuming from {self.snapshot.path} (step {progress['step']}, "
+            f"epoch {progress['epoch']}, verified)"
+        )
+        forked = f" (forked from {self.parent})" if self.parent else ""
+        return [*lines, f"run folder: {self.run_dir}{forked}"]
+
+    def lineage(self) -> dict[str, Any] | None:
+        """Where a forked run comes from, for its config and snapshots; None if it is no fork."""
+        if self.snapshot is None:
+            return None
+        if self.parent is None:
+            return self.snapshot.record["lineage"]
+        return {
+            "run": str(self.parent),
+            "snapshot": self.snapshot.path.name,
+            "step": self.snapshot.record["progress"]["step"],
+        }
+
+    def prepare(self, config: dict[str, Any]) -> None:
+        """Makes the folder: quarantines, removes what is overwritten, copies a fork's history,
+        writes `config.json`."""
+        for path, _ in self.damaged:
+            _quarantine(path)
+        if self.overwrite:
+            for name in OUTPUTS:
+                _remove(self.run_dir / name)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if self.parent is not None:
+            for name in _HISTORY:
+                if (self.parent / name).exists():
+                    shutil.copy(self.parent / name, self.run_dir / name)
+        write_json(self.run_dir / "config.json", {**config, "lineage": self.lineage()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asked for.
+
+    Attributes:
+        config_name: the config file's name without its ending.
+        workdir: the run folder; None: a new one under `runs/<config name>/`.
+        resume: None, `auto`, `latest`, `best`, a step, or a path.
+        overwrite: whether an earlier run in `workdir` may be removed.
+        retention: says what `best` means.
+    """
+
+    config_name: str
+    workdir: Path | None = None
+    resume: str | None = None
+    overwrite: bool = False
+    retention: Retention = field(default_factory=Retention)
+
+    def resolve(self) -> RunPlan:
+        """Finds the folder and the snapshot.
+
+        Raises:
+            SnapshotError: there is no such snapshot, none is sound, or a run would be overwritten.
+        """
+        if self.resume is None:
+            return self._afresh()
+        if self.overwrite:
+            raise SnapshotError(
+                "--overwrite: expected it without --resume, got both; a resumed run overwrites "
+                "nothing"
+            )
+        current = self.workdir or newest_run(self.config_name)
+        if self.resume in ("auto", "latest"):
+            return self._newest(current)
+        info = self._choose(current)
+        return self._from(info, read_snapshot(info.path))
+
+    def _afresh(self) -> RunPlan:
+        if self.workdir is None:
+            return RunPlan(run_dir=_next_run(self.config_name))
+        if is_run(self.workdir) and not self.overwrite:
+            raise SnapshotError(
+                f"--workdir: expected a folder without a run, got {self.workdir}; "
+                "add --resume=latest to go on with it, or --overwrite to replace it"
+            )
+        return RunPlan(run_dir=self.workdir, overwrite=self.overwrite)
+
+    def _newest(self, current: Path | None) -> RunPlan:
+        infos = list_snapshots(current / CHECKPOINTS) if current else []
+        damaged: list[tuple[Path, str]] = []
+        for info in reversed(infos):
+            try:
+                snapshot = read_snapshot(info.path)
+            except SnapshotError as error:
+                damaged.append((info.path, str(error)))
+                continue
+            assert current is not None
+            return RunPlan(run_dir=current, snapshot=snapshot, damaged=tuple(damaged))
+        if damaged:
+            raise SnapshotError(f"{damaged[0][1]} (no other snapshot in {current} is sound)")
+        if self.resume == "auto":
+            return RunPlan(run_dir=current or _next_run(self.config_name))
+        where = current or RUNS / self.config_name
+        raise SnapshotError(
+            f"--resume: expected a snapshot in {where}, got none; start without --resume, or with "
+            "--resume=auto"
+        )
+
+    def _choose(self, current: Path | None) -> SnapshotInfo:
+        """Finds the one snapshot meant by `best`, a step or a path."""
+        assert self.resume is not None
+        infos = list_snapshots(current / CHECKPOINTS) if current else []
+        if self.resume == "best":
+            found = self.retention.best(infos)
+            what = f"a snapshot with {self.retention.monitor}"
+        elif self.resume.isdigit():
+            found = [info for info in infos if info.step == int(self.resume)]
+            what = f"a snapshot of step {self.resume}"
+        else:
+            return snapshot_info(find_snapshot(self.resume, [current] if current else []))
+        if not found:
+            names = ", ".join(info.path.name for info in infos) or "none"
+            where = current or RUNS / self.config_name
+            raise SnapshotError(f"--resume: expected {what} in {where}, got {names}; name one")
+        return found[0]
+
+    def _from(self, info: SnapshotInfo, snapshot: Snapshot) -> RunPlan:
+        """Goes on in the snapshot's own run if it is the newest there, else forks."""
+        in_run = info.path.parent.name == CHECKPOINTS
+        owner = info.path.parent.parent if in_run else info.path.parent
+        is_newest = in_run and list_snapshots(info.path.parent)[-1].path.name == info.path.name
+        elsewhere = self.workdir is not None and self.workdir.resolve() != owner.resolve()
+        if is_newest and not elsewhere:
+            return RunPlan(run_dir=owner, snapshot=snapshot)
+        if elsewhere:
+            assert self.workdir is not None
+            if is_run(self.workdir):
+                raise SnapshotError(
+                    f"--workdir: expected a folder without a run to fork into, got {self.workdir}; "
+                    "name another"
+                )
+            return RunPlan(run_dir=self.workdir, snapshot=snapshot, parent=owner)
+        return RunPlan(run_dir=_next_run(self.config_name), snapshot=snapshot, parent=owner)
+
+
+def find_snapshot(path: str, runs: list[Path]) -> Path:
+    """Finds a snapshot folder by a path: from the current folder, then in the given runs.
+
+    An ending `.pt` or `/` is ignored; a run folder stands for its newest snapshot.
+
+    Raises:
+        SnapshotError: nothing is there.
+    """
+    text = Path(path.removesuffix(".pt"))
+    candidates = [text]
+    if not text.is_absolute():
+        candidates += [place for run in runs for place in (run / text, run / CHECKPOINTS / text)]
+    for candidate in candidates:
+        if candidate.is_dir() and candidate.name.startswith("snapshot_"):
+            return candidate
+        if (candidate / "manifest").is_dir():  # a copy under another name
+            return candidate
+        infos = list_snapshots(candidate / CHECKPOINTS)
+        if infos:
+            return infos[-1].path
+    known = [info.path for run in runs for info in list_snapshots(run / CHECKPOINTS)]
+    there = ", ".join(str(path) for path in known) or "none"
+    raise SnapshotError(f"snapshot: expected one at {path}, got nothing there; known: {there}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, even one that ended before its first snapshot."""
+    return (folder / "config.json").exists() or (folder / CHECKPOINTS).exists()
+
+
+def newest_run(config_name: str) -> Path | None:
+    """The run folder of a config with the highest number, under `runs/` of the current folder."""
+    numbers = _run_numbers(config_name)
+    return RUNS / config_name / str(max(numbers)) if numbers else None
+
+
+def newest_runs() -> list[Path]:
+    """Every run folder under `runs/` of the current folder, the last started first."""
+    started = [(file.stat().st_mtime, file.parent) for file in RUNS.glob("*/*/config.json")]
+    return [folder for _, folder in sorted(started, reverse=True)]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file that is whole at every moment."""
+    partial = path.with_suffix(path.suffix + ".tmp")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _next_run(config_name: str) -> Path:
+    return RUNS / config_name / str(max(_run_numbers(config_name), default=0) + 1)
+
+
+def _run_numbers(config_name: str) -> list[int]:
+    folder = RUNS / config_name
+    return [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+
+
+def _quarantine(path: Path) -> None:
+    """Moves a damaged snapshot aside; it is never deleted."""
+    folder = path.parent / "quarantine"
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{path.name}.{number}"
+    path.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Models that ship with Aetheria: one file each, found by the registry."""
