@@ -12,7 +12,7 @@ from aetheria.config import Config
 from aetheria.data import DataSplits, Feed
 from aetheria.engine import Engine, Outcome, Schedule
 from aetheria.errors import ConfigError
-from aetheria.hardware import JaxProgram, ProgramSpec, select_strategy
+from aetheria.hardware import JaxProgram, PredictProgram, ProgramSpec, select_strategy
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
@@ -71,7 +71,12 @@ def build_run(
         stop=stop,
         eval_metrics=program.eval_metrics,
     )
-    extra = {"config": config.to_dict(), "versions": versions(), "lineage": plan.lineage()}
+    extra = {
+        "config": config.to_dict(),
+        "example_spec": feed.example_spec(),
+        "versions": versions(),
+        "lineage": plan.lineage(),
+    }
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
     engine = Engine(
         program=program,
@@ -87,16 +92,34 @@ def build_run(
 
 def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
-    model_class = MODELS.get(config.model_name, project)
     shorts = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
     given = {name: value for name, value in shorts.items() if value is not None}
-    model = call_with(model_class, "model_params", {**config.model_params, **given})
+    return make_model(config.model_name, {**config.model_params, **given}, project)
+
+
+def make_model(name: str, params: Mapping[str, Any], project: Path | None) -> Model:
+    """Makes a model by registered name or import path."""
+    model = call_with(MODELS.get(name, project), "model_params", params)
     if not isinstance(model, Model):
         raise ConfigError(
-            f"model_name: expected an aetheria Model, got {config.model_name!r}, which makes a "
+            f"model_name: expected an aetheria Model, got {name!r}, which makes a "
             f"{type(model).__name__}; subclass aetheria.Model"
         )
     return model
+
+
+def build_predict_program(
+    model: Model, record: Mapping[str, Any], mixed_precision: bool | None, max_batch_size: int
+) -> PredictProgram:
+    """Makes the prediction program for what a snapshot's record says of its data and precision."""
+    if mixed_precision is None:
+        mixed_precision = record["config"]["mixed_precision"]
+    return PredictProgram(
+        model,
+        record["example_spec"],
+        mixed_precision=mixed_precision,
+        max_batch_size=max_batch_size,
+    )
 
 
 def build_feed(config: Config, project: Path | None) -> Feed:

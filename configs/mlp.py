@@ -11,7 +11,13 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model_name = "SimpleMLP"
-    config.model_params = {"input_dim": 64, "hidden_dim": 256, "num_classes": 10, "dropout": 0.1}
+    config.model_params = {
+        "input_dim": 64,
+        "hidden_dim": 256,
+        "num_layers": 2,
+        "num_classes": 10,
+        "dropout": 0.2,
+    }
     config.data_name = "digits"
     config.epochs = 30
     config.batch_size = 64

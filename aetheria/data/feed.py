@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,13 @@ class Feed:
     def example_window(self) -> Mapping[str, np.ndarray]:
         """A window of the run's shapes and dtypes, made of the first example alone."""
         return self._pack(self.splits.train, np.zeros(1, np.int64))[0].arrays
+
+    def example_spec(self) -> dict[str, Any]:
+        """Column name -> shape and dtype of one example, JSON values, the mask included."""
+        return {
+            name: {"shape": list(column.shape[2:]), "dtype": str(column.dtype)}
+            for name, column in self.example_window().items()
+        }
 
     def train_windows(self, examples_seen: int) -> Iterator[Window]:
         """Endless windows from the position `examples_seen` on; no window crosses an epoch."""

@@ -1,5 +1,7 @@
 """Strategy: which devices, which mesh, and a program compiled for them."""
 
+from aetheria.hardware.predict import PredictProgram as PredictProgram
+from aetheria.hardware.predict import Weights as Weights
 from aetheria.hardware.program import JaxProgram as JaxProgram
 from aetheria.hardware.program import ProgramSpec as ProgramSpec
 from aetheria.hardware.strategy import MeshStrategy as MeshStrategy

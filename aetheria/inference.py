@@ -1,0 +1,103 @@
+"""Prediction from verified weights, from any number of threads at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aetheria.build import build_predict_program, make_model
+from aetheria.errors import AetheriaError
+from aetheria.hardware import PredictProgram, Weights
+from aetheria.plugins.discovery import find_project
+from aetheria.resilience import read_snapshot
+from aetheria.resilience.runs import find_snapshot, newest_runs
+
+
+class _Loaded(NamedTuple):
+    """One value, so that a reload replaces program and weights in one assignment."""
+
+    path: Path
+    program: PredictProgram
+    weights: Weights
+
+
+class Predictor:
+    """A trained model that answers calls.
+
+    Args:
+        model_name: registered name or `pkg.mod:Name`; None: the snapshot's own.
+        model_params: hyperparameters that differ from those in the snapshot.
+        checkpoint_path: a snapshot or a run folder. A relative path is looked up from the current
+            folder, then in the newest run under `runs/`; an ending `.pt` is ignored.
+        mixed_precision: compute in bfloat16; None: as in training.
+        max_batch_size: larger batches are cut into pieces of this size, a power of two.
+        batch_sizes: batch sizes to compile for now rather than at their first call.
+        project: the folder that holds your `models/`; None: the current folder.
+
+    Raises:
+        AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        model_params: Mapping[str, Any] | None = None,
+        checkpoint_path: str | Path | None = None,
+        *,
+        mixed_precision: bool | None = None,
+        max_batch_size: int = 1024,
+        batch_sizes: Sequence[int] = (),
+        project: Path | None = None,
+    ):
+        if checkpoint_path is None:
+            raise AetheriaError("checkpoint_path: expected a snapshot, got none; give its path")
+        self._name, self._params = model_name, dict(model_params or {})
+        self._mixed_precision, self._max_batch_size = mixed_precision, max_batch_size
+        self._batch_sizes, self._project = tuple(batch_sizes), project
+        self._loaded = self._load(str(checkpoint_path))
+
+    @classmethod
+    def from_snapshot(cls, path: str | Path, **options: Any) -> "Predictor":
+        """Makes a predictor of the model that the snapshot itself names."""
+        return cls(checkpoint_path=path, **options)
+
+    @property
+    def snapshot(self) -> Path:
+        """The snapshot in use."""
+        return self._loaded.path
+
+    def predict(self, inputs: Any) -> Any:
+        """Predicts for `inputs` [batch, ...]; returns NumPy outputs f32 [batch, ...].
+
+        The answer depends on the inputs alone: the same from one thread or from many.
+        """
+        loaded = self._loaded
+        return loaded.program.run(loaded.weights, inputs)
+
+    def predict_proba(self, inputs: Any) -> Any:
+        """Predicts class probabilities f32 [batch, num_classes].
+
+        Raises:
+            AetheriaError: the model has no classes.
+        """
+        loaded = self._loaded
+        return loaded.program.run(loaded.weights, inputs, probabilities=True)
+
+    def reload(self, checkpoint_path: str | Path | None = None) -> None:
+        """Takes other weights (None: reads the same path again). Calls under way end on the old
+        ones; if the new ones cannot be loaded, the old ones stay."""
+        self._loaded = self._load(str(checkpoint_path or self._loaded.path))
+
+    def _load(self, checkpoint_path: str) -> _Loaded:
+        snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+        config = snapshot.record["config"]
+        name = self._name or config["model_name"]
+        recorded = config["model_params"] if name == config["model_name"] else {}
+        project = find_project(None, self._project)
+        model = make_model(name, {**recorded, **self._params}, project)
+        program = build_predict_program(
+            model, snapshot.record, self._mixed_precision, self._max_batch_size
+        )
+        weights = program.place(snapshot.arrays)
+        for batch_size in self._batch_sizes:
+            program.compile(batch_size)
+        return _Loaded(snapshot.path, program, weights)
