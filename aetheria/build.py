@@ -112,12 +112,11 @@ def build_predict_program(
     model: Model, record: Mapping[str, Any], mixed_precision: bool | None, max_batch_size: int
 ) -> PredictProgram:
     """Makes the prediction program for what a snapshot's record says of its data and precision."""
-    if mixed_precision is None:
-        mixed_precision = record["config"]["mixed_precision"]
+    as_trained = record["config"]["mixed_precision"]
     return PredictProgram(
         model,
         record["example_spec"],
-        mixed_precision=mixed_precision,
+        mixed_precision=as_trained if mixed_precision is None else mixed_precision,
         max_batch_size=max_batch_size,
     )
 

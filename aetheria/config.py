@@ -36,7 +36,8 @@ class SnapshotConfig:
 
 def _field(default: Any, *, resume: Literal["free", "schedule", "structural"]) -> Any:
     """A field and what a change of it means for a run that is resumed: nothing (`free`), another
-    course from here on (`schedule`), or a state that no longer fits (`structural`)."""
+    course from here on (`schedule`), or a state that no longer fits (`structural`).
+    """
     if isinstance(default, (dict, tuple)):
         factory = type(default)
         return field(default_factory=lambda: factory(default), metadata={"resume": resume})
@@ -134,7 +135,7 @@ def make_config(
         ConfigError: one line for each unknown, missing, ill-typed or contradicting key.
     """
     problems: list[str] = []
-    origin = lambda name: (origins or {}).get(name, where)  # noqa: E731
+    origin = lambda name: (origins or {}).get(name, where)
     checked = _check(Config, values, origin, "", problems)
     if not problems:
         problems += _contradictions(checked, origin)
@@ -228,12 +229,11 @@ def _to_type(value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # PyYAML reads 1e-3 as text
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_number = is_number and math.isfinite(value)
-    if hint is int and is_number and value == int(value):
-        return int(value)
-    if hint is float and is_number:
-        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if hint is int and value == int(value):
+            return int(value)
+        if hint is float:
+            return float(value)
     if hint is dict and isinstance(value, Mapping):
         return _plain(value)
     if hint is tuple and isinstance(value, (list, tuple)):

@@ -84,7 +84,8 @@ class Predictor:
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Takes other weights (None: reads the same path again). Calls under way end on the old
-        ones; if the new ones cannot be loaded, the old ones stay."""
+        ones; if the new ones cannot be loaded, the old ones stay.
+        """
         self._loaded = self._load(str(checkpoint_path or self._loaded.path))
 
     def _load(self, checkpoint_path: str) -> _Loaded:

@@ -5,7 +5,7 @@ next and never looks inside, so a JAX and a PyTorch program serve it alike.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -81,8 +81,8 @@ class DataFeed(Protocol):
     @property
     def num_train_examples(self) -> int: ...
 
-    def train_windows(self, examples_seen: int) -> Iterator[Window]:
-        """Endless windows from that position on; its `close()` frees what it holds."""
+    def train_windows(self, examples_seen: int) -> Generator[Window, None, None]:
+        """Endless windows from that position on; `close()` frees what it holds."""
         ...
 
     def eval_batches(self) -> Iterator[Mapping[str, Any]]:

@@ -17,8 +17,8 @@ def digits(*, eval_fraction: float = 0.2) -> DataSplits:
     """
     from sklearn.datasets import load_digits
 
-    inputs, labels = load_digits(return_X_y=True)
-    return _split({"inputs": inputs / 16.0, "labels": labels}, eval_fraction)
+    digits = load_digits()
+    return _split({"inputs": digits["data"] / 16.0, "labels": digits["target"]}, eval_fraction)
 
 
 @register_data("diabetes")
@@ -32,8 +32,8 @@ def diabetes(*, eval_fraction: float = 0.2, standardize: bool = True) -> DataSpl
     """
     from sklearn.datasets import load_diabetes
 
-    inputs, labels = load_diabetes(return_X_y=True)
-    columns = {"inputs": inputs, "labels": labels[:, None]}
+    patients = load_diabetes()
+    columns = {"inputs": patients["data"], "labels": patients["target"][:, None]}
     if standardize:
         columns = {name: (c - c.mean(axis=0)) / c.std(axis=0) for name, c in columns.items()}
     return _split(columns, eval_fraction)

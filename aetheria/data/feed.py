@@ -1,6 +1,6 @@
 """From a source to windows: the order, the cursor, the padded tail and its mask."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class Feed:
             for name, column in self.example_window().items()
         }
 
-    def train_windows(self, examples_seen: int) -> Iterator[Window]:
+    def train_windows(self, examples_seen: int) -> Generator[Window, None, None]:
         """Endless windows from the position `examples_seen` on; no window crosses an epoch."""
         return prefetch(self._read_train(examples_seen))
 
@@ -83,7 +83,7 @@ class Feed:
                 yield self._pack(source, order[position : position + stride])
             epoch, start = epoch + 1, 0
 
-    def _read_eval(self) -> Iterator[list[Mapping[str, np.ndarray]]]:
+    def _read_eval(self) -> Iterator[list[dict[str, np.ndarray]]]:
         source = self.splits.eval
         stride = self.batch_size * self._windows_per_read(source)
         for position in range(0, len(source), stride):
@@ -108,7 +108,9 @@ class Feed:
         columns = {**source.read(padded), "mask": mask}
         lead = (num_windows, self.grad_accumulation_steps, self.micro_batch)
         shaped = {name: a.reshape(lead + a.shape[1:]) for name, a in columns.items()}
-        counts = np.minimum(self.batch_size, len(indices) - np.arange(num_windows) * self.batch_size)
+        counts = np.minimum(
+            self.batch_size, len(indices) - np.arange(num_windows) * self.batch_size
+        )
         return [
             Window({name: a[i] for name, a in shaped.items()}, int(count))
             for i, count in enumerate(counts)

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def prefetch(chunks: Iterable[list[Item]], *, depth: int = 2) -> Iterator[Item]:
+def prefetch(chunks: Iterable[list[Item]], *, depth: int = 2) -> Generator[Item, None, None]:
     """Yields the items of `chunks`, read up to `depth` chunks ahead in a thread.
 
     An error in the thread is raised at the place in the stream where it happened. Closing the

@@ -84,7 +84,9 @@ class Engine:
         """
         try:
             self._start(restored)
-            with contextlib.closing(self._windows()) as windows:
+            with contextlib.closing(
+                self._feed.train_windows(self._progress.examples_seen)
+            ) as windows:
                 while not is_terminal(self._phase):
                     self._report(self._train_to_boundary(windows))
                     if self._phase is Phase.TRAINING:
@@ -120,9 +122,6 @@ class Engine:
         finished = self._stop.requested and not self._stop.preempt
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
         self._restart_clock()
-
-    def _windows(self) -> Iterator[Window]:
-        return self._feed.train_windows(self._progress.examples_seen)
 
     def _train_to_boundary(self, windows: Iterator[Window]) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
@@ -201,7 +200,8 @@ class Engine:
 
     def _attend_boundary(self) -> None:
         """Evaluates, saves, and decides whether the run goes on, in this order: the snapshot then
-        holds what the listeners made of the evaluation."""
+        holds what the listeners made of the evaluation.
+        """
         progress, schedule = self._progress, self._schedule
         self._emit_saves(wait=False)
         if schedule.is_eval_due(progress):
@@ -238,7 +238,8 @@ class Engine:
 
     def _save(self, *, wait: bool) -> None:
         """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
-        the last) wait for it; step snapshots yield to it and are taken at the next cadence."""
+        the last) wait for it; step snapshots yield to it and are taken at the next cadence.
+        """
         if self._progress.step == self._saved_step or (self._writer.busy() and not wait):
             return
         self._enter(Phase.SAVING)

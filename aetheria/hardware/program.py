@@ -92,10 +92,8 @@ class JaxProgram:
     @property
     def compiles(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
-        return {
-            "train_step": self._train_step._cache_size(),
-            "eval_step": self._eval_step._cache_size(),
-        }
+        steps: dict[str, Any] = {"train_step": self._train_step, "eval_step": self._eval_step}
+        return {name: step._cache_size() for name, step in steps.items()}
 
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""

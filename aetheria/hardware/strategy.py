@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +60,7 @@ def select_strategy(name: str, mesh_shape: Mapping[str, int]) -> MeshStrategy:
     return MeshStrategy(name, _data_mesh(available[:size]))
 
 
-def _devices(platform: str) -> Sequence[jax.Device]:
+def _devices(platform: str) -> Sequence[Any]:
     try:
         return jax.devices(platform)
     except RuntimeError:
@@ -85,6 +86,6 @@ def _data_size(mesh_shape: Mapping[str, int], num_devices: int) -> int:
     return size
 
 
-def _data_mesh(devices: Sequence[jax.Device]) -> Mesh:
+def _data_mesh(devices: Sequence[Any]) -> Mesh:
     # Auto: the Explicit default of jax.make_mesh makes Linen's Dropout fail on a sharded batch.
     return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))

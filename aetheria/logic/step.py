@@ -114,9 +114,7 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
         first = jax.tree.map(lambda a: a[0], window)
         shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
-        carry, _ = jax.lax.scan(
-            accumulate, (*zeros, model_state), (jnp.arange(num_micro), window)
-        )
+        carry, _ = jax.lax.scan(accumulate, (*zeros, model_state), (jnp.arange(num_micro), window))
         return carry
 
     return gradient
@@ -189,7 +187,7 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
 
 def sums_of(out: LossOutput, batch: Batch) -> Sums:
     """Takes the sums of a loss output, in float32 whatever the model computed in."""
-    as_f32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    as_f32 = lambda a: jnp.asarray(a, jnp.float32)
     return Sums(
         total=as_f32(out.total),
         weight=as_f32(out.weight),

@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aetheria.events import EvaluationCompleted, Event, Progress, RunEnded, RunStarted, StepsCompleted
+from aetheria.events import (
+    EvaluationCompleted,
+    Event,
+    Progress,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+)
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -38,7 +45,8 @@ class JsonlLogger:
 @register_logger("csv")
 class CsvLogger:
     """Writes `metrics.csv` in long form, so that new metrics change no header:
-    step,epoch,examples_seen,split,name,value."""
+    step,epoch,examples_seen,split,name,value.
+    """
 
     HEADER = "step,epoch,examples_seen,split,name,value"
 

@@ -19,7 +19,11 @@ class WandbLogger:
     """
 
     def __init__(
-        self, context: RunContext, project: str = "aetheria", mode: str | None = None, **options: Any
+        self,
+        context: RunContext,
+        project: str = "aetheria",
+        mode: str | None = None,
+        **options: Any,
     ):
         try:
             import wandb

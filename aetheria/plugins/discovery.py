@@ -26,7 +26,8 @@ class Module:
 
 def find_project(config_file: Path | None, project: Path | None = None) -> Path:
     """Chooses the project folder: the one given, else the nearest ancestor of the config file that
-    holds a `models/` folder, else the current folder."""
+    holds a `models/` folder, else the current folder.
+    """
     if project is not None:
         return project.resolve()
     if config_file is not None:
@@ -81,7 +82,8 @@ def _package_folder(package: str) -> Path:
 
 def _project_module(project: Path, folder: str, file: Path) -> str:
     """Names a project's file so that two projects in one process do not collide, and makes the
-    project importable: relative imports work, and so does `from models.layers import …`."""
+    project importable: relative imports work, and so does `from models.layers import …`.
+    """
     root = f"_aetheria_project_{zlib.crc32(str(project).encode()):08x}"
     if root not in sys.modules:
         _import_package(root, project)

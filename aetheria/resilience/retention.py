@@ -46,9 +46,7 @@ class Retention:
     def best(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
         """Those that have a finite monitored value, best first; of equals the earlier step."""
         sign = 1 if self.mode == "min" else -1
-        scored = [
-            info for info in infos if math.isfinite(info.metrics.get(self.monitor, math.nan))
-        ]
+        scored = [info for info in infos if math.isfinite(info.metrics.get(self.monitor, math.nan))]
         return sorted(scored, key=lambda info: (sign * info.metrics[self.monitor], info.step))
 
     def expired(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:

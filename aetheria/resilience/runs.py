@@ -74,7 +74,8 @@ class RunPlan:
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Makes the folder: quarantines, removes what is overwritten, copies a fork's history,
-        writes `config.json`."""
+        writes `config.json`.
+        """
         for path, _ in self.damaged:
             _quarantine(path)
         if self.overwrite:

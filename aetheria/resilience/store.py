@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,7 @@ class SnapshotStore:
             return
         size = sum(array.nbytes for array in host.values())
         seconds = time.perf_counter() - began
-        self._events.append(
-            SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds)
-        )
+        self._events.append(SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds))
         self._retire(SnapshotInfo.of(self._folder / name, record))
 
     def _commit(
@@ -180,10 +178,11 @@ def read_snapshot(path: Path) -> Snapshot:
 
 def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:
     """Asks for every leaf as a NumPy array: independent of the devices that wrote it."""
-    leaf: Callable[[], Any] = lambda: ocp.RestoreArgs(restore_type=np.ndarray)  # noqa: E731
-    tree = _nest({path: leaf() for path in manifest["leaves"]})
-    item = _nest({path: 0 for path in manifest["leaves"]})
-    return ocp.args.PyTreeRestore(item, restore_args=tree)
+    as_array = ocp.RestoreArgs(restore_type=np.ndarray)
+    paths = manifest["leaves"]
+    return ocp.args.PyTreeRestore(
+        _nest(dict.fromkeys(paths, 0)), restore_args=_nest(dict.fromkeys(paths, as_array))
+    )
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
