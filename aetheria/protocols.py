@@ -40,7 +40,7 @@ class GuardCounters(NamedTuple):
 
 
 class HostReport(NamedTuple):
-    """A fetched report: weighted means, how many examples they rest on, and (training) the guard."""
+    """A fetched report: weighted means, the examples they rest on, and the guard if training."""
 
     metrics: Mapping[str, float]
     num_examples: int

@@ -1,1 +1,1 @@
-"""Command: from an argument vector to a frozen value that can be executed. Parsing imports no jax."""
+"""Command: from an argument vector to a frozen value with `execute()`; parsing imports no jax."""

@@ -1,4 +1,4 @@
-"""`aetheria …`: the argument vector becomes a command; a user's mistake becomes a line and exit 2."""
+"""`aetheria …`: an argument vector becomes a command; a mistake becomes one line and exit 2."""
 
 import argparse
 import logging
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> TrainCommand:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="override a key of the config; may be repeated, and dotted (model_params.hidden_dim=64)",
+        help="override a key of the config, dotted if nested; may be repeated",
     )
     add_run_options(train)
     options = parser.parse_args(argv)

@@ -1,5 +1,7 @@
 """Real datasets that ship inside scikit-learn, so that a first run needs no download."""
 
+from typing import Any
+
 import numpy as np
 
 from aetheria.data.feed import epoch_order
@@ -17,8 +19,8 @@ def digits(*, eval_fraction: float = 0.2) -> DataSplits:
     """
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return _split({"inputs": digits["data"] / 16.0, "labels": digits["target"]}, eval_fraction)
+    inputs, labels = _columns(load_digits(return_X_y=True))
+    return _split({"inputs": inputs / 16.0, "labels": labels}, eval_fraction)
 
 
 @register_data("diabetes")
@@ -32,11 +34,17 @@ def diabetes(*, eval_fraction: float = 0.2, standardize: bool = True) -> DataSpl
     """
     from sklearn.datasets import load_diabetes
 
-    patients = load_diabetes()
-    columns = {"inputs": patients["data"], "labels": patients["target"][:, None]}
+    inputs, labels = _columns(load_diabetes(return_X_y=True))
+    columns = {"inputs": inputs, "labels": labels[:, None]}
     if standardize:
         columns = {name: (c - c.mean(axis=0)) / c.std(axis=0) for name, c in columns.items()}
     return _split(columns, eval_fraction)
+
+
+def _columns(pair: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Types what scikit-learn's stubs leave open."""
+    inputs, labels = pair
+    return inputs, labels
 
 
 def _split(columns: dict[str, np.ndarray], eval_fraction: float) -> DataSplits:
