@@ -23,7 +23,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     never change, which it does not for `Generator.permutation` (NEP 19).
 
     >>> epoch_order(seed=0, epoch=0, num_examples=5).tolist()
-    [3, 2, 0, 4, 1]
+    [0, 2, 1, 4, 3]
     """
     generator = np.random.Philox(key=np.array([seed, epoch], np.uint64))
     return np.argsort(generator.random_raw(num_examples), kind="stable")

@@ -140,7 +140,7 @@ def make_train_step(
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
         scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(sums.total) & jnp.isfinite(grad_norm)
         frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
 

@@ -1,0 +1,83 @@
+"""Shared by all tests: eight virtual devices, and two ways to train as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when jax starts
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+DIGITS = {
+    "model_name": "SimpleMLP",
+    "model_params": {"input_dim": 64, "hidden_dim": 16, "num_classes": 10, "dropout": 0.1},
+    "data_name": "digits",
+    "epochs": 2,
+    "batch_size": 64,
+    "learning_rate": 0.003,
+    "strategy": "cpu",
+    "loggers": ["jsonl"],
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that ended: its exit code and its folder."""
+
+    exit_code: int
+    run_dir: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run_dir / "summary.json").read_text())
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., Finished]:
+    """Trains in this process: `train("name", resume="latest", epochs=3)` into tmp_path/name.
+
+    Keyword arguments that are fields of TrainCommand are its options; any other is a key of the
+    config, on top of DIGITS.
+    """
+
+    def run(name: str = "run", **changes: Any) -> Finished:
+        from aetheria.command.train import TrainCommand
+
+        names = ("resume", "overwrite", "accept_changes", "project", "stop_at_step")
+        options = {key: changes.pop(key) for key in names if key in changes}
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**DIGITS, **changes}))
+        run_dir = tmp_path / name
+        command = TrainCommand(config_file=file, workdir=run_dir, **options)
+        return Finished(command.execute(), run_dir)
+
+    return run
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m MODULE ARGUMENTS` in a process of its own, in tmp_path, on one device."""
+
+    def run(*arguments: str, module: str = "aetheria", **options: Any) -> Any:
+        environment = {**os.environ, "XLA_FLAGS": ""}
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, **options},
+            timeout=300,
+            check=False,
+        )
+
+    return run
