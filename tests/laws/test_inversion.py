@@ -1,0 +1,154 @@
+"""Law of Inversion: the engine never knows the hardware."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import pytest
+from conftest import REPOSITORY
+
+from aetheria.engine import Engine, Schedule
+from aetheria.observe import EventBus
+from aetheria.protocols import GuardCounters, HostReport, StopSignal, Window
+
+FRAMEWORKS = ("jax", "flax", "optax", "orbax", "torch", "numpy")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The frameworks that are in sys.modules after a statement, in a fresh interpreter."""
+    code = f"import sys; {statement}; print(*(n for n in {FRAMEWORKS} if n in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_engine_loads_no_framework_directly_or_through_others():
+    assert loaded_by("import aetheria.engine") == set()
+    assert "jax" in loaded_by("import aetheria.hardware"), "the check can see a framework"
+
+
+def test_import_contracts_hold():
+    done = subprocess.run(["lint-imports"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_import_contracts_can_fail(tmp_path):
+    """The same checker, with a contract that is broken on purpose."""
+    config = tmp_path / "broken.toml"
+    config.write_text(
+        "[tool.importlinter]\nroot_package = 'aetheria'\n"
+        "include_external_packages = true\n"
+        "[[tool.importlinter.contracts]]\nname = 'hardware knows no jax'\ntype = 'forbidden'\n"
+        "source_modules = ['aetheria.hardware']\nforbidden_modules = ['jax']\n"
+    )
+    done = subprocess.run(
+        ["lint-imports", "--config", str(config)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "1 broken" in done.stdout
+
+
+def imports_of(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def names_a_concrete_model(source: str) -> bool:
+    concrete = ("models", "configs", "scripts", "aetheria.models")
+    return any(
+        name == root or name.startswith(f"{root}.")
+        for name in imports_of(source)
+        for root in concrete
+    )
+
+
+def test_core_imports_no_concrete_model_config_or_script():
+    files = sorted((REPOSITORY / "aetheria").rglob("*.py"))
+    assert len(files) > 30
+    assert [file for file in files if names_a_concrete_model(file.read_text())] == []
+    assert names_a_concrete_model("from aetheria.models.mlp import SimpleMLP")
+
+
+class CountingProgram:
+    """A framework of its own: the state is a dict of whole numbers."""
+
+    def init(self) -> dict[str, int]:
+        return {"step": 0, "sum": 0}
+
+    def train_step(self, state: Mapping, window: Mapping) -> tuple[dict, dict]:
+        state = {"step": state["step"] + 1, "sum": state["sum"] + sum(window["x"])}
+        return state, state
+
+    def eval_step(self, state: Mapping, batch: Mapping, totals: dict | None) -> dict:
+        return {"count": (totals or {"count": 0})["count"] + len(batch["x"])}
+
+    def fetch(self, report: Mapping) -> HostReport:
+        if "count" in report:
+            return HostReport({"loss": 0.0}, report["count"], None)
+        return HostReport({"loss": 0.0}, 2, GuardCounters(report["step"], 0, 0, 0))
+
+    def export_state(self, state: Mapping) -> dict:
+        return dict(state)
+
+    def import_state(self, arrays: Mapping) -> dict:
+        return dict(arrays)
+
+
+class CountingFeed:
+    """Examples 0..5, two a window."""
+
+    num_train_examples = 6
+
+    def train_windows(self, examples_seen: int):
+        while True:
+            start = examples_seen % 6
+            yield Window({"x": [start, start + 1]}, 2)
+            examples_seen += 2
+
+    def eval_batches(self):
+        yield {"x": [0, 1, 2]}
+
+
+class MemoryWriter:
+    """Keeps snapshots in a dict."""
+
+    def __init__(self):
+        self.saved = {}
+
+    def busy(self) -> bool:
+        return False
+
+    def save(self, name, arrays, record) -> None:
+        self.saved[name] = (arrays, record)
+
+    def finished(self, *, wait: bool = False) -> list:
+        return []
+
+
+@pytest.fixture
+def engine_over_another_framework():
+    writer = MemoryWriter()
+    engine = Engine(
+        program=CountingProgram(),
+        feed=CountingFeed(),
+        schedule=Schedule(
+            num_train_examples=6, batch_size=2, grad_accumulation_steps=1, epochs=2
+        ),
+        bus=EventBus({}),
+        writer=writer,
+        stop=StopSignal(),
+        max_consecutive_skips=3,
+    )
+    return engine, writer
+
+
+def test_engine_drives_a_program_of_any_framework(engine_over_another_framework):
+    engine, writer = engine_over_another_framework
+    outcome = engine.run()
+    assert outcome.status == "completed"
+    assert outcome.state == {"step": 6, "sum": 2 * sum(range(6))}
+    assert outcome.num_eval_examples == 3
+    assert list(writer.saved) == ["snapshot_ep1", "snapshot_ep2"]

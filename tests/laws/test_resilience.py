@@ -1,0 +1,140 @@
+"""Law of Resilience: every bit that decides the future of a run is in the snapshot."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from conftest import DIGITS, Finished
+
+from aetheria.build import build_run
+from aetheria.config import make_config
+from aetheria.errors import SnapshotError
+from aetheria.resilience import read_snapshot
+from aetheria.resilience.manifest import params_sha256
+from aetheria.resilience.runs import RunPlan
+
+# Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
+EVENTFUL = {
+    **DIGITS,
+    "grad_accumulation_steps": 2,
+    "epochs": 3,
+    "callbacks": [{"early_stopping": {"patience": 50}}],
+}
+
+
+def without_rate(metrics):
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
+
+
+@pytest.mark.parametrize("step", [1, 22, 23, 24, 40])
+def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, step):
+    whole = train("whole", **EVENTFUL)
+    stopped = train("resumed", **EVENTFUL, stop_at_step=step)
+    assert stopped.exit_code == 75
+    assert stopped.summary["steps"] == step
+    resumed = train("resumed", **EVENTFUL, resume="latest")
+    assert resumed.exit_code == 0
+    assert resumed.summary["params_sha256"] == whole.summary["params_sha256"]
+    assert without_rate(resumed.metrics) == without_rate(whole.metrics)
+
+
+@pytest.fixture
+def stopped_at_30(train):
+    run = train("stopped", **EVENTFUL, stop_at_step=30)
+    return read_snapshot(run.run_dir / "checkpoints" / "snapshot_step30")
+
+
+def finish(snapshot, tmp_path, name):
+    """The digest of the whole final state of a run resumed from a snapshot in memory."""
+    config = make_config({**EVENTFUL, "loggers": ()}, "test")
+    plan = RunPlan(run_dir=tmp_path / name, snapshot=snapshot)
+    run = build_run(config, plan, None)
+    return params_sha256(run.program.export_state(run.execute().state))
+
+
+def reset_leaves(snapshot, field):
+    """The snapshot with one field of the state as it was at step 0."""
+    config = make_config({**EVENTFUL, "seed": 7}, "test")
+    plan = RunPlan(run_dir=snapshot.path)
+    fresh = build_run(config, plan, None).program
+    initial = fresh.export_state(fresh.init())
+    changed = {
+        path: np.asarray(initial[path]) if path.startswith(field) else array
+        for path, array in snapshot.arrays.items()
+    }
+    assert any(path.startswith(field) for path in changed), field
+    return snapshot._replace(arrays=changed)
+
+
+@pytest.mark.parametrize("field", ["params", "opt_state", "base_key", "counters"])
+def test_a_field_of_the_state_that_is_lost_changes_the_result(stopped_at_30, tmp_path, field):
+    right = finish(stopped_at_30, tmp_path, "right")
+    assert finish(stopped_at_30, tmp_path, "again") == right
+    assert finish(reset_leaves(stopped_at_30, field), tmp_path, field) != right
+
+
+def test_a_lost_data_position_changes_the_result(stopped_at_30, tmp_path):
+    right = finish(stopped_at_30, tmp_path, "right")
+    progress = {**stopped_at_30.record["progress"], "examples_seen": 0}
+    moved = stopped_at_30._replace(record={**stopped_at_30.record, "progress": progress})
+    assert finish(moved, tmp_path, "moved") != right
+
+
+def test_a_missing_leaf_is_named(stopped_at_30, tmp_path):
+    for lost in stopped_at_30.arrays:
+        arrays = {path: a for path, a in stopped_at_30.arrays.items() if path != lost}
+        with pytest.raises(SnapshotError, match=f"expected a leaf '{lost}'"):
+            finish(stopped_at_30._replace(arrays=arrays), tmp_path, "missing")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a real process that trains long enough to be interrupted."""
+    file = tmp_path / "long.yaml"
+    changes = {"epochs": 12, "snapshot": {"every_epochs": 1, "keep_last": 50}}
+    file.write_text(yaml.safe_dump({**DIGITS, **changes}))
+
+    def run(name, *options):
+        command = [sys.executable, "-m", "aetheria", "train", str(file), f"--workdir={name}"]
+        environment = {**os.environ, "XLA_FLAGS": ""}
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return process, tmp_path / name
+
+    return run
+
+
+def wait_for(path, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_process_that_is_signalled_and_resumed_equals_an_uninterrupted_one(start, number):
+    process, whole = start("whole")
+    assert process.wait() == 0, process.stderr.read()
+    process, folder = start("killed")
+    wait_for(folder / "checkpoints" / "snapshot_ep3", process)
+    process.send_signal(number)
+    expected = -signal.SIGKILL if number == signal.SIGKILL else 75
+    assert process.wait() == expected, process.stderr.read()
+    process, _ = start("killed", "--resume=auto")
+    assert process.wait() == 0, process.stderr.read()
+    before, after = Finished(0, whole), Finished(0, folder)
+    assert after.summary["params_sha256"] == before.summary["params_sha256"]
+    assert without_rate(after.metrics) == without_rate(before.metrics)

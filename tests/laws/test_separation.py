@@ -1,0 +1,126 @@
+"""Law of Separation: the loop emits signals, listeners listen; none of them changes the run."""
+
+import gc
+from itertools import chain, combinations
+
+import pytest
+
+from aetheria.engine import Engine
+from aetheria.events import StepsCompleted
+
+LOGGERS = ("console", "jsonl", "csv", "tensorboard")
+
+
+def subsets(names):
+    return list(chain.from_iterable(combinations(names, n) for n in range(len(names) + 1)))
+
+
+def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
+    from aetheria.build import build_run
+    from aetheria.config import make_config
+    from aetheria.resilience.manifest import params_sha256
+    from aetheria.resilience.runs import RunPlan
+    from conftest import DIGITS
+
+    digests = set()
+    for number, loggers in enumerate(subsets(LOGGERS)):
+        config = make_config(
+            {**DIGITS, "epochs": 1, "loggers": loggers, "callbacks": ["early_stopping"]}, "test"
+        )
+        plan = RunPlan(run_dir=tmp_path / str(number))
+        plan.prepare(config.to_dict())
+        run = build_run(config, plan, None)
+        digests.add(params_sha256(run.program.export_state(run.execute().state)))
+    assert len(digests) == 1
+
+
+PLUGIN = '''
+from aetheria import register_logger
+from aetheria.events import StepsCompleted, RunStarted
+
+@register_logger("{name}")
+class Plugin:
+    def __init__(self, context):
+        self.context = context
+
+    def notify(self, event):
+        {body}
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def write(name, body):
+        folder = tmp_path / "loggers"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text(PLUGIN.format(name=name, body=body))
+
+    return write
+
+
+def test_a_listener_that_raises_never_stops_training(train, plugin, capsys):
+    plugin("raising", "if isinstance(event, StepsCompleted): raise RuntimeError('broken logger')")
+    quiet = train("quiet")
+    loud = train("loud", loggers=["raising", "jsonl"])
+    assert loud.exit_code == 0
+    assert loud.summary["params_sha256"] == quiet.summary["params_sha256"]
+    assert loud.metrics[-1]["step"] == quiet.metrics[-1]["step"]
+    assert capsys.readouterr().err.count("Traceback (most recent call last)") == 1
+
+
+def test_a_listener_that_raises_before_the_first_step_fails_the_run(train, plugin):
+    plugin("failing", "if isinstance(event, RunStarted): raise RuntimeError('no such server')")
+    with pytest.raises(RuntimeError, match="no such server"):
+        train("failed", loggers=["failing", "jsonl"])
+
+
+def test_only_a_stop_request_reaches_the_run(train, plugin):
+    """The control: through the one door that is open to listeners, a run does change."""
+    plugin("stopping", "if isinstance(event, StepsCompleted): self.context.stop.request('enough')")
+    quiet = train("quiet")
+    stopped = train("stopped", loggers=["stopping", "jsonl"])
+    assert stopped.summary["steps"] == 10 < quiet.summary["steps"]
+    assert stopped.summary["params_sha256"] != quiet.summary["params_sha256"]
+
+
+def reachable_from(root, limit=20_000):
+    """Objects that can be reached from one by attributes and containers."""
+    import types
+
+    seen, queue = {}, [root]
+    while queue and len(seen) < limit:
+        item = queue.pop()
+        if id(item) in seen or isinstance(item, (type, types.ModuleType, types.FunctionType)):
+            continue
+        seen[id(item)] = item
+        queue += gc.get_referents(item)
+    return list(seen.values())
+
+
+def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
+    import jax
+
+    from aetheria.build import build_run
+    from aetheria.config import make_config
+    from aetheria.resilience.runs import RunPlan
+    from conftest import DIGITS
+
+    class Keeper:
+        def __init__(self):
+            self.events = []
+
+        def notify(self, event):
+            self.events.append(event)
+
+    config = make_config({**DIGITS, "epochs": 1, "loggers": list(LOGGERS)}, "test")
+    plan = RunPlan(run_dir=tmp_path / "run")
+    plan.prepare(config.to_dict())
+    run = build_run(config, plan, None)
+    bus = run.engine._bus
+    keeper = bus._listeners["keeper"] = Keeper()
+    run.execute()
+    assert any(isinstance(event, StepsCompleted) for event in keeper.events)
+    held = reachable_from([list(bus._listeners.values()), keeper.events])
+    assert not [item for item in held if isinstance(item, (Engine, jax.Array))]
+    keeper.engine = run.engine
+    assert any(isinstance(item, Engine) for item in reachable_from([keeper])), "the control"
