@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import aetheria
@@ -202,7 +203,7 @@ def _named(key: str, items: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
         match item:
             case str():
                 named.append((item, {}))
-            case Mapping() if len(item) == 1:
+            case Mapping() if [*map(type, item.values())] in ([dict], [NoneType]):
                 name, arguments = next(iter(item.items()))
                 named.append((name, dict(arguments or {})))
             case _:

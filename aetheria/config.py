@@ -86,7 +86,7 @@ class Config:
     mixed_precision: bool = _field(False, resume="schedule")
     grad_accumulation_steps: int = _field(1, resume="schedule")
     strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
-    mesh: dict = _field({}, resume="free")
+    mesh: dict[str, int] = _field({}, resume="free")
     seed: int = _field(0, resume="schedule")
     reproducibility: Literal["fast"] = _field("fast", resume="schedule")
     on_nonfinite: Literal["skip", "halt"] = _field("skip", resume="schedule")
@@ -102,7 +102,7 @@ class Config:
         return dataclasses.asdict(self)
 
 
-# Smallest allowed values; what is not here may be any number of its type.
+# Smallest and largest allowed values; what is not here may be any number of its type.
 _MINIMA = {
     "epochs": 1,
     "max_steps": 1,
@@ -110,6 +110,7 @@ _MINIMA = {
     "learning_rate": 0,
     "max_grad_norm": 0,
     "grad_accumulation_steps": 1,
+    "mesh": 1,
     "seed": 0,
     "max_consecutive_skips": 1,
     "log_every_steps": 1,
@@ -119,6 +120,7 @@ _MINIMA = {
     "snapshot.keep_last": 1,
     "snapshot.keep_best": 0,
 }
+_MAXIMA = {"seed": 2**32 - 1}  # JAX keeps 32 bits of a seed: a larger one would repeat another's
 
 
 def make_config(
@@ -135,13 +137,23 @@ def make_config(
         ConfigError: one line for each unknown, missing, ill-typed or contradicting key.
     """
     problems: list[str] = []
-    origin = lambda name: (origins or {}).get(name, where)
+    origin = lambda name: _origin(name, where, origins or {})
     checked = _check(Config, values, origin, "", problems)
-    if not problems:
-        problems += _contradictions(checked, origin)
+    defaults = Config(model_name="").to_dict()
+    settled = {name: checked.get(name, defaults[name]) for name in defaults}
+    sound = {name: v for name, v in settled.items() if name in checked or name not in values}
+    problems += _contradictions(sound, origin)
     if problems:
         raise ConfigError(*problems)
     return Config(**checked)
+
+
+def _origin(name: str, where: str, origins: Mapping[str, str]) -> str:
+    """An override of `snapshot` speaks for `snapshot.mode`, and one of `mesh.data` for `mesh`."""
+    for key, origin in origins.items():
+        if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
+            return origin
+    return where
 
 
 def _check(
@@ -163,7 +175,7 @@ def _check(
                 checked[key] = hints[key](**inner)
         else:
             try:
-                checked[key] = convert(value, hints[key], _MINIMA.get(name))
+                checked[key] = convert(value, hints[key], _MINIMA.get(name), _MAXIMA.get(name))
             except (TypeError, ValueError) as error:
                 problems.append(f"{where(name)}: {name}: expected {error}, got {value!r}")
     for item in dataclasses.fields(schema):
@@ -180,9 +192,9 @@ def _unknown(where: str, name: str, known: list[str]) -> str:
 
 
 def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[str]:
-    config = Config(**values)
-    accumulation, batch_size = config.grad_accumulation_steps, config.batch_size
-    if batch_size % accumulation:
+    """Checks the keys that are right by themselves against each other."""
+    batch_size, accumulation = values.get("batch_size"), values.get("grad_accumulation_steps")
+    if batch_size and accumulation and batch_size % accumulation:
         below = batch_size // accumulation * accumulation
         use = f"{below} or {below + accumulation}" if below else f"{accumulation}"
         yield (
@@ -190,7 +202,9 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
             f"({accumulation}), got {batch_size}; use {use}"
         )
     for name in ("learning_rate", "max_grad_norm"):
-        short, own = getattr(config, name), config.model_params.get(name)
+        short, own = values.get(name), values.get("model_params", {}).get(name)
+        with contextlib.suppress(TypeError, ValueError):
+            own = convert(own, float)
         if short is not None and own is not None and short != own:
             yield (
                 f"{where(name)}: {name}: expected one value, got {short} here and {own} in "
@@ -198,12 +212,14 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
             )
 
 
-def convert(value: Any, hint: Any, minimum: float | None = None) -> Any:
+def convert(
+    value: Any, hint: Any, minimum: float | None = None, maximum: float | None = None
+) -> Any:
     """Converts a value from a file to the type of its field, without guessing.
 
     Raises:
         TypeError: the value is not of that type; the message says what was expected.
-        ValueError: it is below `minimum`.
+        ValueError: it is below `minimum` or above `maximum`.
 
     >>> convert("1e-3", float)
     0.001
@@ -212,7 +228,10 @@ def convert(value: Any, hint: Any, minimum: float | None = None) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return convert(value, next(a for a in arguments if a is not type(None)), minimum)
+        return convert(value, next(a for a in arguments if a is not type(None)), minimum, maximum)
+    if origin is dict:
+        items = _to_type(value, dict).items()
+        return {key: convert(item, arguments[1], minimum, maximum) for key, item in items}
     if origin is Literal:
         if value not in arguments:
             near = difflib.get_close_matches(str(value), arguments, n=1)
@@ -222,6 +241,8 @@ def convert(value: Any, hint: Any, minimum: float | None = None) -> Any:
     converted = _to_type(value, hint)
     if minimum is not None and converted < minimum:
         raise ValueError(f"{minimum} or more")
+    if maximum is not None and converted > maximum:
+        raise ValueError(f"{maximum} or less")
     return converted
 
 
@@ -229,7 +250,7 @@ def _to_type(value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # PyYAML reads 1e-3 as text
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value):
         if hint is int and value == int(value):
             return int(value)
         if hint is float:
@@ -244,9 +265,19 @@ def _to_type(value: Any, hint: Any) -> Any:
     raise TypeError(names.get(hint, "a list" if hint is tuple else "keys with values"))
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
 def _plain(value: Any) -> Any:
+    """Copies nested values. Only what JSON can hold passes: `config.json` and snapshots keep it."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError(f"only texts, numbers, lists and keys in it (not {value!r})")
     return value

@@ -1,7 +1,8 @@
 """Reads the two spellings of a config (Python with ml_collections, YAML) and the overrides."""
 
 import ast
-import importlib.util
+import json
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    readers = {".py": _read_python, ".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_yaml}
+    readers = {".py": _read_python, ".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_json}
     if file.suffix not in readers:
         raise ConfigError(
             f"{file}: expected a config ending in {', '.join(readers)}, got {file.suffix!r}; "
@@ -44,22 +45,29 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         kind = type(values).__name__
         raise ConfigError(f"{file}: expected keys with values, got {kind}; write key: value lines")
-    return _to_dict(values)
+    try:
+        return _to_dict(values)
+    except RecursionError:
+        raise ConfigError(
+            f"{file}: expected values, got one that holds itself; write it out"
+        ) from None
 
 
 def _read_python(file: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"_aetheria_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    # Not an import: its bytecode cache takes an edit within the same second for no edit.
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except Exception as error:
+        names = runpy.run_path(str(file), run_name=f"_aetheria_config_{file.stem}")
+        if "get_config" not in names:
+            raise ConfigError(f"{file}: expected a function get_config(), got none; write one")
+        config = names["get_config"]()
+        return config.to_dict() if hasattr(config, "to_dict") else config
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise ConfigError(
             f"{file}: expected a get_config() that returns a config, got {reason}; mend the file"
         ) from error
-    return config.to_dict() if hasattr(config, "to_dict") else config
 
 
 def _read_yaml(file: Path) -> Any:
@@ -67,9 +75,25 @@ def _read_yaml(file: Path) -> Any:
 
     try:
         return yaml.load(file.read_text(encoding="utf-8"), Loader=_unique_keys_loader(yaml))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: expected YAML, got {reason}; mend the file") from error
+
+
+def _read_json(file: Path) -> Any:
+    """JSON is not quite YAML: tabs may indent it, and a surrogate pair is one character."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"the key {twice[0]!r} twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{file}: expected JSON, got {error}; mend the file") from error
 
 
 def _unique_keys_loader(yaml: Any) -> Any:
@@ -79,6 +103,8 @@ def _unique_keys_loader(yaml: Any) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key_node, _ in node.value:
+                if not isinstance(key_node, yaml.ScalarNode):
+                    continue  # PyYAML itself refuses it
                 if key_node.value in seen:
                     line = key_node.start_mark.line + 1
                     raise yaml.YAMLError(f"the key {key_node.value!r} twice (line {line})")
@@ -91,6 +117,8 @@ def _unique_keys_loader(yaml: Any) -> Any:
 def _to_dict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _to_dict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_dict(item) for item in value]
     return value
 
 
@@ -117,10 +145,10 @@ def _parse_value(key: str, text: str) -> Any:
     if text[:1] in ("(", "[", "{"):
         try:
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass  # not Python, so YAML's own flow style
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"override: {key}: expected a YAML value, got {reason}") from error

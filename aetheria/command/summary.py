@@ -52,6 +52,7 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     """Prints how the run ended."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     rows = {
@@ -64,9 +65,11 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
         rows["best"] = f"{best['monitor']} {best['value']:.4f} at step {best['step']}"
     rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+        table.add_row(escape(name), escape(value))
+    Console(highlight=False).print(table)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

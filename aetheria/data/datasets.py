@@ -6,6 +6,7 @@ import numpy as np
 
 from aetheria.data.feed import epoch_order
 from aetheria.data.sources import ArraySource, DataSplits
+from aetheria.errors import AetheriaError
 from aetheria.plugins import register_data
 
 _SPLIT_SEED = 0
@@ -49,6 +50,11 @@ def _columns(pair: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _split(columns: dict[str, np.ndarray], eval_fraction: float) -> DataSplits:
     """Splits once and for all: which examples are held out depends on no config seed."""
+    if not 0 < eval_fraction < 1:
+        raise AetheriaError(
+            f"data_params.eval_fraction: expected a number between 0 and 1, got {eval_fraction}; "
+            "0.2 holds out a fifth"
+        )
     size = len(next(iter(columns.values())))
     order = epoch_order(_SPLIT_SEED, 2**32, size)
     num_eval = round(size * eval_fraction)

@@ -1,6 +1,6 @@
 """Random-access sources: anything with a length that yields the columns at given indices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,19 +37,15 @@ class ArraySource:
     """
 
     def __init__(self, columns: Mapping[str, Any]):
-        self._columns = {name: _as_32_bit(np.asarray(column)) for name, column in columns.items()}
-        lengths = {name: len(column) for name, column in self._columns.items()}
+        self._columns = {name: _as_32_bit(name, np.asarray(c)) for name, c in columns.items()}
+        lengths = {n: len(c) if c.ndim else 0 for n, c in self._columns.items()}
         if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise AetheriaError(
                 f"ArraySource: expected columns of one length above 0, got {lengths}; "
                 "give every example every column"
             )
-        if "mask" in lengths:
-            raise AetheriaError(
-                "ArraySource: expected no column named 'mask', got one; that name is for padding, "
-                "call yours 'weight'"
-            )
-        self._length = next(iter(lengths.values()))
+        _check_names("ArraySource", lengths)
+        self._length = len(next(iter(self._columns.values())))
 
     def __len__(self) -> int:
         return self._length
@@ -59,9 +55,16 @@ class ArraySource:
 
 
 class RecordSource:
-    """Records read one at a time: a Grain data source, or any sequence of column mappings."""
+    """Records read one at a time: a Grain data source, or any sequence of column mappings.
+
+    Raises:
+        AetheriaError: no records, or a column that is named `mask`.
+    """
 
     def __init__(self, records: Sequence[Mapping[str, Any]]):
+        if not len(records):
+            raise AetheriaError("RecordSource: expected records, got none; check where they lie")
+        _check_names("RecordSource", records[0])
         self._records = records
 
     def __len__(self) -> int:
@@ -70,11 +73,30 @@ class RecordSource:
     def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
         records = [self._records[int(index)] for index in indices]
         return {
-            name: _as_32_bit(np.stack([np.asarray(record[name]) for record in records]))
+            name: _as_32_bit(name, np.stack([np.asarray(record[name]) for record in records]))
             for name in records[0]
         }
 
 
-def _as_32_bit(array: np.ndarray) -> np.ndarray:
+def _check_names(source: str, names: Iterable[str]) -> None:
+    if "mask" in names:
+        raise AetheriaError(
+            f"{source}: expected no column named 'mask', got one; that name is for padding, "
+            "call yours 'weight'"
+        )
+
+
+def _as_32_bit(name: str, array: np.ndarray) -> np.ndarray:
+    """Narrows, but never to other numbers: an identifier that wraps around would be another."""
+    if array.dtype.kind in "OUSMm":
+        raise AetheriaError(
+            f"column {name!r}: expected numbers, got {array.dtype}; convert them in the dataset"
+        )
     narrower = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}
-    return array.astype(narrower.get(array.dtype.name, array.dtype), copy=False)
+    narrow = array.astype(narrower.get(array.dtype.name, array.dtype), copy=False)
+    if array.dtype.kind in "iu" and narrow is not array and not np.array_equal(narrow, array):
+        raise AetheriaError(
+            f"column {name!r}: expected whole numbers of 32 bits, got {array.dtype} beyond them; "
+            "leave the column out or renumber it"
+        )
+    return narrow

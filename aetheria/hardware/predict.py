@@ -52,6 +52,11 @@ class PredictProgram:
             name: jax.ShapeDtypeStruct((1, *spec["shape"]), np.dtype(spec["dtype"]))
             for name, spec in example_spec.items()
         }
+        if "inputs" not in batch:
+            raise AetheriaError(
+                f"predict: expected a model trained on a column 'inputs', got {', '.join(batch)}; "
+                "name what the network sees so in its dataset"
+            )
         self._inputs = batch["inputs"]
         key = jax.eval_shape(lambda: jax.random.key(0))
         self._abstract = Weights(*jax.eval_shape(model.init, key, batch))

@@ -1,6 +1,7 @@
 """The JAX program: init, steps, and the state's way in and out, for one mesh."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aetheria.errors import SnapshotError
+from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.step import (
@@ -57,7 +58,11 @@ class JaxProgram:
         key = jax.random.key(0)
         self._abstract = jax.eval_shape(init, key, example)
         eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
-        self._metric_names = tuple(sorted(eval_sums.metrics))
+        self._eval_names = _metric_names(eval_sums.metrics)
+        train_loss = lambda s, b: model.loss(s.params, s.model_state, b, s.base_key, True)
+        train_out = jax.eval_shape(train_loss, self._abstract, example)
+        self._train_names = _metric_names(train_out.metrics)
+        self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
         window = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -66,13 +71,13 @@ class JaxProgram:
         self._example = example
         self._init = jax.jit(init, out_shardings=whole)
         self._train_step = jax.jit(
-            make_train_step(model, optimizer, precision, spec.max_consecutive_skips),
+            self._counted(make_train_step(model, optimizer, precision, spec.max_consecutive_skips)),
             donate_argnums=0,
             in_shardings=(whole, window),
             out_shardings=whole,
         )
         self._eval_step = jax.jit(
-            make_eval_step(model, precision),
+            self._counted(make_eval_step(model, precision)),
             donate_argnums=2,
             in_shardings=(whole, batch, whole),
             out_shardings=whole,
@@ -87,13 +92,12 @@ class JaxProgram:
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, known before anything is compiled."""
-        return tuple(f"eval/{name}" for name in ("loss", *self._metric_names))
+        return tuple(f"eval/{name}" for name in ("loss", *self._eval_names))
 
     @property
     def compiles(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
-        steps: dict[str, Any] = {"train_step": self._train_step, "eval_step": self._eval_step}
-        return {name: step._cache_size() for name, step in steps.items()}
+        return dict(self._compiles)
 
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""
@@ -109,10 +113,12 @@ class JaxProgram:
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, Sums):
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
-            return HostReport(self._means(values), int(num_examples), None)
+            names = value_names(dict.fromkeys(self._eval_names))
+            return HostReport(_means(names, values), int(num_examples), None)
         values, num_examples, counters = jax.device_get(report)
         guard = GuardCounters(*(int(count) for count in counters))
-        return HostReport(self._means(values, "grad_norm"), int(num_examples), guard)
+        names = value_names(dict.fromkeys(self._train_names), "grad_norm")
+        return HostReport(_means(names, values), int(num_examples), guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device, without waiting: path -> array, keys as uint32 data."""
@@ -134,12 +140,37 @@ class JaxProgram:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
 
-    def _means(self, values: np.ndarray, *others: str) -> dict[str, float]:
-        names = value_names(dict.fromkeys(self._metric_names), *others)
-        return {
-            name: float(total / weight) if weight else float("nan")
-            for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
-        }
+    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        # Its body runs when it is traced, once for each set of shapes. The size of jit's cache
+        # counts more: on jax 0.10 a key's two spellings of one sharding have an entry each.
+        @functools.wraps(step)
+        def traced(*args: Any) -> Any:
+            self._compiles[step.__name__] += 1
+            return step(*args)
+
+        return traced
+
+
+def _metric_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a model's metrics in the order of `pack_values`.
+
+    Raises:
+        AetheriaError: one of them is a name of ours.
+    """
+    for name in metrics:
+        if name in ("loss", "grad_norm"):
+            raise AetheriaError(
+                f"metrics: expected names other than loss and grad_norm, got {name!r}; these two "
+                "are reported for every model, rename yours"
+            )
+    return tuple(sorted(metrics))
+
+
+def _means(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return {
+        name: float(total / weight) if weight else float("nan")
+        for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
+    }
 
 
 def leaf_paths(tree: Any) -> list[str]:

@@ -72,23 +72,36 @@ class NnxModel(NetworkModel):
         """Makes the module with its parameters."""
 
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        _, params, model_state = self._split(self.network(nnx.Rngs(rng)))
-        return params, model_state
+        return self._split(self.network(nnx.Rngs(rng)))
 
     def apply(
         self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
     ) -> tuple[Any, ModelState]:
         # The graph is rebuilt abstractly at trace time, so that no array hides in the model.
-        graph = self._split(nnx.eval_shape(lambda: self.network(nnx.Rngs(0))))[0]
+        shapes = nnx.eval_shape(lambda: self.network(nnx.Rngs(0)))
+        graph, _, streams, _ = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
         key = jax.random.key(0) if rng is None else rng
-        module = nnx.merge(graph, params, model_state)
-        nnx.reseed(module, dropout=key)
+        module = nnx.merge(graph, params, model_state, _reseeded(streams, key))
         module.train() if train else module.eval()
         outputs = module(inputs)
-        return cast_floating(outputs, jnp.float32), self._split(module)[2]
+        return cast_floating(outputs, jnp.float32), self._split(module)[1]
 
     @staticmethod
-    def _split(module: nnx.Module) -> tuple[Any, Params, ModelState]:
-        # RNG streams are reseeded from the step's key, so they are no state.
-        graph, params, _, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    def _split(module: nnx.Module) -> tuple[Params, ModelState]:
+        # RNG streams are seeded from the step's key and intermediates die with it: no state.
+        transient = (nnx.RngState, nnx.Intermediate)
+        _, params, _, rest = nnx.split(module, nnx.Param, transient, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def _reseeded(streams: Any, key: jax.Array) -> Any:
+    """Gives every RNG stream a key of its own, whatever its name, and a count of zero."""
+    # Not nnx.reseed: it goes by name, and a stream that fell back to `default` has another one.
+    leaves, treedef = jax.tree.flatten(streams)
+    fresh = [
+        jax.random.split(jax.random.fold_in(key, index), leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else jnp.zeros(leaf.shape, leaf.dtype)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(treedef, fresh)

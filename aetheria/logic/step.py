@@ -70,10 +70,15 @@ def make_init(
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
         # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
         params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
+        # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
+        params, model_state, opt_state = jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
+            (params, model_state, optimizer.init(params)),
+        )
         return TrainState(
             params=params,
             model_state=model_state,
-            opt_state=optimizer.init(params),
+            opt_state=opt_state,
             base_key=base_key,
             counters=jnp.zeros(4, jnp.int32),
         )
@@ -104,12 +109,16 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
             return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0))
 
         def accumulate(carry: Any, item: Any) -> Any:
-            grads, sums, model_state = carry
+            *carry, model_state = carry
             index, batch = item
             key = jax.random.fold_in(rng, index)
-            more, new_sums, model_state = micro_gradient(params, model_state, batch, key)
-            carry = jax.tree.map(jnp.add, (grads, sums), (more, new_sums))
-            return (*carry, model_state), None
+            *more, new_state = micro_gradient(params, model_state, batch, key)
+            # A micro-batch of padding alone says nothing of the data's statistics.
+            counts = more[1].weight > 0
+            model_state = jax.tree.map(
+                lambda new, old: jnp.where(counts, new, old), new_state, model_state
+            )
+            return (*jax.tree.map(jnp.add, carry, more), model_state), None
 
         first = jax.tree.map(lambda a: a[0], window)
         shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng)
@@ -141,7 +150,7 @@ def make_train_step(
         scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grads = jax.tree.map(lambda g: g * scale, grads)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(sums.total) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight) & jnp.isfinite(grad_norm)
         frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
 
         def update() -> Any:

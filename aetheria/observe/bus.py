@@ -1,5 +1,6 @@
 """Delivers events to listeners, and keeps a broken listener from breaking the run."""
 
+import json
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ class EventBus:
     """Observer: calls every listener in turn, in the order of the config.
 
     A listener that raises before the first step fails the run: a wrong logger setting should be
-    known at once. Later it is detached with one traceback on stderr, and the run goes on.
+    known at once. Later it is detached with one traceback on stderr, and the run goes on. Either
+    way it is called no more, so that the others hear how the run ends.
     """
 
     def __init__(self, listeners: Mapping[str, Listener]):
@@ -22,12 +24,13 @@ class EventBus:
 
     def emit(self, event: Event) -> None:
         """Delivers `event` to every listener still attached."""
-        self._under_way = self._under_way or not isinstance(event, (RunStarted, PhaseChanged))
+        self._under_way = self._under_way or not _precedes_first_step(event)
         for name, listener in list(self._listeners.items()):
             try:
                 listener.notify(event)
             except Exception:
                 if not self._under_way:
+                    del self._listeners[name]
                     raise
                 self._detach(name)
 
@@ -39,7 +42,9 @@ class EventBus:
             if export is None:
                 continue
             try:
-                states[name] = export()
+                # A copy through JSON: the listener keeps no hold on what is being saved, and what
+                # is not JSON is the listener's fault here, and would be the snapshot's later.
+                states[name] = json.loads(json.dumps(export()))
             except Exception:
                 self._detach(name)
         return states
@@ -55,3 +60,12 @@ class EventBus:
         del self._listeners[name]
         print(f"listener {name!r} raised and was detached; the run goes on", file=sys.stderr)
         traceback.print_exc()
+
+
+def _precedes_first_step(event: Event) -> bool:
+    """Whether no step was taken yet; evaluations and saves may come before the first report."""
+    match event:
+        case PhaseChanged():
+            return event.source == "starting"
+        case _:
+            return isinstance(event, RunStarted)

@@ -44,7 +44,7 @@ class ConsoleLogger:
             case SnapshotFailed():
                 self._view.line(f"{event.name} could not be saved: {event.reason}; going on")
             case RunEnded():
-                self._view.end()
+                self._view.end(event)
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
@@ -69,7 +69,7 @@ class _Lines:
     def line(self, text: str) -> None:
         print(text, flush=True)
 
-    def end(self) -> None:
+    def end(self, event: RunEnded) -> None:
         pass
 
 
@@ -109,5 +109,9 @@ class _Bar:
     def line(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)
 
-    def end(self) -> None:
+    def end(self, event: RunEnded) -> None:
+        if self._task is not None:  # the last step need not be one that is reported
+            self._progress.update(
+                self._task, completed=event.progress.step, epoch=event.progress.epoch
+            )
         self._progress.stop()

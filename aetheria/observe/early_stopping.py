@@ -1,5 +1,6 @@
 """Ends a run whose evaluation no longer improves."""
 
+import math
 from typing import Any
 
 from aetheria.errors import AetheriaError
@@ -59,8 +60,9 @@ class EarlyStopping:
 
     def _judge(self, event: EvaluationCompleted) -> None:
         value = self._sign * event.metrics[self._monitor.removeprefix("eval/")]
-        # Written so that a NaN counts as worse.
-        if self._best is None or value < self._best - self._min_delta:
+        # Written so that a NaN counts as worse, the first one too.
+        bar = math.inf if self._best is None else self._best - self._min_delta
+        if value < bar:
             self._best, self._num_worse = value, 0
         else:
             self._num_worse += 1

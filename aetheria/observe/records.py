@@ -100,7 +100,7 @@ def _step_of_json(line: str) -> int | None:
 
 def _step_of_csv(line: str) -> int | None:
     first, _, rest = line.partition(",")
-    return int(first) if first.isdigit() and rest.count(",") >= 4 else None
+    return int(first) if first.isdecimal() and rest.count(",") >= 4 else None
 
 
 class _LineFile:
@@ -129,7 +129,9 @@ class _LineFile:
     def _open(self, last_step: int) -> None:
         kept = [self._header] if self._header else []
         if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
+            # What a crash of the machine leaves may be no text at all.
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            for line in text.splitlines():
                 step = self._step_of(line)
                 if step is not None and step <= last_step:
                     kept.append(line)

@@ -1,36 +1,40 @@
 """TensorBoard curves through tensorboardX, which needs neither TensorFlow nor TensorBoard."""
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
+_FLUSH_SECONDS = 30.0  # how far behind the run a viewer may be
+
 
 @register_logger("tensorboard")
 class TensorBoardLogger:
-    """Writes `tensorboard/`; tags are `train/loss`, `eval/accuracy` and so on."""
+    """Writes `tensorboard/`; tags are `train/loss`, `eval/accuracy` and so on.
+
+    One file for each start of the run, numbered: TensorBoard reads them in the order of their
+    names. tensorboardX's SummaryWriter is not used, because its file names tell no two starts of
+    one second apart, and because its flush() does not wait for its queue (seen with 2.6.5).
+    """
 
     def __init__(self, context: RunContext):
         self._folder = context.run_dir / "tensorboard"
         self._writer: Any = None
+        self._flushed = 0.0
 
     def notify(self, event: Event) -> None:
         match event:
             case RunStarted():
-                from tensorboardX import SummaryWriter
-
-                # purge_step makes a reader forget what a killed process wrote past the snapshot.
-                purge_step = event.progress.step + 1 if event.resumed else None
-                self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+                self._open(event.progress.step)
             case StepsCompleted():
-                self._write("train", event)
-                self._writer.add_scalar(
-                    "train/steps_per_second", event.steps_per_second, event.progress.step
-                )
+                rate = {"steps_per_second": event.steps_per_second}
+                self._write("train", {**event.metrics, **rate}, event.progress.step)
             case EvaluationCompleted():
-                self._write("eval", event)
-            case RunEnded():
+                self._write("eval", event.metrics, event.progress.step)
+            case RunEnded() if self._writer is not None:
                 self._writer.close()
 
     def export_state(self) -> dict[str, Any]:
@@ -38,6 +42,27 @@ class TensorBoardLogger:
         self._writer.flush()
         return {}
 
-    def _write(self, split: str, event: StepsCompleted | EvaluationCompleted) -> None:
-        for name, value in event.metrics.items():
-            self._writer.add_scalar(f"{split}/{name}", value, event.progress.step)
+    def _open(self, last_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event as Record
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(self._folder.glob("events.*")))
+        self._writer = EventsWriter(str(self._folder / f"events.{number:06}"))
+        # Makes a reader forget what a killed process wrote past the snapshot, or before any.
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(
+            Record(wall_time=time.time(), step=last_step + 1, session_log=start)
+        )
+
+    def _write(self, split: str, metrics: Mapping[str, float], step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event as Record
+        from tensorboardX.summary import scalar
+
+        for name, value in metrics.items():
+            summary = scalar(f"{split}/{name}", value)
+            self._writer.write_event(Record(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()

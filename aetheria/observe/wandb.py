@@ -1,11 +1,15 @@
 """Weights & Biases (extra `wandb`)."""
 
+import inspect
 from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
+
+_MODES = (None, "online", "offline", "disabled")
+_OURS = ("dir", "config", "id", "resume")  # of wandb.init's arguments
 
 
 @register_logger("wandb")
@@ -15,7 +19,10 @@ class WandbLogger:
     Args:
         project: W&B project.
         mode: `online`, `offline` or `disabled`; None leaves it to WANDB_MODE.
-        options: anything else `wandb.init` takes.
+        options: anything else `wandb.init` takes, but for dir, config, id and resume.
+
+    Raises:
+        AetheriaError: wandb is not installed, or an argument is none of these.
     """
 
     def __init__(
@@ -31,6 +38,17 @@ class WandbLogger:
             raise AetheriaError(
                 "loggers: expected the package wandb, got none; pip install 'aetheria[wandb]'"
             ) from None
+        if mode not in _MODES:
+            raise AetheriaError(
+                f"loggers.wandb.mode: expected online, offline or disabled, got {mode!r}; change it"
+            )
+        accepted = set(inspect.signature(wandb.init).parameters).difference(_OURS)
+        for name in options:
+            if name not in accepted:
+                raise AetheriaError(
+                    f"loggers.wandb: expected arguments of wandb.init other than "
+                    f"{', '.join(_OURS)}, got {name!r}; remove it"
+                )
         self._wandb, self._context = wandb, context
         self._options = {"project": project, "mode": mode, **options}
         self._run: Any = None
@@ -44,7 +62,7 @@ class WandbLogger:
                 self._log("train", event)
             case EvaluationCompleted():
                 self._log("eval", event)
-            case RunEnded():
+            case RunEnded() if self._run is not None:
                 self._run.finish(exit_code=0 if event.status == "completed" else 1)
 
     def export_state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,9 +19,10 @@ def call_with(
     """Calls `factory(*positional, **arguments)`, numbers and texts converted to their annotations.
 
     Raises:
-        ConfigError: an argument is unknown, missing, or of another type.
+        ConfigError: an argument is unknown, missing, or of another type, or `factory` is not
+            something that can be called with any.
     """
-    parameters = inspect.signature(factory).parameters
+    parameters = _parameters(factory, where)
     accepted = [
         name
         for name, parameter in list(parameters.items())[len(positional) :]
@@ -48,6 +50,17 @@ def call_with(
     return factory(*positional, **converted)
 
 
+def _parameters(factory: Any, where: str) -> Mapping[str, inspect.Parameter]:
+    name = getattr(factory, "__name__", repr(factory))
+    if inspect.isabstract(factory):
+        missing = ", ".join(sorted(factory.__abstractmethods__))
+        raise ConfigError(f"{where}: expected a complete class, got {name} without {missing}")
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: expected a class or function to call, got {name}") from error
+
+
 def _unknown(where: str, name: str, accepted: list[str]) -> str:
     near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
@@ -63,11 +76,12 @@ def _hints(factory: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    arguments = typing.get_args(hint)
-    simple = hint in _CHECKED or (
-        arguments and all(a in (*_CHECKED, type(None)) or isinstance(a, str) for a in arguments)
-    )
-    is_union_of_several = len([a for a in arguments if a in _CHECKED]) > 1
-    if not simple or is_union_of_several or typing.get_origin(hint) in (dict, list, tuple):
-        return value
-    return convert(value, hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, list) and (hint is tuple or origin is tuple):
+        return tuple(value)  # a file has only lists; a model is hashable
+    is_choice = origin is typing.Literal and all(isinstance(a, str) for a in arguments)
+    members = [a for a in arguments if a is not type(None)]
+    is_optional = origin in (types.UnionType, typing.Union) and len(members) == 1
+    if hint in _CHECKED or is_choice or (is_optional and members[0] in _CHECKED):
+        return convert(value, hint)
+    return value

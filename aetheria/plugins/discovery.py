@@ -14,13 +14,16 @@ import aetheria
 
 @dataclass(frozen=True)
 class Module:
-    """A file and the name under which it is imported."""
+    """A file, the name under which it is imported, and the project it belongs to, if any."""
 
     name: str
     file: Path
+    project: Path | None = None
 
     def load(self) -> None:
         """Imports it; what it registers registers itself."""
+        if self.project is not None:
+            _import_project(self.project, self.file.parent)
         importlib.import_module(self.name)
 
 
@@ -50,9 +53,15 @@ def candidate_modules(
         for file in _files(project / folder, marker):
             twin = shipped / file.name
             if not (twin.exists() and is_same_file(file, twin)):
-                yield Module(_project_module(project, folder, file), file)
+                yield Module(f"{_project_package(project)}.{folder}.{file.stem}", file, project)
     for file in _files(shipped, marker):
         yield Module(f"{package}.{file.stem}", file)
+
+
+def make_importable(project: Path) -> None:
+    """Adds the project to the import path, last: `from models.layers import …` works in it."""
+    if str(project) not in sys.path:
+        sys.path.append(str(project))
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -65,7 +74,8 @@ def is_same_file(one: Path, other: Path) -> bool:
 def _files(folder: Path, marker: str) -> list[Path]:
     if not folder.is_dir():
         return []
-    files = (f for f in sorted(folder.glob("*.py")) if not f.name.startswith("_"))
+    # A name with a dot in front is an editor's or a file system's; its lock file links nowhere.
+    files = (f for f in sorted(folder.glob("*.py")) if f.name[0] not in "_." and f.is_file())
     return [file for file in files if marker in file.read_text(encoding="utf-8", errors="ignore")]
 
 
@@ -80,17 +90,18 @@ def _package_folder(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _project_module(project: Path, folder: str, file: Path) -> str:
-    """Names a project's file so that two projects in one process do not collide, and makes the
-    project importable: relative imports work, and so does `from models.layers import …`.
-    """
-    root = f"_aetheria_project_{zlib.crc32(str(project).encode()):08x}"
-    if root not in sys.modules:
-        _import_package(root, project)
-        sys.path.append(str(project))
-    if f"{root}.{folder}" not in sys.modules:
-        _import_package(f"{root}.{folder}", project / folder)
-    return f"{root}.{folder}.{file.stem}"
+def _project_package(project: Path) -> str:
+    """Names a project so that the files of two projects in one process do not collide."""
+    return f"_aetheria_project_{zlib.crc32(str(project).encode()):08x}"
+
+
+def _import_project(project: Path, folder: Path) -> None:
+    """Imports the packages around a project's file, so that relative imports work."""
+    make_importable(project)
+    root = _project_package(project)
+    for name, path in ((root, project), (f"{root}.{folder.name}", folder)):
+        if name not in sys.modules:
+            _import_package(name, path)
 
 
 def _import_package(name: str, folder: Path) -> None:
@@ -106,4 +117,8 @@ def _import_package(name: str, folder: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if spec.loader is not None:
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise

@@ -30,7 +30,7 @@ class Registry:
     def __init__(self, kind: str, folder: str, package: str):
         self.kind, self._folder, self._package = kind, folder, package
         self._found: dict[str, tuple[Path, Any]] = {}
-        self._failed: dict[Path, Exception] = {}
+        self._failed: dict[Path, BaseException] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorates a class or function so that a config can name it.
@@ -59,14 +59,22 @@ class Registry:
             RegistryError: nothing is registered so, or its file does not import.
         """
         if ":" in name:
-            return self._import_path(name)
+            if project is not None:
+                discovery.make_importable(project)
+            return self._import_path(name, name)
         self._discover(project)
         if name in self._found:
             return self._found[name][1]
-        for entry in importlib.metadata.entry_points(group=f"aetheria.{self._folder}"):
-            if entry.name == name:
-                return entry.load()
-        raise RegistryError(self._not_found(name))
+        entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}", name=name)
+        values = sorted({entry.value for entry in entries})
+        if len(values) > 1:
+            raise RegistryError(
+                f"{self.kind} {name!r}: expected one package that provides it, got "
+                f"{' and '.join(values)}; uninstall one, or write the import path"
+            )
+        if values:
+            return self._import_path(name, values[0])
+        raise RegistryError(self._not_found(name, project))
 
     def names(self, project: Path | None = None) -> list[str]:
         """Every name that can be asked for, sorted."""
@@ -75,27 +83,30 @@ class Registry:
         return sorted({*self._found, *(entry.name for entry in entries)})
 
     def _discover(self, project: Path | None) -> None:
-        marker = f"register_{self.kind}"
+        marker, self._failed = f"register_{self.kind}", {}
         for module in discovery.candidate_modules(self._package, self._folder, project, marker):
             try:
                 module.load()
             except RegistryError:
                 raise
-            except Exception as error:  # another file's fault must not hide this one's name
+            except (Exception, SystemExit) as error:
+                # Another file's fault must not hide this one's name.
                 self._failed[module.file] = error
 
-    def _import_path(self, path: str) -> Any:
+    def _import_path(self, name: str, path: str) -> Any:
         module_name, _, attribute = path.partition(":")
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
+        except RegistryError:
+            raise
+        except (Exception, SystemExit) as error:
             raise RegistryError(
-                f"{self.kind} {path!r}: expected an import path pkg.mod:Name, got "
+                f"{self.kind} {name!r}: expected {path} to import, as pkg.mod:Name does, got "
                 f"{type(error).__name__}: {error}; check that it can be imported from here"
             ) from error
 
-    def _not_found(self, name: str) -> str:
-        names = self.names()
+    def _not_found(self, name: str, project: Path | None) -> str:
+        names = self.names(project)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         lowered = {known.lower(): known for known in names}
         hint = lowered.get(name.lower()) or (near[0] if near else None)

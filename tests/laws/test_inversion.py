@@ -134,9 +134,7 @@ def engine_over_another_framework():
     engine = Engine(
         program=CountingProgram(),
         feed=CountingFeed(),
-        schedule=Schedule(
-            num_train_examples=6, batch_size=2, grad_accumulation_steps=1, epochs=2
-        ),
+        schedule=Schedule(num_train_examples=6, batch_size=2, grad_accumulation_steps=1, epochs=2),
         bus=EventBus({}),
         writer=writer,
         stop=StopSignal(),

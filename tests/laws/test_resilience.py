@@ -101,15 +101,14 @@ def start(tmp_path):
 
     def run(name, *options):
         command = [sys.executable, "-m", "aetheria", "train", str(file), f"--workdir={name}"]
-        environment = {**os.environ, "XLA_FLAGS": ""}
-        process = subprocess.Popen(
-            [*command, *options],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with (tmp_path / "output.txt").open("w") as output:
+            process = subprocess.Popen(
+                [*command, *options],
+                cwd=tmp_path,
+                env={**os.environ, "XLA_FLAGS": ""},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         return process, tmp_path / name
 
     return run
@@ -118,7 +117,7 @@ def start(tmp_path):
 def wait_for(path, process, seconds=120):
     deadline = time.monotonic() + seconds
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, "the process ended early"
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.005)
 
@@ -127,14 +126,14 @@ def wait_for(path, process, seconds=120):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_process_that_is_signalled_and_resumed_equals_an_uninterrupted_one(start, number):
     process, whole = start("whole")
-    assert process.wait() == 0, process.stderr.read()
+    assert process.wait() == 0, (whole.parent / "output.txt").read_text()
     process, folder = start("killed")
     wait_for(folder / "checkpoints" / "snapshot_ep3", process)
     process.send_signal(number)
     expected = -signal.SIGKILL if number == signal.SIGKILL else 75
-    assert process.wait() == expected, process.stderr.read()
+    assert process.wait() == expected, (whole.parent / "output.txt").read_text()
     process, _ = start("killed", "--resume=auto")
-    assert process.wait() == 0, process.stderr.read()
+    assert process.wait() == 0, (whole.parent / "output.txt").read_text()
     before, after = Finished(0, whole), Finished(0, folder)
     assert after.summary["params_sha256"] == before.summary["params_sha256"]
     assert without_rate(after.metrics) == without_rate(before.metrics)

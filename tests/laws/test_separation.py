@@ -16,16 +16,17 @@ def subsets(names):
 
 
 def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
+    from conftest import DIGITS
+
     from aetheria.build import build_run
     from aetheria.config import make_config
     from aetheria.resilience.manifest import params_sha256
     from aetheria.resilience.runs import RunPlan
-    from conftest import DIGITS
 
     digests = set()
     for number, loggers in enumerate(subsets(LOGGERS)):
         config = make_config(
-            {**DIGITS, "epochs": 1, "loggers": loggers, "callbacks": ["early_stopping"]}, "test"
+            {**DIGITS, "max_steps": 12, "loggers": loggers, "callbacks": ["early_stopping"]}, "test"
         )
         plan = RunPlan(run_dir=tmp_path / str(number))
         plan.prepare(config.to_dict())
@@ -34,7 +35,7 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
     assert len(digests) == 1
 
 
-PLUGIN = '''
+PLUGIN = """
 from aetheria import register_logger
 from aetheria.events import StepsCompleted, RunStarted
 
@@ -45,7 +46,7 @@ class Plugin:
 
     def notify(self, event):
         {body}
-'''
+"""
 
 
 @pytest.fixture
@@ -58,27 +59,27 @@ def plugin(tmp_path):
     return write
 
 
-def test_a_listener_that_raises_never_stops_training(train, plugin, capsys):
+def test_a_listener_that_raises_never_stops_training(train, plugin, capsys, tmp_path):
     plugin("raising", "if isinstance(event, StepsCompleted): raise RuntimeError('broken logger')")
     quiet = train("quiet")
-    loud = train("loud", loggers=["raising", "jsonl"])
+    loud = train("loud", loggers=["raising", "jsonl"], project=tmp_path)
     assert loud.exit_code == 0
     assert loud.summary["params_sha256"] == quiet.summary["params_sha256"]
     assert loud.metrics[-1]["step"] == quiet.metrics[-1]["step"]
     assert capsys.readouterr().err.count("Traceback (most recent call last)") == 1
 
 
-def test_a_listener_that_raises_before_the_first_step_fails_the_run(train, plugin):
+def test_a_listener_that_raises_before_the_first_step_fails_the_run(train, plugin, tmp_path):
     plugin("failing", "if isinstance(event, RunStarted): raise RuntimeError('no such server')")
     with pytest.raises(RuntimeError, match="no such server"):
-        train("failed", loggers=["failing", "jsonl"])
+        train("failed", loggers=["failing", "jsonl"], project=tmp_path)
 
 
-def test_only_a_stop_request_reaches_the_run(train, plugin):
+def test_only_a_stop_request_reaches_the_run(train, plugin, tmp_path):
     """The control: through the one door that is open to listeners, a run does change."""
     plugin("stopping", "if isinstance(event, StepsCompleted): self.context.stop.request('enough')")
     quiet = train("quiet")
-    stopped = train("stopped", loggers=["stopping", "jsonl"])
+    stopped = train("stopped", loggers=["stopping", "jsonl"], project=tmp_path)
     assert stopped.summary["steps"] == 10 < quiet.summary["steps"]
     assert stopped.summary["params_sha256"] != quiet.summary["params_sha256"]
 
@@ -99,11 +100,11 @@ def reachable_from(root, limit=20_000):
 
 def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
     import jax
+    from conftest import DIGITS
 
     from aetheria.build import build_run
     from aetheria.config import make_config
     from aetheria.resilience.runs import RunPlan
-    from conftest import DIGITS
 
     class Keeper:
         def __init__(self):

@@ -33,7 +33,7 @@ def test_the_check_sees_a_learning_rate():
     assert optimization_names("clear(rescale)") == set()
 
 
-OTHER_OPTIMIZER = '''
+OTHER_OPTIMIZER = """
 from dataclasses import dataclass
 import optax
 from aetheria import register_model
@@ -44,7 +44,7 @@ from aetheria.models.mlp import SimpleMLP
 class Changed(SimpleMLP):
     def optimizer(self, total_steps):
         return {optimizer}
-'''
+"""
 
 
 def test_another_optimizer_is_a_change_in_one_file(train, tmp_path):

@@ -1,0 +1,163 @@
+"""The command line: what it accepts, and how it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import DIGITS, REPOSITORY
+
+MAIN = "aetheria.main"
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**DIGITS, "epochs": 1}))
+    return file
+
+
+@pytest.fixture
+def refused(cli, tmp_path):
+    """Runs a command that must be refused: exit 2, so many lines on stderr, nothing written."""
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def run(*arguments, num_lines=1, module="aetheria"):
+        before = files()
+        done = cli(*arguments, module=module)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert len(lines) == num_lines, done.stderr
+        assert files() == before
+        return done.stderr
+
+    return run
+
+
+def test_help_is_fast_and_imports_no_jax(cli):
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = cli("--help")
+        seconds.append(time.perf_counter() - began)
+    assert done.returncode == 0
+    assert "train" in done.stdout
+    probe = "import sys; from aetheria.command.cli import parse; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    # A loose bound on a shared machine; the benchmark measures it.
+    assert min(seconds) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epoch=3", "did you mean 'epochs'?"),
+        ("epochs=three", "epochs: expected a whole number, got 'three'"),
+        ("epochs=0", "epochs: expected 1 or more, got 0"),
+        ("model_name=SimpelMLP", "use 'SimpleMLP'"),
+        ("data_name=digit", "use 'digits'"),
+        ("loggers=[jsonnl]", "use 'jsonl'"),
+        ("model_params.hidden_dims=3", "did you mean 'hidden_dim'?"),
+        ("model_params.hidden_dim=big", "expected a whole number, got 'big'"),
+        ("model_params.input_dim=10", "input_dim: expected 64"),
+        ("grad_accumulation_steps=5", "got 64; use 60 or 65"),
+        ("snapshot.monitor=eval/acc", "expected one of eval/loss, eval/accuracy"),
+        ("strategy=gpu", "strategy: expected a gpu device"),
+        ("strategy=tpu", "expected one of auto, cpu, gpu, mesh"),
+        ("mesh={model: 2}", "mesh: expected no mesh with strategy 'cpu'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(refused, config, override, expected):
+    assert expected in refused("train", str(config), "--set", override)
+    assert expected in refused(f"--config={config}", f"--config.{override}", module=MAIN)
+
+
+def test_several_mistakes_are_told_at_once(refused, config):
+    wrong = ["--set", "epoch=3", "--set", "batch_size=many", "--set", "mixed_precision=maybe"]
+    told = refused("train", str(config), *wrong, num_lines=3)
+    assert "epoch:" in told
+    assert "batch_size:" in told
+    assert "mixed_precision:" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "nowhere.yaml"), "nowhere.yaml: expected a config file, got none there"),
+        (("train", "config.toml"), "expected a config ending in"),
+        (("train",), "the following arguments are required: config"),
+        (("train", "config.yaml", "--nope"), "unrecognized arguments: --nope"),
+        (("trian", "config.yaml"), "invalid choice: 'trian'"),
+        (("train", "config.yaml", "--resume=latest"), "expected a snapshot in runs/config"),
+        (("train", "config.yaml", "--resume=best"), "expected a snapshot with eval/loss"),
+        (("train", "config.yaml", "--resume=120"), "expected a snapshot of step 120"),
+        (("train", "config.yaml", "--resume=checkpoints/snapshot_ep5.pt"), "nothing there"),
+        (("train", "config.yaml", "--stop-at-step=0"), "expected a step of 1 or more"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line(refused, config, arguments, expected):
+    assert expected in refused(*arguments)
+
+
+def test_a_run_is_never_overwritten_silently(cli, refused, config, tmp_path):
+    assert cli("train", str(config), "--workdir=w").returncode == 0
+    assert "add --resume=latest" in refused("train", str(config), "--workdir=w")
+    keep = tmp_path / "w" / "notes.txt"
+    keep.write_text("mine")
+    first = (tmp_path / "w" / "metrics.jsonl").read_text()
+    done = cli("train", str(config), "--workdir=w", "--overwrite", "--set", "seed=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "w" / "metrics.jsonl").read_text() != first
+    assert keep.read_text() == "mine"
+
+
+def test_the_default_run_folder_is_numbered(cli, config, tmp_path):
+    for number in (1, 2):
+        done = cli("train", str(config))
+        assert done.returncode == 0, done.stderr
+        assert f"run folder: runs/config/{number} (starting afresh)" in done.stdout
+    assert (tmp_path / "runs" / "config" / "2" / "summary.json").exists()
+
+
+def test_auto_starts_afresh_where_there_is_nothing_and_says_so(cli, config):
+    done = cli("train", str(config), "--workdir=w", "--resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert "run folder: w (starting afresh)" in done.stdout
+    done = cli("train", str(config), "--workdir=w", "--resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert "resuming from w/checkpoints/snapshot_ep1 (step 23, epoch 1, verified)" in done.stdout
+
+
+def test_a_moved_run_still_resumes(cli, config, tmp_path):
+    assert cli("train", str(config), "--workdir=w", "--stop-at-step=5").returncode == 75
+    shutil.move(tmp_path / "w", tmp_path / "elsewhere")
+    done = cli("train", str(config), "--workdir=elsewhere", "--resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "elsewhere" / "summary.json").read_text())["steps"] == 23
+
+
+def test_both_commands_run_the_same_run(cli, config, tmp_path):
+    assert cli("train", str(config), "--workdir=a").returncode == 0
+    assert cli(f"--config={config}", "--workdir=b", module=MAIN).returncode == 0
+    assert cli("--config", str(config), "--workdir", "c", module=MAIN).returncode == 0
+    digests = {
+        json.loads((tmp_path / name / "summary.json").read_text())["params_sha256"]
+        for name in "abc"
+    }
+    assert len(digests) == 1
+
+
+def test_shipped_configs_parse():
+    from aetheria.config_files import load_config
+
+    files = sorted((REPOSITORY / "configs").glob("*.py"))
+    assert files
+    for file in files:
+        load_config(file)
