@@ -1,0 +1,236 @@
+"""Snapshots: what is written, how damage is found, and what a `--resume` takes."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from aetheria.errors import SnapshotError
+from aetheria.resilience import SnapshotStore, read_snapshot
+from aetheria.resilience.retention import Retention, SnapshotInfo
+from aetheria.resilience.store import list_snapshots
+
+
+def record_of(step, **metrics):
+    progress = {"step": step, "micro_step": step, "examples_seen": step, "epoch": 1}
+    engine = {"metrics": metrics, "num_eval_examples": 1, "eval_step": step, "num_skipped": 0}
+    return {"progress": progress, "engine": engine, "listeners": {}}
+
+
+ARRAYS = {
+    "params/Dense_0/kernel": np.arange(600, dtype=np.float32).reshape(20, 30),
+    "opt_state/0/count": np.array(3, np.int32),
+    "base_key": np.array([0, 7], np.uint32),
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return SnapshotStore(tmp_path / "checkpoints", Retention(keep_last=3), {"config": {}})
+
+
+def save(store, name, record, arrays=ARRAYS):
+    store.save(name, arrays, record)
+    return store.finished(wait=True)
+
+
+def test_a_snapshot_is_read_back_bit_for_bit(store, tmp_path):
+    (event,) = save(store, "snapshot_ep1", record_of(5, **{"eval/loss": 0.5}))
+    assert (event.name, event.step) == ("snapshot_ep1", 5)
+    snapshot = read_snapshot(tmp_path / "checkpoints" / "snapshot_ep1")
+    assert list(snapshot.arrays) == list(ARRAYS)
+    for path, array in ARRAYS.items():
+        assert snapshot.arrays[path].dtype == array.dtype
+        np.testing.assert_array_equal(snapshot.arrays[path], array)
+    assert snapshot.record["progress"]["step"] == 5
+
+
+def test_orbax_reads_the_state_of_a_run(train):
+    import orbax.checkpoint as ocp
+
+    run = train(epochs=1)
+    path = run.run_dir / "checkpoints" / "snapshot_ep1"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        state = checkpointer.restore(path.resolve() / "state")
+    ours = read_snapshot(path).arrays
+    kernel = state["params"]["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, ours["params/Dense_0/kernel"])
+    assert state["counters"][0] == 23
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_file_is_found_or_harmless_and_never_loaded_wrong(store, tmp_path, seed):
+    save(store, "snapshot_ep1", record_of(5))
+    path = tmp_path / "checkpoints" / "snapshot_ep1"
+    chance = random.Random(seed)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.stat().st_size)
+    file = chance.choice(files)
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.3:
+        del content[chance.randrange(len(content)) :]
+    else:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    file.write_bytes(bytes(content))
+    try:
+        snapshot = read_snapshot(path)
+    except SnapshotError as refused:
+        told = refused
+    else:
+        told = None
+    if told is not None:
+        assert str(path) in str(told)
+        assert len(told.problems) == 1
+        return
+    for leaf, array in ARRAYS.items():
+        np.testing.assert_array_equal(snapshot.arrays[leaf], array)
+    assert {**record_of(5), "config": {}} == snapshot.record
+
+
+def flip_a_leaf(path, leaf):
+    """Rewrites a snapshot through Orbax with one bit of one leaf flipped, as a bad disk would."""
+    import orbax.checkpoint as ocp
+
+    snapshot = read_snapshot(path)
+    arrays = {name: np.array(array) for name, array in snapshot.arrays.items()}
+    arrays[leaf].view(np.uint8).reshape(-1)[0] ^= 1
+    nested = {}
+    for name, array in arrays.items():
+        node = nested
+        for part in name.split("/")[:-1]:
+            node = node.setdefault(part, {})
+        node[name.split("/")[-1]] = array
+    shutil.rmtree(path / "state")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(path.resolve() / "state", nested)
+
+
+def test_a_flipped_bit_is_found_and_its_leaf_named(store, tmp_path):
+    save(store, "snapshot_ep1", record_of(5))
+    path = tmp_path / "checkpoints" / "snapshot_ep1"
+    flip_a_leaf(path, "params/Dense_0/kernel")
+    with pytest.raises(SnapshotError, match="leaf 'params/Dense_0/kernel'"):
+        read_snapshot(path)
+
+
+def test_a_failed_save_is_an_event_and_earlier_snapshots_stay(store, tmp_path):
+    save(store, "snapshot_ep1", record_of(5))
+    (tmp_path / "checkpoints" / "snapshot_ep2").write_text("in the way")
+    (event,) = save(store, "snapshot_ep2", record_of(10))
+    assert type(event).__name__ == "SnapshotFailed"
+    assert "\n" not in event.reason
+    assert read_snapshot(tmp_path / "checkpoints" / "snapshot_ep1").record["progress"]["step"] == 5
+    (event,) = save(store, "snapshot_ep3", record_of(15))
+    assert type(event).__name__ == "SnapshotSaved"
+
+
+def test_retention_keeps_the_newest_and_the_best(store, tmp_path):
+    losses = [0.9, 0.1, 0.5, float("nan"), 0.4, 0.3]
+    for number, loss in enumerate(losses, 1):
+        save(store, f"snapshot_ep{number}", record_of(number, **{"eval/loss": loss}))
+    kept = [info.path.name for info in list_snapshots(tmp_path / "checkpoints")]
+    assert kept == ["snapshot_ep2", "snapshot_ep4", "snapshot_ep5", "snapshot_ep6"]
+    assert store.best()["snapshot"] == "snapshot_ep2"
+
+
+def test_a_metric_of_another_step_makes_no_snapshot_the_best(tmp_path):
+    record = record_of(7, **{"eval/loss": 0.1})
+    record["engine"]["eval_step"] = 5
+    assert SnapshotInfo.of(tmp_path, record).metrics == {}
+
+
+def test_leftovers_of_a_killed_save_are_removed(store, tmp_path):
+    leftover = tmp_path / "checkpoints" / "snapshot_ep9.orbax-checkpoint-tmp-1"
+    leftover.mkdir(parents=True)
+    save(store, "snapshot_ep1", record_of(5))
+    assert not leftover.exists()
+    assert [i.path.name for i in list_snapshots(tmp_path / "checkpoints")] == ["snapshot_ep1"]
+
+
+def checkpoints(run):
+    return run.run_dir / "checkpoints"
+
+
+def damage(path):
+    (path / "state" / "manifest.ocdbt").write_bytes(b"nothing")
+
+
+def test_latest_passes_over_a_damaged_snapshot_and_keeps_it_aside(train, capsys):
+    whole = train("whole", epochs=3)
+    train("run", epochs=3, stop_at_step=50)
+    run_dir = whole.run_dir.parent / "run"
+    damage(run_dir / "checkpoints" / "snapshot_step50")
+    resumed = train("run", epochs=3, resume="latest")
+    assert resumed.summary["params_sha256"] == whole.summary["params_sha256"]
+    told = capsys.readouterr().out
+    assert "snapshot_step50: expected an undamaged snapshot" in told
+    assert "snapshot_ep2 (step 46, epoch 2, verified)" in told
+    assert (checkpoints(resumed) / "quarantine" / "snapshot_step50").is_dir()
+    steps = [line["step"] for line in resumed.metrics if line["split"] == "train"]
+    assert steps == [line["step"] for line in whole.metrics if line["split"] == "train"]
+
+
+@pytest.mark.parametrize("resume", ["latest", "auto", "23", "checkpoints/snapshot_ep1"])
+def test_a_damaged_snapshot_with_no_other_is_refused_and_left_alone(train, resume):
+    run = train("run", epochs=1)
+    damage(checkpoints(run) / "snapshot_ep1")
+    before = sorted(run.run_dir.rglob("*"))
+    with pytest.raises(SnapshotError, match="snapshot_ep1: expected an undamaged snapshot"):
+        train("run", epochs=1, resume=resume)
+    assert sorted(run.run_dir.rglob("*")) == before
+
+
+def test_resuming_an_older_snapshot_forks(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = train("run", epochs=3)
+    before = (whole.run_dir / "metrics.jsonl").read_text()
+    train("run", epochs=3, resume="checkpoints/snapshot_ep2.pt")
+    fork = tmp_path / "runs" / "run" / "1"
+    summary = json.loads((fork / "summary.json").read_text())
+    assert summary["params_sha256"] == whole.summary["params_sha256"]
+    assert summary["lineage"]["snapshot"] == "snapshot_ep2"
+    assert json.loads((fork / "config.json").read_text())["lineage"]["step"] == 46
+    assert (whole.run_dir / "metrics.jsonl").read_text() == before
+    rows = lambda text: [json.loads(line)["step"] for line in text.splitlines()]
+    assert rows((fork / "metrics.jsonl").read_text()) == rows(before)
+
+
+def test_best_takes_the_best(train):
+    run = train("run", epochs=3)
+    best = run.summary["best"]
+    losses = {line["step"]: line["loss"] for line in run.metrics if line["split"] == "eval"}
+    assert best["step"] == min(losses, key=losses.get)
+    assert best["value"] == losses[best["step"]]
+
+
+def test_a_finished_run_has_nothing_to_resume_and_says_so(train):
+    run = train("run", epochs=1)
+    again = train("run", epochs=1, resume="latest")
+    assert again.exit_code == 0
+    assert again.summary["params_sha256"] == run.summary["params_sha256"]
+    assert again.summary["steps"] == 23
+
+
+def test_a_changed_config_is_compared_on_resume(train):
+    train("run", stop_at_step=5)
+    with pytest.raises(SnapshotError, match="learning_rate as in the snapshot"):
+        train("run", resume="latest", learning_rate=0.1)
+    with pytest.raises(SnapshotError, match="start a new run"):
+        train("run", resume="latest", data_name="diabetes")
+    accepted = train("run", resume="latest", learning_rate=0.1, accept_changes=True)
+    assert accepted.exit_code == 0
+
+
+def test_free_fields_may_change_on_resume(train, capsys):
+    whole = train("whole")
+    train("run", stop_at_step=5)
+    changed = train("run", resume="latest", log_every_steps=23)
+    assert changed.summary["params_sha256"] == whole.summary["params_sha256"]
+    assert "log_every_steps: 10 -> 23" in capsys.readouterr().out
+
+
+def test_more_epochs_go_on_from_a_finished_run(train):
+    train("run", epochs=1)
+    longer = train("run", epochs=2, resume="latest", accept_changes=True)
+    assert longer.summary["steps"] == 46
