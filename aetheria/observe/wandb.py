@@ -38,18 +38,19 @@ class WandbLogger:
             raise AetheriaError(
                 "loggers: expected the package wandb, got none; pip install 'aetheria[wandb]'"
             ) from None
+        self._wandb: Any = wandb
+        self._context = context
         if mode not in _MODES:
             raise AetheriaError(
                 f"loggers.wandb.mode: expected online, offline or disabled, got {mode!r}; change it"
             )
-        accepted = set(inspect.signature(wandb.init).parameters).difference(_OURS)
+        accepted = set(inspect.signature(self._wandb.init).parameters).difference(_OURS)
         for name in options:
             if name not in accepted:
                 raise AetheriaError(
                     f"loggers.wandb: expected arguments of wandb.init other than "
                     f"{', '.join(_OURS)}, got {name!r}; remove it"
                 )
-        self._wandb, self._context = wandb, context
         self._options = {"project": project, "mode": mode, **options}
         self._run: Any = None
         self._run_id: str | None = None

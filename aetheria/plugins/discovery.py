@@ -22,9 +22,17 @@ class Module:
 
     def load(self) -> None:
         """Imports it; what it registers registers itself."""
-        if self.project is not None:
+        if self.project is None:
+            importlib.import_module(self.name)
+            return
+        make_importable(self.project)
+        # Its own `models` come before those of the current folder, which may be another project.
+        sys.path.insert(0, str(self.project))
+        try:
             _import_project(self.project, self.file.parent)
-        importlib.import_module(self.name)
+            importlib.import_module(self.name)
+        finally:
+            sys.path.remove(str(self.project))
 
 
 def find_project(config_file: Path | None, project: Path | None = None) -> Path:
@@ -97,7 +105,6 @@ def _project_package(project: Path) -> str:
 
 def _import_project(project: Path, folder: Path) -> None:
     """Imports the packages around a project's file, so that relative imports work."""
-    make_importable(project)
     root = _project_package(project)
     for name, path in ((root, project), (f"{root}.{folder.name}", folder)):
         if name not in sys.modules:
