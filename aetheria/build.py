@@ -71,6 +71,7 @@ def build_run(
         config=config.to_dict(),
         stop=stop,
         eval_metrics=program.eval_metrics,
+        forked=plan.parent is not None,
     )
     extra = {
         "config": config.to_dict(),

@@ -160,9 +160,12 @@ class RunContext:
         config: the resolved config, plain values.
         stop: the way to ask for a stop.
         eval_metrics: what an evaluation will report, `eval/loss` style names.
+        forked: the run continues another one's snapshot in a folder of its own; what identified
+            that run to a service must not be used again.
     """
 
     run_dir: Path
     config: Mapping[str, Any]
     stop: StopSignal
     eval_metrics: tuple[str, ...] = ()
+    forked: bool = False

@@ -75,7 +75,13 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         environment = {**os.environ, "XLA_FLAGS": ""}
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
-            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, **options},
+            **{
+                "cwd": tmp_path,
+                "env": environment,
+                "capture_output": True,
+                "text": True,
+                **options,
+            },
             timeout=300,
             check=False,
         )

@@ -196,6 +196,20 @@ def test_resuming_an_older_snapshot_forks(train, tmp_path, monkeypatch):
     assert rows((fork / "metrics.jsonl").read_text()) == rows(before)
 
 
+def test_a_fork_keeps_the_curves_that_led_to_it(train, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def eval_steps(run_dir):
+        reader = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+        return [point.step for point in reader.Scalars("eval/loss")]
+
+    monkeypatch.chdir(tmp_path)
+    whole = train("run", epochs=3, loggers=["tensorboard"])
+    train("run", epochs=3, loggers=["tensorboard"], resume="23")
+    fork = tmp_path / "runs" / "run" / "1"
+    assert eval_steps(fork) == eval_steps(whole.run_dir) == [23, 46, 69]
+
+
 def test_best_takes_the_best(train):
     run = train("run", epochs=3)
     best = run.summary["best"]

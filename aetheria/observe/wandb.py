@@ -70,7 +70,8 @@ class WandbLogger:
         return {"run_id": self._run_id}
 
     def import_state(self, state: dict[str, Any]) -> None:
-        self._run_id = state["run_id"]
+        # A fork is another run: it must not write into its parent's curves.
+        self._run_id = None if self._context.forked else state["run_id"]
 
     def _start(self) -> None:
         self._run = self._wandb.init(

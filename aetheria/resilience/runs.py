@@ -26,7 +26,7 @@ OUTPUTS = (
     "wandb",
     CHECKPOINTS,
 )
-_HISTORY = ("metrics.jsonl", "metrics.csv")
+_HISTORY = ("metrics.jsonl", "metrics.csv", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,7 @@ class RunPlan:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.parent is not None:
             for name in _HISTORY:
-                if (self.parent / name).exists():
-                    shutil.copy(self.parent / name, self.run_dir / name)
+                _copy(self.parent / name, self.run_dir / name)
         write_json(self.run_dir / "config.json", {**config, "lineage": self.lineage()})
 
 
@@ -261,6 +260,13 @@ def _quarantine(path: Path) -> None:
         number += 1
         target = folder / f"{path.name}.{number}"
     path.rename(target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.exists():
+        shutil.copy(source, target)
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,381 @@
+"""One conformance suite every strategy's program passes, and what a mesh adds to it."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+from test_models import LinenNormed, PlainLinear, squared_error
+
+from aetheria import LossOutput
+from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.hardware import ProgramSpec, select_strategy
+
+STRATEGIES = {"cpu": ("cpu", {}), "mesh2": ("mesh", {"data": 2}), "mesh8": ("mesh", {"data": 8})}
+MICRO_BATCH = 8
+MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
+
+
+def make_window(seed=0, num_valid=2 * MICRO_BATCH):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(2, MICRO_BATCH, 6)).astype(np.float32)
+    mask = (np.arange(2 * MICRO_BATCH) < num_valid).astype(np.float32)
+    labels = inputs[..., :2].sum(axis=-1, keepdims=True)
+    return {"inputs": inputs, "labels": labels, "mask": mask.reshape(2, MICRO_BATCH)}
+
+
+WINDOWS = [make_window(seed) for seed in range(3)]
+
+
+def make_batch(seed=0, num_valid=MICRO_BATCH):
+    return {name: column[0] for name, column in make_window(seed, num_valid).items()}
+
+
+def make_program(strategy, model=MODEL):
+    spec = ProgramSpec(
+        example_window=WINDOWS[0],
+        total_steps=10,
+        seed=0,
+        mixed_precision=False,
+        max_consecutive_skips=3,
+    )
+    return select_strategy(*STRATEGIES[strategy]).compile(model, spec)
+
+
+program_of = functools.cache(make_program)  # compiling is what takes time here
+
+
+@pytest.fixture(params=STRATEGIES)
+def program(request):
+    return program_of(request.param)
+
+
+def advance(program, state, windows):
+    for window in windows:
+        state, report = program.train_step(state, window)
+    return state, report
+
+
+def on_host(arrays):
+    return {path: np.array(array) for path, array in arrays.items()}
+
+
+def exported(program, state):
+    return on_host(program.export_state(state))
+
+
+def equal(one, other):
+    assert list(one) == list(other)
+    return all(np.array_equal(one[path], other[path]) for path in one)
+
+
+def test_init_is_a_function_of_the_seed(program):
+    first, second = (exported(program, program.init()) for _ in range(2))
+    assert equal(first, second)
+    assert first["counters"].tolist() == [0, 0, 0, 0]
+
+
+def test_a_train_step_learns_and_reports(program):
+    before = exported(program, program.init())
+    state, report = program.train_step(program.init(), make_window(num_valid=13))
+    after = exported(program, state)
+    changed = {
+        path.split("/")[0] for path in after if not np.array_equal(after[path], before[path])
+    }
+    assert changed == {"params", "model_state", "opt_state", "counters"}
+    fetched = program.fetch(report)
+    assert list(fetched.metrics) == ["loss", "grad_norm", "mae"]
+    assert all(np.isfinite(value) and value > 0 for value in fetched.metrics.values())
+    assert fetched.num_examples == 13
+    assert fetched.guard == (1, 0, 0, 0)
+
+
+def test_an_eval_step_adds_to_its_totals_and_leaves_the_state(program):
+    state = program.init()
+    before = exported(program, state)
+    one = program.fetch(program.eval_step(state, make_batch(0)))
+    other = program.fetch(program.eval_step(state, make_batch(1, num_valid=3)))
+    totals = program.eval_step(
+        state, make_batch(1, num_valid=3), program.eval_step(state, make_batch())
+    )
+    both = program.fetch(totals)
+    assert both.num_examples == 11 and both.guard is None
+    for name in ("loss", "mae"):
+        mean = (8 * one.metrics[name] + 3 * other.metrics[name]) / 11
+        np.testing.assert_allclose(both.metrics[name], mean, rtol=1e-6)
+        assert not np.isclose(both.metrics[name], (one.metrics[name] + other.metrics[name]) / 2)
+    assert tuple(f"eval/{name}" for name in both.metrics) == program.eval_metrics
+    assert equal(exported(program, state), before)
+
+
+def test_the_same_steps_give_the_same_bits(program):
+    first, second = (advance(program, program.init(), WINDOWS)[0] for _ in range(2))
+    assert equal(exported(program, first), exported(program, second))
+    other, _ = advance(program, program.init(), WINDOWS[::-1])
+    assert not equal(exported(program, first), exported(program, other))
+
+
+def test_an_export_survives_later_donation(program):
+    state, _ = advance(program, program.init(), WINDOWS)
+    arrays = program.export_state(state)
+    before = on_host(arrays)
+    donated = jax.tree.leaves(state)
+    advance(program, state, WINDOWS)
+    assert equal(on_host(arrays), before)
+    # The control: the state itself did not survive it.
+    assert all(leaf.is_deleted() for leaf in donated)
+
+
+def test_an_import_survives_donation_and_leaves_its_arrays_alone(program):
+    arrays = exported(program, program.init())
+    before = {path: array.copy() for path, array in arrays.items()}
+    advance(program, program.import_state(arrays), WINDOWS)
+    assert equal(arrays, before)
+
+
+def test_import_of_an_export_continues_bit_equal(program):
+    state, _ = advance(program, program.init(), WINDOWS)
+    arrays = exported(program, state)
+    uninterrupted, want = advance(program, state, WINDOWS)
+    resumed, have = advance(program, program.import_state(arrays), WINDOWS)
+    assert equal(exported(program, resumed), exported(program, uninterrupted))
+    assert program.fetch(have) == program.fetch(want)
+
+
+@pytest.mark.parametrize("field", ["params", "model_state", "opt_state", "base_key", "counters"])
+def test_import_without_a_part_of_the_state_continues_otherwise(program, field):
+    """The negative control of the test above: every part decides how the run goes on."""
+    state, _ = advance(program, program.init(), WINDOWS)
+    arrays = exported(program, state)
+    uninterrupted, _ = advance(program, state, WINDOWS)
+    fresh = exported(program, program.init())
+    lost = {path: (fresh if path.startswith(field) else arrays)[path] for path in arrays}
+    if field == "base_key":
+        lost["base_key"] = lost["base_key"] + 1
+    resumed, _ = advance(program, program.import_state(lost), WINDOWS)
+    assert not equal(exported(program, resumed), exported(program, uninterrupted))
+
+
+def test_reports_can_be_fetched_after_later_steps(program):
+    state, reports = program.init(), []
+    for window in WINDOWS:
+        state, report = program.train_step(state, window)
+        reports.append(report)
+    assert [program.fetch(report).guard.step for report in reports] == [1, 2, 3]
+
+
+def test_a_skipped_window_is_reported_and_leaves_the_rest_of_the_state(program):
+    bad = make_window()
+    bad["inputs"][1, 3] = np.nan
+    before = exported(program, program.init())
+    state, report = program.train_step(program.init(), bad)
+    after = exported(program, state)
+    assert {path for path in after if not np.array_equal(after[path], before[path])} == {"counters"}
+    fetched = program.fetch(report)
+    assert fetched.guard == (1, 1, 1, 1)
+    assert np.isnan(fetched.metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, leaf: arrays.pop(leaf), "expected a leaf '{leaf}', got none"),
+        (
+            lambda arrays, leaf: arrays.update({leaf: arrays[leaf][:-1]}),
+            r"expected '{leaf}' to be float32\[16\], got float32\[15\]",
+        ),
+        (
+            lambda arrays, leaf: arrays.update({leaf: arrays[leaf].astype(np.float16)}),
+            r"expected '{leaf}' to be float32\[16\], got float16\[16\]",
+        ),
+        (
+            lambda arrays, leaf: arrays.update({leaf + "s": arrays[leaf]}),
+            "expected no leaf '{leaf}s', got one",
+        ),
+    ],
+    ids=["missing", "shape", "dtype", "extra"],
+)
+def test_a_state_that_does_not_fit_is_refused_naming_the_leaf(program, change, message):
+    leaf = "params/BatchNorm_0/scale"
+    arrays = exported(program, program.init())
+    program.import_state(arrays)  # as it is, it fits
+    change(arrays, leaf)
+    with pytest.raises(SnapshotError, match="snapshot: " + message.replace("{leaf}", leaf)):
+        program.import_state(arrays)
+
+
+def compiled(records):
+    """The names of the steps that XLA compiled, from jax's own log."""
+    messages = [record.getMessage() for record in records]
+    return [
+        name
+        for message in messages
+        for name in ("train_step", "eval_step")
+        if message.startswith(f"Finished XLA compilation of jit({name})")
+    ]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_step_is_compiled_once_over_padded_and_full_windows(strategy, caplog):
+    program = make_program(strategy, PlainLinear())
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        state = program.init()
+        for num_valid in (16, 13, 1, 0, 16):
+            state, _ = program.train_step(state, make_window(num_valid=num_valid))
+        state = program.import_state(program.export_state(state))
+        state, _ = program.train_step(state, make_window())
+        totals = None
+        for num_valid in (8, 3, 8):
+            totals = program.eval_step(state, make_batch(num_valid=num_valid), totals)
+        assert sorted(compiled(caplog.records)) == ["eval_step", "train_step"]
+        assert program.compiles == {"train_step": 1, "eval_step": 1}
+        # The control: a window that is cut instead of padded is compiled again, and counted.
+        cut = {name: column[:1] for name, column in make_window().items()}
+        program.train_step(state, cut)
+    assert sorted(compiled(caplog.records)) == ["eval_step", "train_step", "train_step"]
+    assert program.compiles == {"train_step": 2, "eval_step": 1}
+
+
+def train_and_evaluate(program, state, fetch_every_step=False):
+    totals = None
+    for window in WINDOWS:
+        state, report = program.train_step(state, window)
+        if fetch_every_step:
+            program.fetch(report)
+    program.export_state(state)
+    for seed in range(2):
+        totals = program.eval_step(state, make_batch(seed), totals)
+    return state, report, totals
+
+
+# jax's transfer guard does not see CPU devices (the GPU test uses it), so it takes two tests to
+# say that the loop does not wait for the device: one for what asks, one for what reads unasked.
+
+
+def test_the_training_loop_asks_nothing_of_the_device(program, monkeypatch):
+    asked = []
+    for name in ("device_get", "block_until_ready"):
+        original = getattr(jax, name)
+        record = lambda tree, name=name, original=original: (asked.append(name), original(tree))[1]
+        monkeypatch.setattr(jax, name, record)
+    train_and_evaluate(program, program.init())
+    assert asked == []
+    train_and_evaluate(program, program.init(), fetch_every_step=True)
+    assert asked == ["device_get"] * len(WINDOWS)  # the control
+
+
+def test_the_training_loop_reads_no_value_unasked(program):
+    """Traced, an array has no value: float(), bool(), int() and NumPy raise."""
+    state = program.init()
+    jax.eval_shape(lambda s: train_and_evaluate(program, s), state)
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        jax.eval_shape(lambda s: train_and_evaluate(program, s, fetch_every_step=True), state)
+
+
+@pytest.mark.parametrize(("name", "size"), [("cpu", 1), ("mesh2", 2), ("mesh8", 8)])
+def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(name, size):
+    program = program_of(name, PlainLinear())
+    state, window = program.init(), make_window()
+    executable = program.train_step.lower(state, window).compile()
+    state_shardings, window_shardings = executable.input_shardings[0]
+    for column in ("inputs", "labels", "mask"):
+        sharding, shape = window_shardings[column], window[column].shape
+        assert sharding.shard_shape(shape) == (2, MICRO_BATCH // size, *shape[2:])
+        rows = {
+            index[1].indices(MICRO_BATCH) for index in sharding.devices_indices_map(shape).values()
+        }
+        assert len(rows) == sharding.num_devices == size
+    whole = [sharding.is_fully_replicated for sharding in jax.tree.leaves(state_shardings)]
+    assert whole and all(whole)
+    # What each device computes on, and that the sums are taken over all of them.
+    text = executable.as_text()
+    assert f"f32[2,{MICRO_BATCH // size},6]" in text
+    assert ("all-reduce" in text) == (size > 1)
+    stepped, _ = program.train_step(state, window)
+    shards = jax.tree.leaves(stepped.params)[0].addressable_shards
+    assert [shard.device for shard in shards] == jax.devices()[:size]
+    assert all(np.array_equal(shard.data, shards[0].data) for shard in shards)
+
+
+@pytest.mark.parametrize("name", ["mesh2", "mesh8"])
+def test_a_mesh_gives_the_parameters_of_one_device(name):
+    windows = [*WINDOWS, make_window(seed=3, num_valid=5)]
+    states = {}
+    for each in ("cpu", name):
+        program = program_of(each)
+        state, _ = advance(program, program.init(), windows)
+        states[each] = exported(program, state)
+    for path, want in states["cpu"].items():
+        np.testing.assert_allclose(states[name][path], want, rtol=0, atol=1e-5, err_msg=path)
+    # The control: one example more in the last window is more than that.
+    program = program_of("cpu")
+    other, _ = advance(program, program.init(), [*WINDOWS, make_window(seed=3, num_valid=6)])
+    other = exported(program, other)["params/Dense_0/kernel"]
+    assert abs(other - states["cpu"]["params/Dense_0/kernel"]).max() > 1e-4
+
+
+def test_a_state_moves_from_one_device_to_a_mesh():
+    one, mesh = program_of("cpu"), program_of("mesh8")
+    state, _ = advance(one, one.init(), WINDOWS)
+    arrays = exported(one, state)
+    moved = mesh.import_state(arrays)
+    assert len(moved.counters.devices()) == 8
+    assert equal(exported(mesh, moved), arrays)
+
+
+@dataclass(frozen=True)
+class NamedMetrics(PlainLinear):
+    train_metric: str = "mae"
+
+    def loss(self, params, model_state, batch, rng, train):
+        loss, metrics = squared_error(self.predict(params, model_state, batch["inputs"]), batch)
+        metrics = {self.train_metric: metrics["mae"]} if train else {"a": loss, **metrics}
+        return LossOutput(*loss, metrics, model_state)
+
+
+def test_training_and_evaluation_may_report_different_metrics():
+    program = make_program("cpu", NamedMetrics(train_metric="z"))
+    state, report = program.train_step(program.init(), make_window())
+    assert list(program.fetch(report).metrics) == ["loss", "grad_norm", "z"]
+    evaluated = program.fetch(program.eval_step(state, make_batch())).metrics
+    assert list(evaluated) == ["loss", "a", "mae"]
+    assert evaluated["a"] == evaluated["loss"] != evaluated["mae"]
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_metric_that_would_hide_one_of_ours_is_refused(name):
+    message = f"metrics: expected names other than loss and grad_norm, got '{name}'"
+    with pytest.raises(AetheriaError, match=message):
+        make_program("cpu", NamedMetrics(train_metric=name))
+
+
+@dataclass(frozen=True)
+class OtherOptimizer(PlainLinear):
+    name: str = ""
+
+    def optimizer(self, total_steps):
+        return {
+            "keeps the parameters": optax.contrib.schedule_free_sgd(0.05),
+            "holds hyperparameters": optax.inject_hyperparams(optax.adam)(learning_rate=0.05),
+        }[self.name]
+
+
+@pytest.mark.parametrize("name", ["keeps the parameters", "holds hyperparameters"])
+def test_an_optimizer_with_a_state_of_its_own_kind_trains_and_resumes(name):
+    program = make_program("cpu", OtherOptimizer(name=name))
+    state, _ = advance(program, program.init(), WINDOWS)
+    arrays = exported(program, state)
+    uninterrupted, _ = advance(program, state, WINDOWS)
+    resumed, _ = advance(program, program.import_state(arrays), WINDOWS)
+    assert equal(exported(program, resumed), exported(program, uninterrupted))
+    assert program.compiles["train_step"] == 1
+
+
+def test_parameters_of_weak_type_become_strong():
+    program = program_of("cpu", PlainLinear())
+    assert jnp.full((), 0.1).weak_type  # what the model begins with
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(program.init().params))

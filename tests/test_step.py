@@ -1,0 +1,510 @@
+"""The pure step: numbers against float64 NumPy, accumulation, the guard, its RNG, its dtypes."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aetheria import LossOutput, Model, weighted
+from aetheria.logic.precision import Precision, cast_floating
+from aetheria.logic.step import (
+    CONSECUTIVE,
+    LAST_SKIPPED,
+    NUM_SKIPPED,
+    STEP,
+    make_eval_step,
+    make_eval_sums,
+    make_gradient,
+    make_init,
+    make_train_step,
+)
+
+FLOAT32 = Precision()
+MIXED = Precision.from_flag(True)
+LEARNING_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class TinyMLP(Model):
+    """One tanh layer, weighted squared error, a running mean as state, and a draw as a metric."""
+
+    make_optimizer: Callable[[], optax.GradientTransformation] = lambda: optax.sgd(LEARNING_RATE)
+
+    def init(self, rng, example_batch):
+        keys = jax.random.split(rng)
+        params = {
+            "w1": jax.random.normal(keys[0], (3, 5)),
+            "b1": jnp.zeros(5),
+            "w2": jax.random.normal(keys[1], (5, 2)),
+            "b2": jnp.zeros(2),
+        }
+        return params, {"mean": jnp.zeros(3)}
+
+    def loss(self, params, model_state, batch, rng, train):
+        outputs = self.predict(params, model_state, batch["inputs"]).astype(jnp.float32)
+        error = ((outputs - batch["labels"]) ** 2).sum(axis=1)
+        draw = jax.random.uniform(rng, batch["mask"].shape)
+        metrics = {"draw": weighted(draw, batch["mask"])}
+        mean = 0.9 * model_state["mean"] + 0.1 * batch["inputs"].astype(jnp.float32).mean(axis=0)
+        return LossOutput(*weighted(error, batch["mask"]), metrics, {"mean": mean})
+
+    def optimizer(self, total_steps):
+        return self.make_optimizer()
+
+    def predict(self, params, model_state, inputs):
+        return jnp.tanh(inputs @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
+
+
+@dataclass(frozen=True)
+class Scalar(Model):
+    """One parameter w; the loss is a function of it and of each input."""
+
+    function: Callable[[jax.Array, jax.Array], jax.Array]
+    start: float = 1.0
+
+    def init(self, rng, example_batch):
+        return {"w": jnp.asarray(self.start, jnp.float32)}, {}
+
+    def loss(self, params, model_state, batch, rng, train):
+        values = self.function(params["w"], batch["inputs"])
+        return LossOutput(*weighted(values, batch["mask"]), {}, model_state)
+
+    def optimizer(self, total_steps):
+        return optax.sgd(LEARNING_RATE)
+
+    def predict(self, params, model_state, inputs):
+        return self.function(params["w"], inputs)
+
+
+MODEL = TinyMLP()
+MOMENTUM = TinyMLP(lambda: optax.adamw(0.1, weight_decay=0.1))
+
+
+def make_window(mask, seed=0):
+    """A window whose mask f32 [accumulation, micro_batch] is given."""
+    mask = np.asarray(mask, np.float32)
+    rng = np.random.default_rng(seed)
+    return {
+        "inputs": rng.normal(size=(*mask.shape, 3)).astype(np.float32),
+        "labels": rng.normal(size=(*mask.shape, 2)).astype(np.float32),
+        "mask": mask,
+    }
+
+
+@functools.cache
+def compiled_init(model):
+    return jax.jit(make_init(model, model.optimizer(1)))
+
+
+@functools.cache
+def compiled_gradient(model, precision=FLOAT32):
+    return jax.jit(make_gradient(model, precision))
+
+
+def make_state(model, window):
+    example = {name: column[0] for name, column in window.items()}
+    return compiled_init(model)(jax.random.key(0), example)
+
+
+@functools.cache
+def make_step(model, precision=FLOAT32, max_consecutive_skips=10):
+    return jax.jit(make_train_step(model, model.optimizer(1), precision, max_consecutive_skips))
+
+
+def valid(*counts, micro_batch=8):
+    """A mask whose micro-batches have that many valid examples."""
+    return (np.arange(micro_batch) < np.asarray(counts)[:, None]).astype(np.float32)
+
+
+def with_value(window, column, index, value):
+    changed = window[column].copy()
+    changed[index] = value
+    return {**window, column: changed}
+
+
+def equal(one, other):
+    same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)
+    return jax.tree.all(same)
+
+
+def learned(state):
+    return state.params, state.model_state, state.opt_state
+
+
+def max_relative_difference(tree, reference):
+    """The largest difference in any leaf, over the largest value of that leaf."""
+    leaves = jax.tree.map(
+        lambda a, b: float(np.max(np.abs(np.float64(a) - b)) / np.max(np.abs(b))), tree, reference
+    )
+    return max(jax.tree.leaves(leaves))
+
+
+def reference(params, window):
+    """Weighted mean loss and its gradient in float64, written out."""
+    p = {name: np.float64(value) for name, value in params.items()}
+    x, y, mask = (np.float64(window[name]) for name in ("inputs", "labels", "mask"))
+    x, y, mask = x.reshape(-1, 3), y.reshape(-1, 2), mask.reshape(-1)
+    hidden = np.tanh(x @ p["w1"] + p["b1"])
+    error = hidden @ p["w2"] + p["b2"] - y
+    loss = (mask * (error**2).sum(axis=1)).sum() / mask.sum()
+    d_outputs = 2 * error * mask[:, None] / mask.sum()
+    d_hidden = (d_outputs @ p["w2"].T) * (1 - hidden**2)
+    grads = {
+        "w1": x.T @ d_hidden,
+        "b1": d_hidden.sum(axis=0),
+        "w2": hidden.T @ d_outputs,
+        "b2": d_outputs.sum(axis=0),
+    }
+    return loss, grads
+
+
+def mean_gradient(window, params):
+    """The gradient a window leads to: the sums of `make_gradient`, divided once."""
+    model_state = {"mean": jnp.zeros(3)}
+    grads, sums, _ = compiled_gradient(MODEL)(params, model_state, window, jax.random.key(0))
+    return jax.tree.map(lambda g: np.asarray(g) / np.asarray(sums.weight), grads)
+
+
+WEIGHTS = [[1.0, 0.5, 2.0, 0.0], [3.0, 1.0, 0.25, 1.0]]
+
+
+def test_loss_and_gradient_norm_are_those_of_numpy():
+    window = make_window(WEIGHTS)
+    state = make_state(MODEL, window)
+    loss, grads = reference(state.params, window)
+    norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    _, report = make_step(MODEL)(state, window)
+    total, weight = np.asarray(report.values[0])
+    np.testing.assert_allclose(total / weight, loss, rtol=1e-6)
+    np.testing.assert_allclose(report.values[1], [norm, 1], rtol=1e-6)
+    assert weight == np.sum(WEIGHTS) and report.num_examples == 7
+    unweighted, _ = reference(state.params, {**window, "mask": np.ones((2, 4))})
+    assert not np.allclose(total / weight, unweighted, rtol=1e-6)
+
+
+def test_gradient_is_that_of_numpy():
+    window = make_window(WEIGHTS)
+    params = make_state(MODEL, window).params
+    _, want = reference(params, window)
+    assert max_relative_difference(mean_gradient(window, params), want) < 1e-6
+    _, unweighted = reference(params, {**window, "mask": np.ones((2, 4))})
+    assert max_relative_difference(mean_gradient(window, params), unweighted) > 1e-2
+
+
+def test_one_step_of_sgd_is_that_of_numpy():
+    window = make_window(WEIGHTS)
+    state = make_state(MODEL, window)
+    _, grads = reference(state.params, window)
+    want = {name: np.float64(state.params[name]) - LEARNING_RATE * grads[name] for name in grads}
+    stepped, _ = make_step(MODEL)(state, window)
+    assert max_relative_difference(stepped.params, want) < 1e-6
+    assert max_relative_difference(state.params, want) > 1e-2
+
+
+def test_evaluation_adds_up_to_the_mean_of_numpy_whatever_the_padding():
+    window = make_window(valid(4, 3, micro_batch=4))
+    state = make_state(MODEL, window)
+    first, second = ({name: a[i] for name, a in window.items()} for i in range(2))
+    zeros = jax.tree.map(jnp.zeros_like, make_eval_sums(MODEL, FLOAT32)(state, first))
+    eval_step = jax.jit(make_eval_step(MODEL, FLOAT32))
+    totals = eval_step(state, second, eval_step(state, first, zeros))
+    loss, _ = reference(state.params, window)
+    np.testing.assert_allclose(totals.total / totals.weight, loss, rtol=1e-6)
+    assert totals.num_examples == 7
+    mean_of_means = np.mean([reference(state.params, batch)[0] for batch in (first, second)])
+    assert not np.allclose(totals.total / totals.weight, mean_of_means, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [valid(8, 8, 8, 8), valid(1, 7, 8, 3), valid(5, 0, 8, 2), valid(8, 8, 1, 0) * 0.3],
+    ids=["even", "ragged", "one of zero weight", "fractional"],
+)
+def test_four_micro_batches_give_the_gradient_of_one_batch(mask):
+    window = make_window(mask)
+    whole = {name: a.reshape(1, -1, *a.shape[2:]) for name, a in window.items()}
+    params = make_state(MODEL, window).params
+    want = mean_gradient(whole, params)
+    assert max_relative_difference(mean_gradient(window, params), want) <= 1e-6
+
+
+@pytest.mark.parametrize("mask", [valid(1, 7, 8, 3), valid(5, 1, 8, 2)], ids=["ragged", "other"])
+def test_mean_of_means_is_another_gradient(mask):
+    """The negative control of the test above: dividing per micro-batch fails its tolerance."""
+    window = make_window(mask)
+    whole = {name: a.reshape(1, -1, *a.shape[2:]) for name, a in window.items()}
+    params = make_state(MODEL, window).params
+    means = [mean_gradient({n: a[i : i + 1] for n, a in window.items()}, params) for i in range(4)]
+    mean_of_means = jax.tree.map(lambda *grads: np.mean(grads, axis=0), *means)
+    assert max_relative_difference(mean_of_means, mean_gradient(whole, params)) > 1e-2
+
+
+def test_one_and_seven_valid_examples_give_a_gradient_of_4_5_and_not_of_3():
+    inputs = np.where(np.arange(2)[:, None] == 0, 1, 5) * np.ones((2, 8))
+    window = {"inputs": inputs.astype(np.float32), "mask": valid(1, 7)}
+    model = Scalar(lambda w, x: w * x)
+    grads, sums, _ = compiled_gradient(model)(
+        make_state(model, window).params, {}, window, jax.random.key(0)
+    )
+    assert grads["w"] / sums.weight == 4.5
+    assert np.mean([1, 5]) == 3.0  # what a mean of the two means gives
+
+
+def test_a_window_of_zero_weight_changes_nothing_but_the_step():
+    window = make_window(valid(3, 2))
+    step = make_step(MOMENTUM)
+    state, _ = step(make_state(MOMENTUM, window), window)  # momentum and decay now pull
+    padding = {**window, "mask": np.zeros_like(window["mask"])}
+    stepped, report = step(state, padding)
+    assert equal(learned(stepped), learned(state))
+    assert stepped.counters.tolist() == [2, 0, 0, 0]
+    assert report.num_examples == 0 and report.values[0].tolist() == [0, 0]
+    one_example, _ = step(state, {**padding, "mask": valid(1, 0)})
+    for have, had in zip(learned(one_example), learned(state), strict=True):
+        assert not equal(have, had)
+
+
+def test_a_micro_batch_of_padding_alone_leaves_the_model_state():
+    window = make_window(valid(8, 5, 0, 0))
+    step = make_step(MODEL)
+    padded, _ = step(make_state(MODEL, window), window)
+    short = {name: a[:2] for name, a in window.items()}
+    want, _ = step(make_state(MODEL, window), short)
+    assert equal(padded.model_state, want.model_state)
+    full, _ = step(make_state(MODEL, window), {**window, "mask": valid(8, 5, 1, 0)})
+    assert not equal(full.model_state, want.model_state)
+
+
+BAD_MICRO_BATCH = (1, 2)  # the third example of micro-batch 2 of 4
+
+
+@pytest.mark.parametrize("column", ["inputs", "labels", "mask"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bad_micro_batch_leaves_the_state_bit_equal_and_is_counted(column, value):
+    window = make_window(valid(8, 8, 8, 8))
+    step = make_step(MOMENTUM)
+    state, _ = step(make_state(MOMENTUM, window), window)
+    guarded, report = step(state, with_value(window, column, BAD_MICRO_BATCH, value))
+    assert equal(learned(guarded), learned(state))
+    assert np.array_equal(*(jax.random.key_data(s.base_key) for s in (guarded, state)))
+    assert guarded.counters[STEP] == 2
+    assert guarded.counters[NUM_SKIPPED] == 1
+    assert guarded.counters[CONSECUTIVE] == 1
+    assert guarded.counters[LAST_SKIPPED] == 2
+    assert report.counters.tolist() == guarded.counters.tolist()
+    good, _ = step(state, window)
+    for have, had in zip(learned(good), learned(state), strict=True):
+        assert not equal(have, had)
+
+
+def test_without_the_guard_the_same_window_would_ruin_every_parameter():
+    window = with_value(make_window(valid(8, 8, 8, 8)), "inputs", BAD_MICRO_BATCH, np.nan)
+    state = make_state(MOMENTUM, window)
+    gradient = compiled_gradient(MOMENTUM)
+    grads, sums, model_state = gradient(state.params, state.model_state, window, state.base_key)
+    updates, _ = MOMENTUM.optimizer(1).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(params))
+    assert np.isnan(model_state["mean"]).any() and np.isnan(sums.total)
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
+    window = {"inputs": np.ones((1, 2), np.float32), "mask": np.ones((1, 2), np.float32)}
+    model = Scalar(lambda w, x: jnp.sqrt(w * w) * x, start=0.0)  # d sqrt(u) / du at 0
+    state, report = make_step(model)(make_state(model, window), window)
+    assert report.values[0].tolist() == [0, 2] and np.isnan(report.values[1, 0])
+    assert state.params["w"] == 0
+    assert state.counters.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_a_finite_sum_over_a_weight_that_is_not_is_skipped(weight):
+    @dataclass(frozen=True)
+    class Weighted(Scalar):
+        def loss(self, params, model_state, batch, rng, train):
+            out = super().loss(params, model_state, batch, rng, train)
+            return out._replace(weight=batch["weight"].sum())
+
+    ones = np.ones((1, 2), np.float32)
+    window = {"inputs": ones, "mask": ones, "weight": ones}
+    model = Weighted(lambda w, x: w * x)
+    step, state = make_step(model), make_state(model, window)
+    skipped, _ = step(state, with_value(window, "weight", (0, 1), np.float32(weight)))
+    assert equal(learned(skipped), learned(state))
+    assert skipped.counters.tolist() == [1, 1, 1, 1]
+    assert step(state, window)[0].counters.tolist() == [1, 0, 0, 0]
+
+
+def test_training_goes_on_after_a_skip_as_if_the_window_had_not_been():
+    window, other = (make_window(valid(8, 8), seed) for seed in range(2))
+    bad = with_value(window, "inputs", (0, 0), np.nan)
+    step = make_step(MOMENTUM)
+    skipped = with_skip = make_state(MOMENTUM, window)
+    for each in (window, bad, bad, other):
+        with_skip, _ = step(with_skip, each)
+    for each in (window, other):
+        skipped, _ = step(skipped, each)
+    assert equal(learned(with_skip), learned(skipped))
+    assert with_skip.counters.tolist() == [4, 2, 0, 3]
+    assert skipped.counters.tolist() == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])  # 1 is what `on_nonfinite: halt` means
+def test_the_state_freezes_exactly_at_the_limit_of_consecutive_skips(limit):
+    window = make_window(valid(8, 8))
+    bad = with_value(window, "inputs", (0, 0), np.nan)
+    step = make_step(MOMENTUM, max_consecutive_skips=limit)
+    state, _ = step(make_state(MOMENTUM, window), window)
+    before = state
+    for _ in range(limit - 1):
+        state, _ = step(state, bad)
+    lively, _ = step(state, window)  # one fewer than the limit: it still learns
+    assert not equal(lively.params, before.params)
+    frozen, _ = step(state, bad)
+    assert frozen.counters.tolist() == [limit + 1, limit, limit, limit + 1]
+    later = frozen
+    for each in (window, bad, window):
+        later, report = step(later, each)
+    assert equal(learned(later), learned(before))
+    assert later.counters.tolist() == frozen.counters.tolist() == report.counters.tolist()
+
+
+def draws(state, windows):
+    """The random metric of each of some steps."""
+    step, seen = make_step(MODEL), []
+    for window in windows:
+        state, report = step(state, window)
+        seen.append(float(report.values[2, 0]))
+    return seen
+
+
+def test_the_random_numbers_of_a_step_depend_on_the_step_and_the_seed_alone():
+    window, other = (make_window(valid(8, 8), seed) for seed in range(2))
+    bad = with_value(window, "inputs", (0, 0), np.nan)
+    state = make_state(MODEL, window)
+    uninterrupted = draws(state, [window] * 4)
+    assert len(set(uninterrupted)) == 4
+    assert draws(state, [other, bad, other, bad]) == uninterrupted
+    resumed = state.replace(counters=jnp.array([2, 0, 0, 0], jnp.int32))
+    assert draws(resumed, [window] * 2) == uninterrupted[2:]
+    seeded = state.replace(base_key=jax.random.key(1))
+    assert not set(draws(seeded, [window] * 4)) & set(uninterrupted)
+
+
+def test_the_micro_batches_of_a_step_draw_different_numbers():
+    window = make_window(valid(8, 8))
+    state = make_state(MODEL, window)
+    alone = [draws(state, [{**window, "mask": valid(*counts)}]) for counts in ((8, 0), (0, 8))]
+    assert alone[0] != alone[1]
+    np.testing.assert_allclose(sum(map(sum, alone)), draws(state, [window]), rtol=1e-6)
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr and of the ones inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def traced(precision):
+    window = make_window(valid(8, 8, 8, 8))
+    step = make_train_step(MODEL, MODEL.optimizer(1), precision, 10)
+    return list(equations(jax.make_jaxpr(step)(make_state(MODEL, window), window).jaxpr))
+
+
+def dot_dtypes(equations):
+    return {
+        str(operand.aval.dtype)
+        for equation in equations
+        if equation.primitive.name == "dot_general"
+        for operand in equation.invars
+    }
+
+
+def scan_carry_dtypes(equations):
+    """The dtypes of the float carries of every scan; the scans here give nothing but carries."""
+    return [
+        str(carry.aval.dtype)
+        for equation in equations
+        if equation.primitive.name == "scan"
+        for carry in equation.outvars
+        if jnp.issubdtype(carry.aval.dtype, jnp.floating)
+    ]
+
+
+def test_mixed_precision_multiplies_in_bfloat16_and_accumulates_in_float32():
+    found = traced(MIXED)
+    assert dot_dtypes(found) == {"bfloat16"}
+    carries = scan_carry_dtypes(found)
+    assert set(carries) == {"float32"}
+    assert len(carries) >= 4 + 2 + 2 + 1  # gradients, loss, metric, model state
+
+
+def test_without_mixed_precision_everything_is_float32():
+    found = traced(FLOAT32)
+    assert dot_dtypes(found) == set(scan_carry_dtypes(found)) == {"float32"}
+
+
+def test_a_bfloat16_accumulator_would_be_seen():
+    """The negative control of the two tests above."""
+
+    def accumulate(x):
+        return jax.lax.scan(lambda c, row: (c + row @ row, None), jnp.zeros((), x.dtype), x)[0]
+
+    found = list(equations(jax.make_jaxpr(accumulate)(jnp.ones((4, 3), jnp.bfloat16)).jaxpr))
+    assert scan_carry_dtypes(found) == ["bfloat16"]
+    assert dot_dtypes(found) == {"bfloat16"}
+
+
+def test_mixed_precision_keeps_gradients_parameters_and_optimizer_state_in_float32():
+    window = make_window(valid(8, 8))
+    state = make_state(MOMENTUM, window)
+    grads, sums, model_state = compiled_gradient(MOMENTUM, MIXED)(
+        state.params, state.model_state, window, jax.random.key(0)
+    )
+    stepped, report = make_step(MOMENTUM, MIXED)(state, window)
+    everything = (grads, sums, model_state, learned(stepped), report)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(everything)}
+    assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_many_small_micro_batches_are_not_lost_in_mixed_precision():
+    num_micro = 1024
+    ones = np.ones((num_micro, 1), np.float32)
+    window = {"inputs": ones, "mask": ones}
+    model = Scalar(lambda w, x: w * x)
+    params = make_state(model, window).params
+    grads, sums, _ = compiled_gradient(model, MIXED)(params, {}, window, jax.random.key(0))
+    assert grads["w"] == sums.total == sums.weight == num_micro
+    in_bfloat16 = jnp.zeros((), jnp.bfloat16)
+    for _ in range(num_micro):
+        in_bfloat16 += jnp.ones((), jnp.bfloat16)
+    assert in_bfloat16 == 256  # the control: where 8 bits of mantissa end
+
+
+def test_labels_and_mask_keep_their_precision():
+    exact = np.full((1, 1), 257, np.float32)  # bfloat16 has no 257
+    window = {"inputs": np.zeros((1, 1, 3), np.float32), "labels": exact[..., None], "mask": exact}
+    state = make_state(MODEL, make_window(valid(1)))
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    _, report = make_step(MODEL, MIXED)(state.replace(params=zero), window)
+    np.testing.assert_allclose(report.values[0], [2 * 257**2 * 257, 257], rtol=1e-6)
+    cast = MIXED.cast_batch({name: jnp.asarray(a) for name, a in window.items()})
+    dtypes = {name: str(column.dtype) for name, column in cast.items()}
+    assert dtypes == {"inputs": "bfloat16", "labels": "float32", "mask": "float32"}
+    assert cast_floating(exact, jnp.bfloat16) == 256  # the control
+
+
+def test_inputs_that_are_no_floats_are_not_cast():
+    batch = {"inputs": {"tokens": np.array([70_001]), "image": np.ones((1, 2), np.float32)}}
+    cast = MIXED.cast_batch(batch)["inputs"]
+    assert cast["tokens"] is batch["inputs"]["tokens"]
+    assert cast["image"].dtype == jnp.bfloat16

@@ -1,0 +1,92 @@
+"""Choosing devices: what is chosen, and what is refused in one line before anything compiles."""
+
+import jax
+import numpy as np
+import pytest
+
+from aetheria.errors import HardwareError
+from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.plugins import MODELS
+
+SimpleMLP = MODELS.get("SimpleMLP")
+
+
+def has_gpu():
+    return any(device.platform == "gpu" for device in jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh_shape", "num_devices"),
+    [("cpu", {}, 1), ("mesh", {}, 8), ("auto", {}, 8), ("mesh", {"data": 2}, 2)],
+)
+def test_a_strategy_takes_the_devices_it_says(name, mesh_shape, num_devices):
+    strategy = select_strategy(name, mesh_shape)
+    assert strategy.name == name
+    assert dict(strategy.mesh.shape) == {"data": num_devices}
+    assert strategy.mesh.devices.tolist() == jax.devices()[:num_devices]
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh_shape", "message"),
+    [
+        ("mesh", {"model": 2}, r"mesh: expected the axis 'data', got 'model'; write data=N"),
+        ("auto", {"data": 2, "fsdp": 2}, r"expected the axis 'data', got 'fsdp'"),
+        ("mesh", {"data": 16}, r"mesh: expected 1 to 8 devices on the data axis, got 16; "),
+        ("mesh", {"data": 0}, r"mesh: expected 1 to 8 devices on the data axis, got 0; "),
+        ("mesh", {"data": -1}, r"mesh: expected 1 to 8 devices on the data axis, got -1; "),
+        ("cpu", {"data": 2}, r"mesh: expected no mesh with strategy 'cpu', got {'data': 2}; use "),
+        ("gpu", {"data": 2}, r"mesh: expected no mesh with strategy 'gpu', got {'data': 2}; use "),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused_in_one_line(name, mesh_shape, message):
+    with pytest.raises(HardwareError, match=message) as caught:
+        select_strategy(name, mesh_shape)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_is_not_there_is_refused_naming_what_is():
+    if has_gpu():
+        pytest.skip("this machine has a GPU")
+    message = r"strategy: expected a gpu device, got only cpu; use strategy 'auto'"
+    with pytest.raises(HardwareError, match=message):
+        select_strategy("gpu", {})
+
+
+@pytest.mark.parametrize("micro_batch", [1, 7, 12])
+def test_a_micro_batch_that_does_not_divide_over_the_devices_is_refused(micro_batch):
+    message = rf"expected a micro-batch that divides over 8 devices .* got {micro_batch} "
+    with pytest.raises(HardwareError, match=message):
+        select_strategy("mesh", {}).check(micro_batch)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 24])
+def test_a_micro_batch_that_divides_over_the_devices_is_taken(micro_batch):
+    select_strategy("mesh", {}).check(micro_batch)
+    select_strategy("cpu", {}).check(micro_batch - 1)
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_stays_there_and_lowers_the_loss():
+    if not has_gpu():
+        pytest.skip("jax finds no GPU on this machine")
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 16, 6)).astype(np.float32)
+    mask = np.ones((2, 16), np.float32)
+    window = {"inputs": inputs, "labels": inputs[..., :1], "mask": mask}
+    model = SimpleMLP(input_dim=6, hidden_dim=16, learning_rate=1e-2)
+    spec = ProgramSpec(
+        example_window=window, total_steps=60, seed=0, mixed_precision=True, max_consecutive_skips=3
+    )
+    program = select_strategy("gpu", {}).compile(model, spec)
+    state, first = program.train_step(program.init(), window)
+    with jax.transfer_guard_device_to_host("disallow_explicit"):
+        for _ in range(60):
+            state, last = program.train_step(state, window)
+    # The control: a fetch in that loop is what the guard refuses.
+    with (
+        jax.transfer_guard_device_to_host("disallow_explicit"),
+        pytest.raises(jax.errors.JaxRuntimeError, match="transfer"),
+    ):
+        program.fetch(last)
+    assert {device.platform for device in state.counters.devices()} == {"gpu"}
+    assert program.fetch(last).metrics["loss"] < 0.5 * program.fetch(first).metrics["loss"]

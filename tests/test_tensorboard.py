@@ -1,0 +1,134 @@
+"""TensorBoard curves, read back with TensorBoard's own reader."""
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from conftest import DIGITS, Finished
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import SummaryWriter
+
+from aetheria.command.train import TrainCommand
+from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
+from aetheria.observe.tensorboard import TensorBoardLogger
+from aetheria.protocols import RunContext, StopSignal
+
+TRAIN_STEPS, EVAL_STEPS = list(range(5, 46, 5)), [23, 46]
+CONFIG = {**DIGITS, "log_every_steps": 5, "loggers": ["jsonl", "tensorboard"]}
+ENDED = RunEnded(progress=Progress(step=1), status="completed", reason="end of schedule")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run stopped at step 25 and resumed; and a copy that had gone on to the end when only its
+    snapshot of step 23 was complete.
+    """
+    folder = tmp_path_factory.mktemp("tensorboard")
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(CONFIG))
+
+    def train(name, **options):
+        run_dir = folder / name
+        return Finished(
+            TrainCommand(config_file=file, workdir=run_dir, **options).execute(), run_dir
+        )
+
+    assert train("resumed", stop_at_step=25).exit_code == 75
+    resumed = train("resumed", resume="latest")
+    shutil.copytree(resumed.run_dir, folder / "killed")
+    for name in ("snapshot_step25", "snapshot_ep2"):
+        shutil.rmtree(folder / "killed" / "checkpoints" / name)
+    return {"resumed": resumed, "killed": train("killed", resume="latest")}
+
+
+def curve(folder, tag):
+    """The (step, value) points TensorBoard shows, all of them."""
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    reader.Reload()
+    if tag not in reader.Tags()["scalars"]:
+        return []
+    return [(point.step, point.value) for point in reader.Scalars(tag)]
+
+
+def steps(folder, tag="train/loss"):
+    return [step for step, _ in curve(folder, tag)]
+
+
+@pytest.mark.parametrize("history", ["resumed", "killed"])
+@pytest.mark.parametrize("tag", ["train/loss", "train/accuracy", "eval/loss", "eval/accuracy"])
+def test_every_point_is_there_once_and_equals_metrics_jsonl(runs, history, tag):
+    split, name = tag.split("/")
+    expected = [
+        (record["step"], float(np.float32(record[name])))  # TensorBoard keeps float32
+        for record in runs[history].metrics
+        if record["split"] == split
+    ]
+    assert [step for step, _ in expected] == (TRAIN_STEPS if split == "train" else EVAL_STEPS)
+    assert curve(runs[history].run_dir / "tensorboard", tag) == expected
+
+
+def test_the_training_rate_is_a_curve_too(runs):
+    assert steps(runs["resumed"].run_dir / "tensorboard", "train/steps_per_second") == TRAIN_STEPS
+
+
+def test_the_check_sees_steps_that_a_resume_writes_again(runs, tmp_path):
+    """The control: a plain writer that goes on from step 23 in the folder of a whole run."""
+    folder = tmp_path / "tensorboard"
+    shutil.copytree(runs["resumed"].run_dir / "tensorboard", folder)
+    with SummaryWriter(str(folder), filename_suffix=".again") as writer:
+        writer.add_scalar("train/loss", 1.0, 25)
+    assert steps(folder).count(25) == 2
+
+
+def start(folder, step=0, resumed=False):
+    logger = TensorBoardLogger(RunContext(run_dir=folder, config={}, stop=StopSignal()))
+    progress = Progress(step=step)
+    logger.notify(RunStarted(progress=progress, total_steps=9, steps_per_epoch=3, resumed=resumed))
+    return logger
+
+
+def report(logger, *numbers):
+    for step in numbers:
+        metrics = {"loss": 1.0 / step}
+        logger.notify(
+            StepsCompleted(progress=Progress(step=step), metrics=metrics, steps_per_second=1.0)
+        )
+
+
+def test_what_precedes_a_snapshot_is_on_disk_when_it_is_taken(tmp_path):
+    """A kill right after it must lose nothing: the resumed run does not write that again."""
+    logger = start(tmp_path)
+    report(logger, *range(1, 41))
+    logger.notify(
+        EvaluationCompleted(
+            progress=Progress(step=40), metrics={"loss": 1.0}, num_examples=1, seconds=0.1
+        )
+    )
+    logger.export_state()
+    shutil.copytree(tmp_path / "tensorboard", tmp_path / "killed")
+    logger.notify(ENDED)
+    assert steps(tmp_path / "killed") == list(range(1, 41))
+    assert steps(tmp_path / "killed", "eval/loss") == [40]
+
+
+def test_two_starts_within_a_second_keep_both_their_curves(tmp_path):
+    for first in range(0, 12, 3):
+        logger = start(tmp_path, step=first, resumed=first > 0)
+        report(logger, first + 1, first + 2, first + 3)
+        logger.notify(ENDED)
+    assert steps(tmp_path / "tensorboard") == list(range(1, 13))
+
+
+def test_a_fresh_start_forgets_a_run_killed_before_its_first_snapshot(tmp_path):
+    report(killed := start(tmp_path), 1, 2, 3)
+    killed.export_state()
+    report(logger := start(tmp_path), 1, 2)
+    for each in (killed, logger):
+        each.notify(ENDED)
+    assert steps(tmp_path / "tensorboard") == [1, 2]
+
+
+def test_a_run_that_fails_before_it_starts_writes_nothing(tmp_path):
+    TensorBoardLogger(RunContext(run_dir=tmp_path, config={}, stop=StopSignal())).notify(ENDED)
+    assert list(tmp_path.iterdir()) == []
