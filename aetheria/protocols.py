@@ -40,10 +40,12 @@ class GuardCounters(NamedTuple):
 
 
 class HostReport(NamedTuple):
-    """A fetched report: weighted means, the examples they rest on, and the guard if training."""
+    """A fetched report: weighted means; of an evaluation, how many examples they rest on; of
+    training, the guard's counters.
+    """
 
     metrics: Mapping[str, float]
-    num_examples: int
+    num_examples: int | None
     guard: GuardCounters | None
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from aetheria.data.prefetch import prefetch
 from aetheria.data.sources import DataSplits, Source
 from aetheria.protocols import Window
+
+Item = TypeVar("Item")
 
 # A read serves several windows: one gather and one hand-over between threads for all of them.
 # Bounded in windows and in bytes, so that large examples are read a window at a time.
@@ -67,11 +69,11 @@ class Feed:
 
     def train_windows(self, examples_seen: int) -> Generator[Window, None, None]:
         """Endless windows from the position `examples_seen` on; no window crosses an epoch."""
-        return prefetch(self._read_train(examples_seen))
+        return _serve(self.splits.train, self._read_train(examples_seen))
 
     def eval_batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The evaluation split in order, once, in batches [micro_batch, ...]."""
-        return prefetch(self._read_eval())
+        return _serve(self.splits.eval, self._read_eval())
 
     def _read_train(self, examples_seen: int) -> Iterator[list[Window]]:
         source = self.splits.train
@@ -120,3 +122,17 @@ class Feed:
         example = source.read(np.zeros(1, np.int64))
         window_bytes = self.batch_size * sum(column.nbytes for column in example.values())
         return max(1, min(_MAX_WINDOWS_PER_READ, _MAX_BYTES_PER_READ // max(window_bytes, 1)))
+
+
+def _serve(source: Source, chunks: Iterator[list[Item]]) -> Generator[Item, None, None]:
+    """Reads ahead in a thread, unless the source is in memory already.
+
+    Then a read is a copy of some microseconds that overlaps with the device anyway, since steps are
+    only dispatched; a thread would take turns with the loop for the interpreter's lock (measured on
+    the digits MLP, 0.1 ms a step: 10 % of the rate).
+    """
+    if not getattr(source, "in_memory", False):
+        yield from prefetch(chunks)
+        return
+    for chunk in chunks:
+        yield from chunk

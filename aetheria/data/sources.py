@@ -30,11 +30,14 @@ class DataSplits:
 class ArraySource:
     """Columns held in memory, column name -> [num_examples, ...].
 
+    `in_memory` tells that reading needs no thread of its own; other sources need not have it.
     64-bit numbers are stored as 32-bit ones, which is what devices compute in.
 
     Raises:
         AetheriaError: no columns, no examples, or columns of different lengths.
     """
+
+    in_memory = True
 
     def __init__(self, columns: Mapping[str, Any]):
         self._columns = {name: _as_32_bit(name, np.asarray(c)) for name, c in columns.items()}

@@ -223,6 +223,7 @@ class Engine:
         for batch in self._feed.eval_batches():
             totals = self._program.eval_step(self._state, batch, totals)
         fetched = self._program.fetch(totals)
+        assert fetched.num_examples is not None, "an evaluation counts its examples"
         self._num_eval_examples, self._eval_step = fetched.num_examples, self._progress.step
         self._metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
         self._bus.emit(

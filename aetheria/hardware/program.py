@@ -115,10 +115,10 @@ class JaxProgram:
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
             names = value_names(dict.fromkeys(self._eval_names))
             return HostReport(_means(names, values), int(num_examples), None)
-        values, num_examples, counters = jax.device_get(report)
+        values, counters = jax.device_get(report)
         guard = GuardCounters(*(int(count) for count in counters))
         names = value_names(dict.fromkeys(self._train_names), "grad_norm")
-        return HostReport(_means(names, values), int(num_examples), guard)
+        return HostReport(_means(names, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device, without waiting: path -> array, keys as uint32 data."""

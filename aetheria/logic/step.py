@@ -53,12 +53,10 @@ class StepOutput(NamedTuple):
 
     Attributes:
         values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric.
-        num_examples: i32 [].
         counters: i32 [4], as in TrainState.
     """
 
     values: jax.Array
-    num_examples: jax.Array
     counters: jax.Array
 
 
@@ -141,20 +139,26 @@ def make_train_step(
     counters. After `max_consecutive_skips` such windows in a row the state freezes: no further
     window changes or counts anything, so the host may find out late and still stop exactly there.
     A window of zero weight takes a step that changes no parameter.
+
+    The optimizer is given the global gradient norm as the extra argument `grad_norm`, so that
+    clipping need not read every gradient a second time.
     """
     gradient = make_gradient(model, precision)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
         rng = jax.random.fold_in(state.base_key, state.counters[STEP])
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
         scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
-        grads = jax.tree.map(lambda g: g * scale, grads)
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = optax.tree.norm(grads) * scale
         finite = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight) & jnp.isfinite(grad_norm)
         frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
 
         def update() -> Any:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            mean = jax.tree.map(lambda g: g * scale, grads)
+            updates, opt_state = optimizer.update(
+                mean, state.opt_state, state.params, grad_norm=grad_norm
+            )
             return optax.apply_updates(state.params, updates), model_state, opt_state
 
         def keep() -> Any:
@@ -168,7 +172,7 @@ def make_train_step(
             params=params, model_state=model_state, opt_state=opt_state, counters=counters
         )
         values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
-        return state, StepOutput(values, sums.num_examples, counters)
+        return state, StepOutput(values, counters)
 
     return train_step
 

@@ -23,6 +23,7 @@ class TensorBoardLogger:
     def __init__(self, context: RunContext):
         self._folder = context.run_dir / "tensorboard"
         self._writer: Any = None
+        self._record: Any = None
         self._flushed = 0.0
 
     def notify(self, event: Event) -> None:
@@ -44,25 +45,25 @@ class TensorBoardLogger:
 
     def _open(self, last_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event as Record
-        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.proto import event_pb2
 
         self._folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self._folder.glob("events.*")))
         self._writer = EventsWriter(str(self._folder / f"events.{number:06}"))
         # Makes a reader forget what a killed process wrote past the snapshot, or before any.
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(
-            Record(wall_time=time.time(), step=last_step + 1, session_log=start)
-        )
+        proto: Any = event_pb2
+        start = proto.SessionLog(status=proto.SessionLog.START)
+        self._record = proto.Event
+        self._add(last_step + 1, session_log=start)
 
     def _write(self, split: str, metrics: Mapping[str, float], step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event as Record
         from tensorboardX.summary import scalar
 
         for name, value in metrics.items():
-            summary = scalar(f"{split}/{name}", value)
-            self._writer.write_event(Record(wall_time=time.time(), step=step, summary=summary))
+            self._add(step, summary=scalar(f"{split}/{name}", value))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._writer.flush()
             self._flushed = time.monotonic()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._writer.write_event(self._record(wall_time=time.time(), step=step, **content))
