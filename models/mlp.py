@@ -27,7 +27,8 @@ class _Layers(nn.Module):
 @register_model("SimpleMLP")
 @dataclass(frozen=True)
 class SimpleMLP(LinenModel):
-    """Inputs f32 [batch, input_dim]; labels i32 [batch], or f32 [batch, 1] to regress on.
+    """Inputs f32 [batch, input_dim]; labels i32 [batch], or f32 [batch] or [batch, 1]
+    to regress on.
 
     Outputs f32 [batch, num_classes] logits, or [batch, 1]. Optimized by AdamW under a warm-up and
     a cosine, the gradient clipped to `max_grad_norm` (0: not clipped).
@@ -58,7 +59,7 @@ class SimpleMLP(LinenModel):
         if self.num_classes:
             loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
             return weighted(loss, mask), {"accuracy": weighted(outputs.argmax(-1) == labels, mask)}
-        error = outputs - labels
+        error = outputs - labels.reshape(outputs.shape)  # [batch] would broadcast to a square
         return weighted(error**2, mask), {"mae": weighted(abs(error), mask)}
 
     def probabilities(self, outputs):

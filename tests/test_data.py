@@ -255,12 +255,12 @@ def test_an_unreadable_record_stops_the_feed_at_its_window():
 
 
 def test_closing_or_dropping_a_feed_ends_its_thread():
-    windows = make_feed().train_windows(0)
+    windows = make_feed(list_source).train_windows(0)
     next(windows)
     assert not no_prefetch_thread_left(seconds=0.3)  # it is at work until it is told to stop
     windows.close()
     assert no_prefetch_thread_left()
-    dropped = make_feed().train_windows(0)
+    dropped = make_feed(list_source).train_windows(0)
     next(dropped)
     del dropped
     gc.collect()
@@ -268,9 +268,15 @@ def test_closing_or_dropping_a_feed_ends_its_thread():
 
 
 def test_a_feed_that_nobody_reads_starts_no_thread():
-    windows = make_feed().train_windows(0)
+    windows = make_feed(list_source).train_windows(0)
     assert no_prefetch_thread_left(seconds=0.1)
     windows.close()
+
+
+def test_a_source_in_memory_is_read_without_a_thread():
+    windows = make_feed(array_source).train_windows(0)
+    next(windows)
+    assert no_prefetch_thread_left(seconds=0.1)
 
 
 def test_prefetch_reads_no_further_ahead_than_its_depth():

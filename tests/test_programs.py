@@ -90,7 +90,7 @@ def test_a_train_step_learns_and_reports(program):
     fetched = program.fetch(report)
     assert list(fetched.metrics) == ["loss", "grad_norm", "mae"]
     assert all(np.isfinite(value) and value > 0 for value in fetched.metrics.values())
-    assert fetched.num_examples == 13
+    assert fetched.num_examples is None
     assert fetched.guard == (1, 0, 0, 0)
 
 

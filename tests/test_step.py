@@ -182,7 +182,7 @@ def test_loss_and_gradient_norm_are_those_of_numpy():
     total, weight = np.asarray(report.values[0])
     np.testing.assert_allclose(total / weight, loss, rtol=1e-6)
     np.testing.assert_allclose(report.values[1], [norm, 1], rtol=1e-6)
-    assert weight == np.sum(WEIGHTS) and report.num_examples == 7
+    assert weight == np.sum(WEIGHTS)
     unweighted, _ = reference(state.params, {**window, "mask": np.ones((2, 4))})
     assert not np.allclose(total / weight, unweighted, rtol=1e-6)
 
@@ -263,7 +263,7 @@ def test_a_window_of_zero_weight_changes_nothing_but_the_step():
     stepped, report = step(state, padding)
     assert equal(learned(stepped), learned(state))
     assert stepped.counters.tolist() == [2, 0, 0, 0]
-    assert report.num_examples == 0 and report.values[0].tolist() == [0, 0]
+    assert report.values[0].tolist() == [0, 0]
     one_example, _ = step(state, {**padding, "mask": valid(1, 0)})
     for have, had in zip(learned(one_example), learned(state), strict=True):
         assert not equal(have, had)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -12,6 +13,7 @@ from aetheria.engine import Engine, Schedule
 from aetheria.observe import EventBus
 from aetheria.protocols import GuardCounters, HostReport, StopSignal, Window
 
+LINTER = str(Path(sys.executable).parent / "lint-imports")
 FRAMEWORKS = ("jax", "flax", "optax", "orbax", "torch", "numpy")
 
 
@@ -28,7 +30,7 @@ def test_engine_loads_no_framework_directly_or_through_others():
 
 
 def test_import_contracts_hold():
-    done = subprocess.run(["lint-imports"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([LINTER], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -42,7 +44,7 @@ def test_import_contracts_can_fail(tmp_path):
         "source_modules = ['aetheria.hardware']\nforbidden_modules = ['jax']\n"
     )
     done = subprocess.run(
-        ["lint-imports", "--config", str(config)], cwd=REPOSITORY, capture_output=True, text=True
+        [LINTER, "--config", str(config)], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "1 broken" in done.stdout
