@@ -521,3 +521,17 @@ def test_what_cannot_be_made_is_said_in_config_terms(changes, start, tmp_path, c
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(start)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_projects_in_one_process_do_not_see_each_other(tmp_path):
+    for name in ("first", "second"):
+        folder = tmp_path / name / "models"
+        folder.mkdir(parents=True)
+        (folder / "same.py").write_text(
+            LINEAR.replace("NAME", "Same").replace("= 8", f"= {len(name)}")
+        )
+    (tmp_path / "first" / "models" / "own.py").write_text(LINEAR.replace("NAME", "OnlyFirst"))
+    found = [MODELS.get("Same", tmp_path / name)().width for name in ("first", "second", "first")]
+    assert found == [5, 6, 5]
+    assert "OnlyFirst" in MODELS.names(tmp_path / "first")
+    assert "OnlyFirst" not in MODELS.names(tmp_path / "second")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import aetheria
 
+_PROJECT_PREFIX = "_aetheria_project_"
+
 
 @dataclass(frozen=True)
 class Module:
@@ -66,6 +68,13 @@ def candidate_modules(
         yield Module(f"{package}.{file.stem}", file)
 
 
+def is_visible(module: str, project: Path | None) -> bool:
+    """Whether what a module registers may be named in a project: not if another project owns it."""
+    if not module.startswith(_PROJECT_PREFIX):
+        return True
+    return project is not None and module.startswith(f"{_project_package(project)}.")
+
+
 def make_importable(project: Path) -> None:
     """Adds the project to the import path, last: `from models.layers import …` works in it."""
     if str(project) not in sys.path:
@@ -100,7 +109,7 @@ def _package_folder(package: str) -> Path:
 
 def _project_package(project: Path) -> str:
     """Names a project so that the files of two projects in one process do not collide."""
-    return f"_aetheria_project_{zlib.crc32(str(project).encode()):08x}"
+    return f"{_PROJECT_PREFIX}{zlib.crc32(str(project).encode()):08x}"
 
 
 def _import_project(project: Path, folder: Path) -> None:

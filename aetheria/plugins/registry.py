@@ -29,25 +29,14 @@ class Registry:
 
     def __init__(self, kind: str, folder: str, package: str):
         self.kind, self._folder, self._package = kind, folder, package
-        self._found: dict[str, tuple[Path, Any]] = {}
+        self._found: dict[str, dict[Path, Any]] = {}
         self._failed: dict[Path, BaseException] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorates a class or function so that a config can name it.
-
-        Raises:
-            RegistryError: another file has registered the name.
-        """
+        """Decorates a class or function so that a config can name it."""
 
         def add(target: T) -> T:
-            file = _file_of(target)
-            known = self._found.get(name)
-            if known and known[0] != file and not discovery.is_same_file(known[0], file):
-                raise RegistryError(
-                    f"{self.kind} {name!r}: expected one file that registers it, got "
-                    f"{known[0]} and {file}; rename one"
-                )
-            self._found[name] = (file, target)
+            self._found.setdefault(name, {})[_file_of(target)] = target
             return target
 
         return add
@@ -56,15 +45,15 @@ class Registry:
         """Finds what `name` stands for.
 
         Raises:
-            RegistryError: nothing is registered so, or its file does not import.
+            RegistryError: nothing is registered so, or two files register it.
         """
         if ":" in name:
             if project is not None:
                 discovery.make_importable(project)
             return self._import_path(name, name)
         self._discover(project)
-        if name in self._found:
-            return self._found[name][1]
+        if found := self._visible(name, project):
+            return self._only(name, found)
         entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}", name=name)
         values = sorted({entry.value for entry in entries})
         if len(values) > 1:
@@ -80,15 +69,29 @@ class Registry:
         """Every name that can be asked for, sorted."""
         self._discover(project)
         entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}")
-        return sorted({*self._found, *(entry.name for entry in entries)})
+        known = [name for name in self._found if self._visible(name, project)]
+        return sorted({*known, *(entry.name for entry in entries)})
+
+    def _visible(self, name: str, project: Path | None) -> dict[Path, Any]:
+        """What is registered under a name, but for what belongs to another project."""
+        found = self._found.get(name, {}).items()
+        return {f: t for f, t in found if discovery.is_visible(t.__module__, project)}
+
+    def _only(self, name: str, found: dict[Path, Any]) -> Any:
+        (first, target), *others = found.items()
+        for file, _ in others:
+            if not discovery.is_same_file(first, file):
+                raise RegistryError(
+                    f"{self.kind} {name!r}: expected one file that registers it, got "
+                    f"{first} and {file}; rename one"
+                )
+        return target
 
     def _discover(self, project: Path | None) -> None:
         marker, self._failed = f"register_{self.kind}", {}
         for module in discovery.candidate_modules(self._package, self._folder, project, marker):
             try:
                 module.load()
-            except RegistryError:
-                raise
             except (Exception, SystemExit) as error:
                 # Another file's fault must not hide this one's name.
                 self._failed[module.file] = error
