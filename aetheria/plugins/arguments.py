@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aetheria.config import convert
+from aetheria.conversion import convert
 from aetheria.errors import ConfigError
 
 _CHECKED = (bool, int, float, str)
