@@ -154,6 +154,15 @@ def test_both_commands_run_the_same_run(cli, config, tmp_path):
     assert len(digests) == 1
 
 
+def test_a_reader_that_leaves_does_not_change_the_exit_code(config):
+    command = f"{sys.executable} -m aetheria train {config} --workdir=w | head -1; exit $PIPESTATUS"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=config.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((config.parent / "w" / "summary.json").read_text())["status"] == "completed"
+
+
 def test_shipped_configs_parse():
     from aetheria.config_files import load_config
 

@@ -1,5 +1,6 @@
 """`summary.json` and the table at the end of a run."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,10 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
-    Console(highlight=False).print(table)
+    # `aetheria train … | head`: nobody reads on. rich then silences stdout and exits with 1; the
+    # run's own exit code counts.
+    with contextlib.suppress(SystemExit):
+        Console(highlight=False).print(table)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
