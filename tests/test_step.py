@@ -291,7 +291,7 @@ def test_a_bad_micro_batch_leaves_the_state_bit_equal_and_is_counted(column, val
     state, _ = step(make_state(MOMENTUM, window), window)
     guarded, report = step(state, with_value(window, column, BAD_MICRO_BATCH, value))
     assert equal(learned(guarded), learned(state))
-    assert np.array_equal(*(jax.random.key_data(s.base_key) for s in (guarded, state)))
+    assert np.array_equal(guarded.base_key, state.base_key)
     assert guarded.counters[STEP] == 2
     assert guarded.counters[NUM_SKIPPED] == 1
     assert guarded.counters[CONSECUTIVE] == 1
@@ -306,7 +306,7 @@ def test_without_the_guard_the_same_window_would_ruin_every_parameter():
     window = with_value(make_window(valid(8, 8, 8, 8)), "inputs", BAD_MICRO_BATCH, np.nan)
     state = make_state(MOMENTUM, window)
     gradient = compiled_gradient(MOMENTUM)
-    grads, sums, model_state = gradient(state.params, state.model_state, window, state.base_key)
+    grads, sums, model_state = gradient(state.params, state.model_state, window, jax.random.key(0))
     updates, _ = MOMENTUM.optimizer(1).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(params))
@@ -390,9 +390,9 @@ def test_the_random_numbers_of_a_step_depend_on_the_step_and_the_seed_alone():
     uninterrupted = draws(state, [window] * 4)
     assert len(set(uninterrupted)) == 4
     assert draws(state, [other, bad, other, bad]) == uninterrupted
-    resumed = state.replace(counters=jnp.array([2, 0, 0, 0], jnp.int32))
+    resumed = state._replace(counters=jnp.array([2, 0, 0, 0], jnp.int32))
     assert draws(resumed, [window] * 2) == uninterrupted[2:]
-    seeded = state.replace(base_key=jax.random.key(1))
+    seeded = state._replace(base_key=jax.random.key_data(jax.random.key(1)))
     assert not set(draws(seeded, [window] * 4)) & set(uninterrupted)
 
 
@@ -495,7 +495,7 @@ def test_labels_and_mask_keep_their_precision():
     window = {"inputs": np.zeros((1, 1, 3), np.float32), "labels": exact[..., None], "mask": exact}
     state = make_state(MODEL, make_window(valid(1)))
     zero = jax.tree.map(jnp.zeros_like, state.params)
-    _, report = make_step(MODEL, MIXED)(state.replace(params=zero), window)
+    _, report = make_step(MODEL, MIXED)(state._replace(params=zero), window)
     np.testing.assert_allclose(report.values[0], [2 * 257**2 * 257, 257], rtol=1e-6)
     cast = MIXED.cast_batch({name: jnp.asarray(a) for name, a in window.items()})
     dtypes = {name: str(column.dtype) for name, column in cast.items()}

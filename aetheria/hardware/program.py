@@ -59,8 +59,8 @@ class JaxProgram:
         self._abstract = jax.eval_shape(init, key, example)
         eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
         self._eval_names = _metric_names(eval_sums.metrics)
-        train_loss = lambda s, b: model.loss(s.params, s.model_state, b, s.base_key, True)
-        train_out = jax.eval_shape(train_loss, self._abstract, example)
+        train_loss = lambda s, b, k: model.loss(s.params, s.model_state, b, k, True)
+        train_out = jax.eval_shape(train_loss, self._abstract, example, key)
         self._train_names = _metric_names(train_out.metrics)
         self._compiles = {"train_step": 0, "eval_step": 0}
 
@@ -115,8 +115,9 @@ class JaxProgram:
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
             names = value_names(dict.fromkeys(self._eval_names))
             return HostReport(_means(names, values), int(num_examples), None)
-        values, counters = jax.device_get(report)
-        guard = GuardCounters(*(int(count) for count in counters))
+        # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
+        values, counters = np.asarray(report.values), np.asarray(report.counters)
+        guard = GuardCounters(*counters.tolist())
         names = value_names(dict.fromkeys(self._train_names), "grad_norm")
         return HostReport(_means(names, values), None, guard)
 

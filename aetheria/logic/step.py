@@ -1,8 +1,6 @@
 """The train and eval step as pure functions of a state: grad, guard, update, count."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,16 +14,17 @@ from aetheria.logic.precision import Precision
 STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED = range(4)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """Everything on the device that decides the future of a run.
+
+    A named tuple, and the key as plain data: a step of a small model spends most of its time in
+    jax's dispatch, which is slower for a dataclass and for typed keys.
 
     Attributes:
         params: the model's parameters, f32.
         model_state: batch statistics and the like.
         opt_state: the optimizer's state.
-        base_key: the run's PRNG key; never split, only folded with the step.
+        base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
         counters: i32 [4]: step, skipped windows, consecutive skips, last skipped step.
     """
 
@@ -34,9 +33,6 @@ class TrainState:
     opt_state: Any
     base_key: jax.Array
     counters: jax.Array
-
-    def replace(self, **changes: Any) -> "TrainState":
-        return dataclasses.replace(self, **changes)
 
 
 class Sums(NamedTuple):
@@ -77,7 +73,7 @@ def make_init(
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            base_key=base_key,
+            base_key=jax.random.key_data(base_key),
             counters=jnp.zeros(4, jnp.int32),
         )
 
@@ -147,7 +143,7 @@ def make_train_step(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
-        rng = jax.random.fold_in(state.base_key, state.counters[STEP])
+        rng = jax.random.fold_in(_key(state), state.counters[STEP])
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
         scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grad_norm = optax.tree.norm(grads) * scale
@@ -168,7 +164,7 @@ def make_train_step(
         apply = finite & ~frozen & (sums.weight > 0)
         params, model_state, opt_state = jax.lax.cond(apply, update, keep)
         counters = jnp.where(frozen, state.counters, count(state.counters, finite))
-        state = state.replace(
+        state = state._replace(
             params=params, model_state=model_state, opt_state=opt_state, counters=counters
         )
         values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
@@ -193,9 +189,13 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
     def eval_sums(state: TrainState, batch: Batch) -> Sums:
         params = precision.cast_params(state.params)
         batch = precision.cast_batch(batch)
-        return sums_of(model.loss(params, state.model_state, batch, state.base_key, False), batch)
+        return sums_of(model.loss(params, state.model_state, batch, _key(state), False), batch)
 
     return eval_sums
+
+
+def _key(state: TrainState) -> jax.Array:
+    return jax.random.wrap_key_data(state.base_key)
 
 
 def sums_of(out: LossOutput, batch: Batch) -> Sums:

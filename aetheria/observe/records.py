@@ -57,8 +57,8 @@ class CsvLogger:
         record = metric_record(event)
         if record is not None:
             keys = [record[name] for name in ("step", "epoch", "examples_seen", "split")]
-            for name, value in event.metrics.items():  # type: ignore[union-attr]
-                self._file.append(_csv_line([*keys, name, value]))
+            lines = [_csv_line([*keys, *item]) for item in event.metrics.items()]  # type: ignore[union-attr]
+            self._file.append(*lines)
         self._file.follow(event)
 
 
@@ -107,7 +107,7 @@ class _LineFile:
     """A text file of lines that each belong to a step.
 
     At the start of a run it drops the lines after the step resumed from, and a line that a kill
-    left half written: the run will write them again. Each line is flushed as it is written.
+    left half written: the run will write them again. Each report is flushed as it is written.
     """
 
     def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
@@ -121,9 +121,9 @@ class _LineFile:
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()
 
-    def append(self, line: str) -> None:
+    def append(self, *lines: str) -> None:
         assert self._file is not None, "RunStarted comes first"
-        self._file.write(line + "\n")
+        self._file.write("".join(line + "\n" for line in lines))
         self._file.flush()
 
     def _open(self, last_step: int) -> None:
