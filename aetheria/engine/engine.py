@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from aetheria.engine.phases import Phase, check_transition, is_terminal
+from aetheria.engine.reports import TrainReports
 from aetheria.engine.schedule import Schedule
 from aetheria.events import (
     EvaluationCompleted,
-    NonFiniteDetected,
     PhaseChanged,
     Progress,
     RunEnded,
     RunStarted,
-    StepsCompleted,
     progress_from,
 )
 from aetheria.protocols import (
     Bus,
     DataFeed,
-    HostReport,
     Program,
     Report,
     Snapshot,
@@ -63,17 +61,14 @@ class Engine:
     ):
         self._program, self._feed, self._schedule = program, feed, schedule
         self._bus, self._writer, self._stop = bus, writer, stop
-        self._max_consecutive_skips = max_consecutive_skips
+        self._reports = TrainReports(program, schedule, bus, max_consecutive_skips)
         self._phase = Phase.STARTING
         self._progress = Progress()
         self._state: State = None
         self._metrics: dict[str, float] = {}
         self._num_eval_examples = 0
         self._eval_step = -1
-        self._num_skipped = 0
         self._saved_step = -1
-        self._step_cursors = (0, [0])
-        self._restart_clock()
 
     def run(self, restored: Snapshot | None = None) -> Outcome:
         """Trains to the end of the schedule, or to a stop, from scratch or from a snapshot.
@@ -88,7 +83,7 @@ class Engine:
                 self._feed.train_windows(self._progress.examples_seen)
             ) as windows:
                 while not is_terminal(self._phase):
-                    self._report(self._train_to_boundary(windows))
+                    self._settle(self._train_to_boundary(windows))
                     if self._phase is Phase.TRAINING:
                         self._attend_boundary()
             self._emit_saves(wait=True)
@@ -107,7 +102,7 @@ class Engine:
             self._metrics = dict(engine["metrics"])
             self._num_eval_examples = engine["num_eval_examples"]
             self._eval_step = engine["eval_step"]
-            self._num_skipped = engine["num_skipped"]
+            self._reports.num_skipped = engine["num_skipped"]
             self._saved_step = self._progress.step
             self._bus.import_state(restored.record["listeners"])
         self._bus.emit(
@@ -121,14 +116,14 @@ class Engine:
         done = self._schedule.is_finished(self._progress)
         finished = self._stop.requested and not self._stop.preempt
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
-        self._restart_clock()
+        self._reports.start(self._progress)
 
     def _train_to_boundary(self, windows: Iterator[Window]) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
         train_step, stop = self._program.train_step, self._stop
         state, report = self._state, None
         step, seen = self._progress.step, self._progress.examples_seen
-        cursors = [seen]
+        cursors = []
         for _ in range(self._schedule.steps_to_boundary(self._progress)):
             window = next(windows)
             state, report = train_step(state, window.arrays)
@@ -137,29 +132,21 @@ class Engine:
             if stop.requested:
                 break
         self._state = state
-        self._step_cursors = (step, cursors)
-        self._progress = self._schedule.progress(step + len(cursors) - 1, seen)
+        self._reports.follow(cursors)
+        self._progress = self._schedule.progress(step + len(cursors), seen)
         return report
 
-    def _report(self, report: Report) -> None:
-        """Fetches once if anything at this boundary needs host values."""
+    def _settle(self, report: Report) -> None:
+        """Fetches, some steps late, if anything at this boundary needs host values."""
         progress, schedule = self._progress, self._schedule
-        log_due = schedule.is_log_due(progress)
-        if not (log_due or self._must_attend()):
-            return
-        fetched = self._program.fetch(report)
-        self._check_guard(fetched)
-        if log_due and self._phase is Phase.TRAINING:
-            now, (then, step) = time.perf_counter(), self._clock
-            self._clock = (now, progress.step)
-            self._metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
-            self._bus.emit(
-                StepsCompleted(
-                    progress=progress,
-                    metrics=fetched.metrics,
-                    steps_per_second=(progress.step - step) / max(now - then, 1e-9),
-                )
-            )
+        attend = self._must_attend()
+        if attend or schedule.is_log_due(progress):
+            self._reports.hold(progress, report)
+        if attend or schedule.is_fetch_due(progress):
+            halted_at = self._reports.settle(progress, self._metrics)
+            if halted_at is not None:
+                self._progress = halted_at
+                self._enter(Phase.HALTED)
 
     def _must_attend(self) -> bool:
         progress, schedule = self._progress, self._schedule
@@ -174,29 +161,6 @@ class Engine:
 
     def _leaves_here(self) -> bool:
         return self._progress.step == self._schedule.stop_at_step
-
-    def _check_guard(self, fetched: HostReport) -> None:
-        guard = fetched.guard
-        assert guard is not None, "a train report carries the guard's counters"
-        halted = guard.consecutive_skips >= self._max_consecutive_skips
-        if halted:
-            # The device froze at guard.step; the steps dispatched after it changed nothing.
-            first_step, cursors = self._step_cursors
-            seen = cursors[guard.step - first_step]
-            self._progress = self._schedule.progress(guard.step, seen)
-        if guard.num_skipped > self._num_skipped:
-            self._bus.emit(
-                NonFiniteDetected(
-                    progress=self._progress,
-                    num_skipped=guard.num_skipped - self._num_skipped,
-                    num_skipped_total=guard.num_skipped,
-                    consecutive=guard.consecutive_skips,
-                    last_skipped_step=guard.last_skipped_step,
-                )
-            )
-            self._num_skipped = guard.num_skipped
-        if halted:
-            self._enter(Phase.HALTED)
 
     def _attend_boundary(self) -> None:
         """Evaluates, saves, and decides whether the run goes on, in this order: the snapshot then
@@ -235,7 +199,7 @@ class Engine:
             )
         )
         self._enter(Phase.TRAINING)
-        self._restart_clock()
+        self._reports.restart_clock(self._progress)
 
     def _save(self, *, wait: bool) -> None:
         """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
@@ -251,7 +215,7 @@ class Engine:
                 "metrics": self._metrics,
                 "num_eval_examples": self._num_eval_examples,
                 "eval_step": self._eval_step,
-                "num_skipped": self._num_skipped,
+                "num_skipped": self._reports.num_skipped,
             },
             "listeners": self._bus.export_state(),
         }
@@ -259,15 +223,11 @@ class Engine:
         self._writer.save(name, self._program.export_state(self._state), record)
         self._saved_step = self._progress.step
         self._enter(Phase.TRAINING)
-        self._restart_clock()
+        self._reports.restart_clock(self._progress)
 
     def _emit_saves(self, *, wait: bool) -> None:
         for event in self._writer.finished(wait=wait):
             self._bus.emit(event)
-
-    def _restart_clock(self) -> None:
-        """Evaluation and saves are not training: the rate is measured between them."""
-        self._clock = (time.perf_counter(), self._progress.step)
 
     def _enter(self, target: Phase) -> None:
         check_transition(self._phase, target)

@@ -36,11 +36,14 @@ class SnapshotStore:
     """
 
     def __init__(self, folder: Path, retention: Retention, extra: Mapping[str, Any]):
+        # Here and not at the first save: a tenth of a second that the loop would wait for.
+        import orbax.checkpoint as ocp
+
+        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
         self._folder, self._retention, self._extra = folder, retention, dict(extra)
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
         self._events: list[SnapshotSaved | SnapshotFailed] = []
-        self._checkpointer: Any = None
 
     def busy(self) -> bool:
         """Whether a save is still under way."""
@@ -104,9 +107,7 @@ class SnapshotStore:
     ) -> None:
         import orbax.checkpoint as ocp
 
-        if self._checkpointer is None:
-            self._clean()
-            self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
+        self._clean()
         self._checkpointer.save(
             path.resolve(),
             ocp.args.Composite(
@@ -117,7 +118,7 @@ class SnapshotStore:
         )
 
     def _clean(self) -> None:
-        """Removes what a killed save left behind; nothing else ever does."""
+        """Removes what a killed or failed save left behind; nothing else ever does."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._folder.glob(f"*{_UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""Reports of train steps: fetched a few steps late, so that the device does not wait for the host.
+
+A fetch waits for the step it asks about. Were it made at once, the device would have nothing queued
+while the host tells the listeners; so some more steps are dispatched first. How many is a matter of
+the schedule, not of time: a listener that ends the run ends it at the same step on any machine.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from aetheria.engine.schedule import Schedule
+from aetheria.events import NonFiniteDetected, Progress, StepsCompleted
+from aetheria.protocols import Bus, GuardCounters, Program, Report
+
+
+class TrainReports:
+    """Holds reports that are still on the device and turns them into events.
+
+    Attributes:
+        num_skipped: windows the guard has skipped, as far as is known.
+    """
+
+    def __init__(self, program: Program, schedule: Schedule, bus: Bus, max_consecutive_skips: int):
+        self._program, self._schedule, self._bus = program, schedule, bus
+        self._max_consecutive_skips = max_consecutive_skips
+        self._held: list[tuple[Progress, Report]] = []
+        self.num_skipped = 0
+        self.start(Progress())
+
+    def start(self, progress: Progress) -> None:
+        """Says where the run stands before its first step."""
+        self._trail_step, self._trail = progress.step, [progress.examples_seen]
+        self.restart_clock(progress)
+
+    def restart_clock(self, progress: Progress) -> None:
+        """Evaluation and saves are not training: the rate is measured between them."""
+        self._clock = (time.perf_counter(), progress.step)
+
+    def follow(self, cursors: Sequence[int]) -> None:
+        """Notes `examples_seen` after each step just dispatched: a halt may turn back to any."""
+        self._trail += cursors
+
+    def hold(self, progress: Progress, report: Report) -> None:
+        """Keeps the report of the step that led to `progress`; does not wait for it."""
+        self._held.append((progress, report))
+
+    def settle(self, dispatched: Progress, metrics: dict[str, float]) -> Progress | None:
+        """Fetches what is held and tells the bus, in order.
+
+        Args:
+            dispatched: how far the run is dispatched.
+            metrics: the last known values, `train/loss` style names; brought up to date.
+
+        Returns:
+            Where the guard has halted the run: the device froze there, and the steps dispatched
+            later changed nothing.
+        """
+        held, self._held = self._held, []
+        for progress, report in held:
+            fetched = self._program.fetch(report)
+            guard = fetched.guard
+            assert guard is not None, "a train report carries the guard's counters"
+            halted = guard.consecutive_skips >= self._max_consecutive_skips
+            if halted:
+                cursor = self._trail[guard.step - self._trail_step]
+                progress = self._schedule.progress(guard.step, cursor)
+            self._tell_skips(progress, guard)
+            if halted:
+                return progress
+            self._forget(progress.step)
+            if self._schedule.is_log_due(progress):
+                metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
+                self._tell_metrics(progress, fetched.metrics, dispatched)
+        return None
+
+    def _tell_skips(self, progress: Progress, guard: GuardCounters) -> None:
+        if guard.num_skipped > self.num_skipped:
+            self._bus.emit(
+                NonFiniteDetected(
+                    progress=progress,
+                    num_skipped=guard.num_skipped - self.num_skipped,
+                    num_skipped_total=guard.num_skipped,
+                    consecutive=guard.consecutive_skips,
+                    last_skipped_step=guard.last_skipped_step,
+                )
+            )
+            self.num_skipped = guard.num_skipped
+
+    def _tell_metrics(
+        self, progress: Progress, metrics: Mapping[str, float], dispatched: Progress
+    ) -> None:
+        now, (then, step) = time.perf_counter(), self._clock
+        self._clock = (now, dispatched.step)
+        rate = (dispatched.step - step) / max(now - then, 1e-9)
+        self._bus.emit(StepsCompleted(progress=progress, metrics=metrics, steps_per_second=rate))
+
+    def _forget(self, step: int) -> None:
+        del self._trail[: step - self._trail_step]
+        self._trail_step = step
