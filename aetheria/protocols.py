@@ -5,7 +5,7 @@ next and never looks inside, so a JAX and a PyTorch program serve it alike.
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,17 +17,18 @@ Report = Any
 Totals = Any
 
 
-class Window(NamedTuple):
-    """The data of one optimizer step.
+class Chunk(NamedTuple):
+    """Consecutive windows; a window is the data of one optimizer step.
 
     Attributes:
-        arrays: column name -> [grad_accumulation_steps, micro_batch, ...], with a `mask` column
-            f32 that is 1 for an example and 0 for padding.
-        num_examples: real examples in the window.
+        arrays: column name -> [num_windows, grad_accumulation_steps, micro_batch, ...], with a
+            `mask` column f32 that is 1 for an example and 0 for padding.
+        num_examples: real examples in each window. Shorter than `num_windows` where an epoch ends
+            inside the chunk; the windows beyond are no data and are never trained on.
     """
 
     arrays: Mapping[str, Any]
-    num_examples: int
+    num_examples: Sequence[int]
 
 
 class GuardCounters(NamedTuple):
@@ -52,12 +53,23 @@ class HostReport(NamedTuple):
 class Program(Protocol):
     """Strategy's product: one model, compiled for one set of devices."""
 
+    @property
+    def windows_per_chunk(self) -> int:
+        """How many windows one call should be offered: several where a step is so short that
+        dispatching it would take as long.
+        """
+        ...
+
     def init(self) -> State:
         """Makes the state of step 0."""
         ...
 
-    def train_step(self, state: State, window: Mapping[str, Any]) -> tuple[State, Report]:
-        """Takes one optimizer step; returns without waiting for the device."""
+    def train_steps(
+        self, state: State, arrays: Mapping[str, Any], start: int, count: int
+    ) -> tuple[State, Report]:
+        """Takes one optimizer step on each of `count` windows of a chunk, from `start` on; returns
+        the last step's report, without waiting for the device.
+        """
         ...
 
     def eval_step(self, state: State, batch: Mapping[str, Any], totals: Totals | None) -> Totals:
@@ -83,8 +95,10 @@ class DataFeed(Protocol):
     @property
     def num_train_examples(self) -> int: ...
 
-    def train_windows(self, examples_seen: int) -> Generator[Window, None, None]:
-        """Endless windows from that position on; `close()` frees what it holds."""
+    def train_chunks(self, examples_seen: int, max_windows: int) -> Generator[Chunk, None, None]:
+        """Endless chunks of at most `max_windows` windows, all of one shape, from that position on;
+        `close()` frees what it holds.
+        """
         ...
 
     def eval_batches(self) -> Iterator[Mapping[str, Any]]:

@@ -1,21 +1,22 @@
-"""From a source to windows: the order, the cursor, the padded tail and its mask."""
+"""From a source to chunks of windows: order, cursor, the padded tail and its mask."""
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 
 from aetheria.data.prefetch import prefetch
 from aetheria.data.sources import DataSplits, Source
-from aetheria.protocols import Window
+from aetheria.protocols import Chunk
 
 Item = TypeVar("Item")
 
-# A read serves several windows: one gather and one hand-over between threads for all of them.
-# Bounded in windows and in bytes, so that large examples are read a window at a time.
-_MAX_WINDOWS_PER_READ = 32
+# Several windows are read at once, and several evaluation batches: one gather and one hand-over
+# between threads for all of them. Bounded, so that large examples are read a window at a time.
 _MAX_BYTES_PER_READ = 4 << 20
+_MAX_EVAL_WINDOWS_PER_READ = 32
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -33,7 +34,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """Serves windows and evaluation batches of constant shape.
+    """Serves chunks of windows, and evaluation batches, of constant shape.
 
     Attributes:
         splits: the training and the evaluation split.
@@ -58,7 +59,8 @@ class Feed:
 
     def example_window(self) -> Mapping[str, np.ndarray]:
         """A window of the run's shapes and dtypes, made of the first example alone."""
-        return self._pack(self.splits.train, np.zeros(1, np.int64))[0].arrays
+        columns = self._pack(self.splits.train, np.zeros(1, np.int64), num_windows=1)
+        return {name: column[0] for name, column in columns.items()}
 
     def example_spec(self) -> dict[str, Any]:
         """Column name -> shape and dtype of one example, JSON values, the mask included."""
@@ -67,64 +69,70 @@ class Feed:
             for name, column in self.example_window().items()
         }
 
-    def train_windows(self, examples_seen: int) -> Generator[Window, None, None]:
-        """Endless windows from the position `examples_seen` on; no window crosses an epoch."""
-        return _serve(self.splits.train, self._read_train(examples_seen))
+    def train_chunks(self, examples_seen: int, max_windows: int) -> Generator[Chunk, None, None]:
+        """Endless chunks from the position `examples_seen` on; no window crosses an epoch."""
+        return _serve(self.splits.train, self._read_train(examples_seen, max_windows))
 
     def eval_batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The evaluation split in order, once, in batches [micro_batch, ...]."""
-        return _serve(self.splits.eval, self._read_eval())
+        return chain.from_iterable(_serve(self.splits.eval, self._read_eval()))
 
-    def _read_train(self, examples_seen: int) -> Iterator[list[Window]]:
+    def _read_train(self, examples_seen: int, max_windows: int) -> Iterator[Chunk]:
         source = self.splits.train
         epoch, start = divmod(examples_seen, len(source))
-        stride = self.batch_size * self._windows_per_read(source)
+        num_windows = self._windows_per_read(source, max_windows)
+        stride = self.batch_size * num_windows
         while True:
             order = epoch_order(self.seed, epoch, len(source))
             for position in range(start, len(source), stride):
-                yield self._pack(source, order[position : position + stride])
+                indices = order[position : position + stride]
+                full, rest = divmod(len(indices), self.batch_size)
+                counts = [self.batch_size] * full + [rest] * (rest > 0)
+                yield Chunk(self._pack(source, indices, num_windows), counts)
             epoch, start = epoch + 1, 0
 
     def _read_eval(self) -> Iterator[list[dict[str, np.ndarray]]]:
         source = self.splits.eval
-        stride = self.batch_size * self._windows_per_read(source)
+        num_windows = self._windows_per_read(source, _MAX_EVAL_WINDOWS_PER_READ)
+        stride = self.batch_size * num_windows
         for position in range(0, len(source), stride):
             indices = np.arange(position, min(position + stride, len(source)))
-            windows = self._pack(source, indices)
-            batches = [
-                {name: column[index] for name, column in window.arrays.items()}
-                for window in windows
-                for index in range(self.grad_accumulation_steps)
-            ]
-            yield batches[: -(-len(indices) // self.micro_batch)]
+            columns = self._pack(source, indices, -(-len(indices) // self.batch_size))
+            flat = {name: a.reshape((-1, *a.shape[2:])) for name, a in columns.items()}
+            num_batches = -(-len(indices) // self.micro_batch)
+            yield [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
-    def _pack(self, source: Source, indices: np.ndarray) -> list[Window]:
-        """Reads `indices` and cuts them into windows, the last one padded and masked.
+    def _pack(
+        self, source: Source, indices: np.ndarray, num_windows: int
+    ) -> dict[str, np.ndarray]:
+        """Reads `indices` into [num_windows, grad_accumulation_steps, micro_batch, ...], padded
+        and masked.
 
         Padding repeats a real example: zeros could give a NaN that a zero mask does not silence.
         """
-        num_windows = -(-len(indices) // self.batch_size)
         size = num_windows * self.batch_size
-        padded = np.concatenate([indices, np.full(size - len(indices), indices[-1])])
         mask = (np.arange(size) < len(indices)).astype(np.float32)
-        columns = {**source.read(padded), "mask": mask}
+        columns = {name: _pad(a, size) for name, a in source.read(indices).items()}
         lead = (num_windows, self.grad_accumulation_steps, self.micro_batch)
-        shaped = {name: a.reshape(lead + a.shape[1:]) for name, a in columns.items()}
-        counts = np.minimum(
-            self.batch_size, len(indices) - np.arange(num_windows) * self.batch_size
-        )
-        return [
-            Window({name: a[i] for name, a in shaped.items()}, int(count))
-            for i, count in enumerate(counts)
-        ]
+        columns["mask"] = mask
+        return {name: a.reshape(lead + a.shape[1:]) for name, a in columns.items()}
 
-    def _windows_per_read(self, source: Source) -> int:
+    def _windows_per_read(self, source: Source, max_windows: int) -> int:
+        """As many as the bounds allow, and as even as possible over a pass: less is padded."""
         example = source.read(np.zeros(1, np.int64))
         window_bytes = self.batch_size * sum(column.nbytes for column in example.values())
-        return max(1, min(_MAX_WINDOWS_PER_READ, _MAX_BYTES_PER_READ // max(window_bytes, 1)))
+        most = max(1, min(max_windows, _MAX_BYTES_PER_READ // max(window_bytes, 1)))
+        windows = -(-len(source) // self.batch_size)
+        reads = -(-windows // most)
+        return -(-windows // reads)
 
 
-def _serve(source: Source, chunks: Iterator[list[Item]]) -> Generator[Item, None, None]:
+def _pad(column: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(column)
+    return np.concatenate([column, np.repeat(column[-1:], missing, axis=0)]) if missing else column
+
+
+def _serve(source: Source, reads: Iterator[Item]) -> Generator[Item, None, None]:
     """Reads ahead in a thread, unless the source is in memory already.
 
     Then a read is a copy of some microseconds that overlaps with the device anyway, since steps are
@@ -132,7 +140,6 @@ def _serve(source: Source, chunks: Iterator[list[Item]]) -> Generator[Item, None
     the digits MLP, 0.1 ms a step: 10 % of the rate).
     """
     if not getattr(source, "in_memory", False):
-        yield from prefetch(chunks)
+        yield from prefetch(reads)
         return
-    for chunk in chunks:
-        yield from chunk
+    yield from reads

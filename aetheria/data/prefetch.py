@@ -1,4 +1,4 @@
-"""A thread that reads ahead, so that the loop finds its next window ready."""
+"""A thread that reads ahead, so that the loop finds its next data ready."""
 
 import queue
 import threading
@@ -10,13 +10,13 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def prefetch(chunks: Iterable[list[Item]], *, depth: int = 2) -> Generator[Item, None, None]:
-    """Yields the items of `chunks`, read up to `depth` chunks ahead in a thread.
+def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
+    """Yields `items`, read up to `depth` ahead in a thread.
 
     An error in the thread is raised at the place in the stream where it happened. Closing the
     iterator (or dropping it) ends the thread.
 
-    >>> list(prefetch([[1, 2], [3]]))
+    >>> list(prefetch([1, 2, 3]))
     [1, 2, 3]
     """
     ready: queue.Queue = queue.Queue(depth)
@@ -34,8 +34,8 @@ def prefetch(chunks: Iterable[list[Item]], *, depth: int = 2) -> Generator[Item,
     def read() -> None:
         last: object = _END
         try:
-            for chunk in chunks:
-                if not offer(chunk):
+            for item in items:
+                if not offer(item):
                     return
         except BaseException as error:  # handed to the consumer, which raises it
             last = error
@@ -45,11 +45,11 @@ def prefetch(chunks: Iterable[list[Item]], *, depth: int = 2) -> Generator[Item,
     thread.start()
     try:
         while True:
-            chunk = ready.get()
-            if chunk is _END:
+            item = ready.get()
+            if item is _END:
                 return
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield from chunk
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         closed.set()

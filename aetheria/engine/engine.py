@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from dataclasses import dataclass
 
 from aetheria.engine.phases import Phase, check_transition, is_terminal
@@ -18,6 +19,7 @@ from aetheria.events import (
 )
 from aetheria.protocols import (
     Bus,
+    Chunk,
     DataFeed,
     Program,
     Report,
@@ -25,7 +27,6 @@ from aetheria.protocols import (
     SnapshotWriter,
     State,
     StopSignal,
-    Window,
 )
 
 
@@ -42,7 +43,7 @@ class Outcome:
 
 
 class Engine:
-    """Mediator: moves windows from the feed to the program and tells the bus what happened.
+    """Mediator: moves data from the feed to the program and tells the bus what happened.
 
     Every decision that depends on the run so far is taken from the three counters in `Progress`,
     the guard's counters on the device and the listeners' states, all of which are in the snapshot.
@@ -65,6 +66,7 @@ class Engine:
         self._phase = Phase.STARTING
         self._progress = Progress()
         self._state: State = None
+        self._chunk, self._taken = Chunk({}, ()), 0
         self._metrics: dict[str, float] = {}
         self._num_eval_examples = 0
         self._eval_step = -1
@@ -80,10 +82,12 @@ class Engine:
         try:
             self._start(restored)
             with contextlib.closing(
-                self._feed.train_windows(self._progress.examples_seen)
-            ) as windows:
+                self._feed.train_chunks(
+                    self._progress.examples_seen, self._program.windows_per_chunk
+                )
+            ) as chunks:
                 while not is_terminal(self._phase):
-                    self._settle(self._train_to_boundary(windows))
+                    self._settle(self._train_to_boundary(chunks))
                     if self._phase is Phase.TRAINING:
                         self._attend_boundary()
             self._emit_saves(wait=True)
@@ -118,22 +122,24 @@ class Engine:
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
         self._reports.start(self._progress)
 
-    def _train_to_boundary(self, windows: Iterator[Window]) -> Report:
+    def _train_to_boundary(self, chunks: Iterator[Chunk]) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
-        train_step, stop = self._program.train_step, self._stop
-        state, report = self._state, None
-        step, seen = self._progress.step, self._progress.examples_seen
-        cursors = []
-        for _ in range(self._schedule.steps_to_boundary(self._progress)):
-            window = next(windows)
-            state, report = train_step(state, window.arrays)
-            seen += window.num_examples
-            cursors.append(seen)
-            if stop.requested:
+        cursors = [self._progress.examples_seen]
+        due, report = self._schedule.steps_to_boundary(self._progress), None
+        while due:
+            if self._taken == len(self._chunk.num_examples):
+                self._chunk, self._taken = next(chunks), 0
+            start, counts = self._taken, self._chunk.num_examples[self._taken :][:due]
+            self._state, report = self._program.train_steps(
+                self._state, self._chunk.arrays, start, len(counts)
+            )
+            cursors += list(accumulate(counts, initial=cursors[-1]))[1:]
+            self._taken, due = start + len(counts), due - len(counts)
+            if self._stop.requested:
                 break
-        self._state = state
-        self._reports.follow(cursors)
-        self._progress = self._schedule.progress(step + len(cursors), seen)
+        self._reports.follow(cursors[1:])
+        num_steps = len(cursors) - 1
+        self._progress = self._schedule.progress(self._progress.step + num_steps, cursors[-1])
         return report
 
     def _settle(self, report: Report) -> None:

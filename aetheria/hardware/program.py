@@ -21,10 +21,17 @@ from aetheria.logic.step import (
     make_eval_sums,
     make_init,
     make_train_step,
+    make_train_steps,
     pack_values,
     value_names,
 )
 from aetheria.protocols import GuardCounters, HostReport
+
+
+# A call of 2e8 operations takes some 10 ms of one core: long against a dispatch (some 20 us), short
+# against a person's or a scheduler's patience with a signal, which is heard between calls.
+_MAX_WINDOWS_PER_CALL = 32
+_MAX_FLOPS_PER_CALL = 2e8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +72,24 @@ class JaxProgram:
         self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
-        window = NamedSharding(mesh, PartitionSpec(None, "data"))
+        chunk = NamedSharding(mesh, PartitionSpec(None, None, "data"))
         batch = NamedSharding(mesh, PartitionSpec("data"))
         self._whole = whole
         self._example = example
         self._init = jax.jit(init, out_shardings=whole)
-        self._train_step = jax.jit(
-            self._counted(make_train_step(model, optimizer, precision, spec.max_consecutive_skips)),
+        num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
+        step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
+        self._windows_per_chunk = _windows_per_chunk(
+            mesh, lambda: num_micro * _flops(step.lower(self._abstract, spec.example_window))
+        )
+        self.train_steps = jax.jit(
+            self._counted("train_step", make_train_steps(step)),
             donate_argnums=0,
-            in_shardings=(whole, window),
+            in_shardings=(whole, chunk, whole, whole),
             out_shardings=whole,
         )
         self._eval_step = jax.jit(
-            self._counted(make_eval_step(model, precision)),
+            self._counted("eval_step", make_eval_step(model, precision)),
             donate_argnums=2,
             in_shardings=(whole, batch, whole),
             out_shardings=whole,
@@ -87,7 +99,11 @@ class JaxProgram:
             out_shardings=whole,
         )
         self._export = jax.jit(_export, out_shardings=whole)
-        self.train_step = self._train_step
+
+    @property
+    def windows_per_chunk(self) -> int:
+        """How many steps to offer in one call; a function of the model and the window's shapes."""
+        return self._windows_per_chunk
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -141,15 +157,33 @@ class JaxProgram:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
 
-    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         # Its body runs when it is traced, once for each set of shapes. The size of jit's cache
         # counts more: on jax 0.10 a key's two spellings of one sharding have an entry each.
         @functools.wraps(step)
         def traced(*args: Any) -> Any:
-            self._compiles[step.__name__] += 1
+            self._compiles[name] += 1
             return step(*args)
 
         return traced
+
+
+def _windows_per_chunk(mesh: Mesh, step_flops: Callable[[], float]) -> int:
+    """Several where a step is small, so that its dispatch counts; one elsewhere.
+
+    The bound is in operations, not in measured time: how a run is cut decides which program is
+    compiled, and must be the same wherever it runs. Accelerators take one at a time, since there
+    each turn of a loop of unknown length waits for the host.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return 1
+    return max(1, min(_MAX_WINDOWS_PER_CALL, int(_MAX_FLOPS_PER_CALL / max(step_flops(), 1.0))))
+
+
+def _flops(lowered: jax.stages.Lowered) -> float:
+    """Operations of a computation, the body of a loop counted once; unknown ones as none."""
+    cost = lowered.cost_analysis()
+    return cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
 
 
 def _metric_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
