@@ -28,6 +28,11 @@ DIGITS = {
 }
 
 
+def train_step(program: Any, state: Any, window: dict[str, Any]) -> Any:
+    """Takes one step of a program, on one window."""
+    return program.train_steps(state, {name: column[None] for name, column in window.items()}, 0, 1)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that ended: its exit code and its folder."""

@@ -4,6 +4,7 @@ import gc
 import itertools
 import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -62,11 +63,23 @@ def make_feed(make_source=array_source, batch_size=8, accumulation=2, seed=0):
     )
 
 
-def take(feed, count, examples_seen=0):
+class Window(NamedTuple):
+    arrays: dict
+    num_examples: int
+
+
+def windows_of(chunks):
+    """The windows of chunks, one by one, without those that are no data."""
+    for chunk in chunks:
+        for index, num_examples in enumerate(chunk.num_examples):
+            yield Window({name: a[index] for name, a in chunk.arrays.items()}, num_examples)
+
+
+def take(feed, count, examples_seen=0, max_windows=2):
     """The first `count` windows from a position on."""
-    windows = feed.train_windows(examples_seen)
-    taken = list(itertools.islice(windows, count))
-    windows.close()
+    chunks = feed.train_chunks(examples_seen, max_windows)
+    taken = list(itertools.islice(windows_of(chunks), count))
+    chunks.close()
     return taken
 
 
@@ -163,29 +176,47 @@ def test_64_bit_columns_become_32_bit_ones(make_source):
     micro_batch=st.integers(1, 9),
     accumulation=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
+    max_windows=st.integers(1, 5),
 )
 def test_any_position_continues_the_same_sequence(
-    make_source, start, micro_batch, accumulation, seed
+    make_source, start, micro_batch, accumulation, seed, max_windows
 ):
     feed = make_feed(make_source, micro_batch * accumulation, accumulation, seed)
     count = 2 * (-(-NUM_TRAIN // feed.batch_size))
-    ids = ids_of(take(feed, count, start))
+    ids = ids_of(take(feed, count, start, max_windows))
     whole = epochs_of(seed, 7)
     assert len(ids) > NUM_TRAIN
     assert ids == whole[start : start + len(ids)]
 
 
 @settings(max_examples=40, deadline=None)
-@given(batch_size=st.integers(1, 30), num_taken=st.integers(0, 12))
-def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken):
+@given(batch_size=st.integers(1, 30), num_taken=st.integers(0, 12), max_windows=st.integers(1, 5))
+def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken, max_windows):
     feed = make_feed(batch_size=batch_size, accumulation=1)
-    whole = take(feed, num_taken + 4)
+    whole = take(feed, num_taken + 4, max_windows=max_windows)
     seen = sum(window.num_examples for window in whole[:num_taken])
     rest = take(feed, 4, seen)
     for expected, window in zip(whole[num_taken:], rest, strict=True):
         assert window.num_examples == expected.num_examples
         for name, column in expected.arrays.items():
             np.testing.assert_array_equal(window.arrays[name], column)
+
+
+@every_source
+@pytest.mark.parametrize("max_windows", [1, 2, 3, 100])
+def test_all_chunks_have_one_shape_and_bound(make_source, max_windows):
+    chunks = make_feed(make_source).train_chunks(0, max_windows)
+    taken = list(itertools.islice(chunks, 7))
+    chunks.close()
+    num_windows = min(max_windows, 3)  # an epoch has 3, and no chunk crosses one
+    for chunk in taken:
+        assert chunk.arrays["inputs"].shape == (num_windows, 2, 4, 2)
+        assert 1 <= len(chunk.num_examples) <= num_windows
+        counted = chunk.arrays["mask"].sum(axis=(1, 2))
+        assert counted.tolist() == [
+            *chunk.num_examples,
+            *[0] * (num_windows - len(chunk.num_examples)),
+        ]
 
 
 def test_accumulation_changes_neither_the_examples_nor_their_place_in_a_window():
@@ -225,8 +256,7 @@ def no_prefetch_thread_left(seconds=5.0):
 
 def test_an_error_of_the_reader_surfaces_at_its_place():
     def chunks():
-        yield [1, 2]
-        yield [3]
+        yield from [1, 2, 3]
         raise OSError("the disk is gone")
 
     items = prefetch(chunks())
@@ -248,19 +278,19 @@ def test_an_unreadable_record_stops_the_feed_at_its_window():
     large = np.zeros((NUM_TRAIN, 1 << 18), np.float32)  # a window is more than a read may hold
     source = RecordSource(Damaged({**make_columns(NUM_TRAIN), "large": large}))
     feed = make_feed(lambda _: source)
-    windows = feed.train_windows(0)
+    windows = windows_of(feed.train_chunks(0, 32))
     assert real_ids(next(windows)) == order[:8].tolist()
     with pytest.raises(ValueError, match=f"record {order[10]} is damaged"):
         next(windows)
 
 
 def test_closing_or_dropping_a_feed_ends_its_thread():
-    windows = make_feed(list_source).train_windows(0)
-    next(windows)
+    chunks = make_feed(list_source).train_chunks(0, 2)
+    next(chunks)
     assert not no_prefetch_thread_left(seconds=0.3)  # it is at work until it is told to stop
-    windows.close()
+    chunks.close()
     assert no_prefetch_thread_left()
-    dropped = make_feed(list_source).train_windows(0)
+    dropped = make_feed(list_source).train_chunks(0, 2)
     next(dropped)
     del dropped
     gc.collect()
@@ -268,14 +298,14 @@ def test_closing_or_dropping_a_feed_ends_its_thread():
 
 
 def test_a_feed_that_nobody_reads_starts_no_thread():
-    windows = make_feed(list_source).train_windows(0)
+    chunks = make_feed(list_source).train_chunks(0, 2)
     assert no_prefetch_thread_left(seconds=0.1)
-    windows.close()
+    chunks.close()
 
 
 def test_a_source_in_memory_is_read_without_a_thread():
-    windows = make_feed(array_source).train_windows(0)
-    next(windows)
+    chunks = make_feed(array_source).train_chunks(0, 2)
+    next(chunks)
     assert no_prefetch_thread_left(seconds=0.1)
 
 
@@ -285,7 +315,7 @@ def test_prefetch_reads_no_further_ahead_than_its_depth():
     def chunks():
         for number in range(100):
             read.append(number)
-            yield [number]
+            yield number
 
     items = prefetch(chunks(), depth=2)
     assert next(items) == 0

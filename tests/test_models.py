@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import train_step
 from flax import linen as nn
 from flax import nnx
 
@@ -255,7 +256,7 @@ def train_and_compare(program, model):
     state = program.init()
     before = program.fetch(program.eval_step(state, held_out)).metrics["loss"]
     for _ in range(60):
-        state, report = program.train_step(state, window)
+        state, report = train_step(program, state, window)
     after = program.fetch(program.eval_step(state, held_out)).metrics["loss"]
     assert program.fetch(report).guard.num_skipped == 0
     assert {leaf.dtype for leaf in floats(program.export_state(state))} == {jnp.dtype("float32")}
@@ -284,7 +285,7 @@ def test_no_step_reduces_the_loss_without_a_learning_rate():
 @every_model
 def test_a_state_of_the_model_survives_export_and_import(model):
     program, window = make_program(model), make_window(model)
-    state, _ = program.train_step(program.init(), window)
+    state, _ = train_step(program, program.init(), window)
     arrays = program.export_state(state)
     again = program.export_state(program.import_state(arrays))
     assert list(again) == list(arrays)

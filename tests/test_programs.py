@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from conftest import train_step
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
@@ -56,7 +57,7 @@ def program(request):
 
 def advance(program, state, windows):
     for window in windows:
-        state, report = program.train_step(state, window)
+        state, report = train_step(program, state, window)
     return state, report
 
 
@@ -81,7 +82,7 @@ def test_init_is_a_function_of_the_seed(program):
 
 def test_a_train_step_learns_and_reports(program):
     before = exported(program, program.init())
-    state, report = program.train_step(program.init(), make_window(num_valid=13))
+    state, report = train_step(program, program.init(), make_window(num_valid=13))
     after = exported(program, state)
     changed = {
         path.split("/")[0] for path in after if not np.array_equal(after[path], before[path])
@@ -117,6 +118,54 @@ def test_the_same_steps_give_the_same_bits(program):
     assert equal(exported(program, first), exported(program, second))
     other, _ = advance(program, program.init(), WINDOWS[::-1])
     assert not equal(exported(program, first), exported(program, other))
+
+
+CHUNK = {name: np.stack([window[name] for window in WINDOWS]) for name in WINDOWS[0]}
+
+
+@pytest.mark.parametrize("cuts", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
+def test_a_chunk_gives_the_same_bits_wherever_it_is_cut(program, cuts):
+    want, want_report = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS))
+    state, start = program.init(), 0
+    for count in cuts:
+        state, report = program.train_steps(state, CHUNK, start, count)
+        start += count
+    assert equal(exported(program, state), exported(program, want))
+    assert program.fetch(report) == program.fetch(want_report)
+    other, _ = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS) - 1)
+    assert not equal(exported(program, other), exported(program, want)), "the control"
+
+
+def test_a_chunk_gives_what_its_windows_give_one_by_one(program):
+    one_by_one, last = advance(program, program.init(), WINDOWS)
+    state, report = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS))
+    assert equal(exported(program, state), exported(program, one_by_one))
+    assert program.fetch(report) == program.fetch(last)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_chunk_is_compiled_once_wherever_it_is_cut(strategy):
+    program = make_program(strategy, PlainLinear())
+    state = program.init()
+    for start, count in ((0, 3), (0, 1), (1, 2), (2, 1)):
+        state, _ = program.train_steps(state, CHUNK, start, count)
+    assert program.compiles["train_step"] == 1
+
+
+def test_large_steps_are_dispatched_one_at_a_time():
+    small, large = PlainLinear(), make_model_of_many_operations()
+    assert make_program("cpu", small).windows_per_chunk > 1
+    assert make_program("cpu", large).windows_per_chunk == 1
+
+
+def make_model_of_many_operations():
+    @dataclass(frozen=True)
+    class Wide(PlainLinear):
+        def predict(self, params, model_state, inputs):
+            wide = jnp.ones((inputs.shape[-1], 4096)) @ jnp.ones((4096, 4096)) / 4096**2
+            return super().predict(params, model_state, inputs) * (inputs @ wide).mean()
+
+    return Wide()
 
 
 def test_an_export_survives_later_donation(program):
@@ -163,7 +212,7 @@ def test_import_without_a_part_of_the_state_continues_otherwise(program, field):
 def test_reports_can_be_fetched_after_later_steps(program):
     state, reports = program.init(), []
     for window in WINDOWS:
-        state, report = program.train_step(state, window)
+        state, report = train_step(program, state, window)
         reports.append(report)
     assert [program.fetch(report).guard.step for report in reports] == [1, 2, 3]
 
@@ -172,7 +221,7 @@ def test_a_skipped_window_is_reported_and_leaves_the_rest_of_the_state(program):
     bad = make_window()
     bad["inputs"][1, 3] = np.nan
     before = exported(program, program.init())
-    state, report = program.train_step(program.init(), bad)
+    state, report = train_step(program, program.init(), bad)
     after = exported(program, state)
     assert {path for path in after if not np.array_equal(after[path], before[path])} == {"counters"}
     fetched = program.fetch(report)
@@ -214,7 +263,7 @@ def compiled(records):
     return [
         name
         for message in messages
-        for name in ("train_step", "eval_step")
+        for name in ("train_steps", "eval_step")
         if message.startswith(f"Finished XLA compilation of jit({name})")
     ]
 
@@ -225,25 +274,25 @@ def test_each_step_is_compiled_once_over_padded_and_full_windows(strategy, caplo
     with jax.log_compiles(), caplog.at_level("WARNING"):
         state = program.init()
         for num_valid in (16, 13, 1, 0, 16):
-            state, _ = program.train_step(state, make_window(num_valid=num_valid))
+            state, _ = train_step(program, state, make_window(num_valid=num_valid))
         state = program.import_state(program.export_state(state))
-        state, _ = program.train_step(state, make_window())
+        state, _ = train_step(program, state, make_window())
         totals = None
         for num_valid in (8, 3, 8):
             totals = program.eval_step(state, make_batch(num_valid=num_valid), totals)
-        assert sorted(compiled(caplog.records)) == ["eval_step", "train_step"]
+        assert sorted(compiled(caplog.records)) == ["eval_step", "train_steps"]
         assert program.compiles == {"train_step": 1, "eval_step": 1}
         # The control: a window that is cut instead of padded is compiled again, and counted.
         cut = {name: column[:1] for name, column in make_window().items()}
-        program.train_step(state, cut)
-    assert sorted(compiled(caplog.records)) == ["eval_step", "train_step", "train_step"]
+        train_step(program, state, cut)
+    assert sorted(compiled(caplog.records)) == ["eval_step", "train_steps", "train_steps"]
     assert program.compiles == {"train_step": 2, "eval_step": 1}
 
 
 def train_and_evaluate(program, state, fetch_every_step=False):
     totals = None
     for window in WINDOWS:
-        state, report = program.train_step(state, window)
+        state, report = train_step(program, state, window)
         if fetch_every_step:
             program.fetch(report)
     program.export_state(state)
@@ -258,21 +307,26 @@ def train_and_evaluate(program, state, fetch_every_step=False):
 
 def test_the_training_loop_asks_nothing_of_the_device(program, monkeypatch):
     asked = []
-    for name in ("device_get", "block_until_ready"):
-        original = getattr(jax, name)
-        record = lambda tree, name=name, original=original: (asked.append(name), original(tree))[1]
-        monkeypatch.setattr(jax, name, record)
+    for module, name in ((jax, "device_get"), (jax, "block_until_ready"), (np, "asarray")):
+        original = getattr(module, name)
+
+        def record(value, *rest, name=name, original=original, **options):
+            if name != "asarray" or isinstance(value, jax.Array):
+                asked.append(name)
+            return original(value, *rest, **options)
+
+        monkeypatch.setattr(module, name, record)
     train_and_evaluate(program, program.init())
     assert asked == []
     train_and_evaluate(program, program.init(), fetch_every_step=True)
-    assert asked == ["device_get"] * len(WINDOWS)  # the control
+    assert asked == ["asarray", "asarray"] * len(WINDOWS)  # the control
 
 
 def test_the_training_loop_reads_no_value_unasked(program):
     """Traced, an array has no value: float(), bool(), int() and NumPy raise."""
     state = program.init()
     jax.eval_shape(lambda s: train_and_evaluate(program, s), state)
-    with pytest.raises(jax.errors.ConcretizationTypeError):
+    with pytest.raises(jax.errors.TracerArrayConversionError):
         jax.eval_shape(lambda s: train_and_evaluate(program, s, fetch_every_step=True), state)
 
 
@@ -280,22 +334,23 @@ def test_the_training_loop_reads_no_value_unasked(program):
 def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(name, size):
     program = program_of(name, PlainLinear())
     state, window = program.init(), make_window()
-    executable = program.train_step.lower(state, window).compile()
-    state_shardings, window_shardings = executable.input_shardings[0]
+    chunk = {name: column[None] for name, column in window.items()}
+    executable = program.train_steps.lower(state, chunk, 0, 1).compile()
+    state_shardings, chunk_shardings, *_ = executable.input_shardings[0]
     for column in ("inputs", "labels", "mask"):
-        sharding, shape = window_shardings[column], window[column].shape
-        assert sharding.shard_shape(shape) == (2, MICRO_BATCH // size, *shape[2:])
+        sharding, shape = chunk_shardings[column], chunk[column].shape
+        assert sharding.shard_shape(shape) == (1, 2, MICRO_BATCH // size, *shape[3:])
         rows = {
-            index[1].indices(MICRO_BATCH) for index in sharding.devices_indices_map(shape).values()
+            index[2].indices(MICRO_BATCH) for index in sharding.devices_indices_map(shape).values()
         }
         assert len(rows) == sharding.num_devices == size
     whole = [sharding.is_fully_replicated for sharding in jax.tree.leaves(state_shardings)]
     assert whole and all(whole)
     # What each device computes on, and that the sums are taken over all of them.
     text = executable.as_text()
-    assert f"f32[2,{MICRO_BATCH // size},6]" in text
+    assert f"f32[1,2,{MICRO_BATCH // size},6]" in text
     assert ("all-reduce" in text) == (size > 1)
-    stepped, _ = program.train_step(state, window)
+    stepped, _ = train_step(program, state, window)
     shards = jax.tree.leaves(stepped.params)[0].addressable_shards
     assert [shard.device for shard in shards] == jax.devices()[:size]
     assert all(np.array_equal(shard.data, shards[0].data) for shard in shards)
@@ -339,7 +394,7 @@ class NamedMetrics(PlainLinear):
 
 def test_training_and_evaluation_may_report_different_metrics():
     program = make_program("cpu", NamedMetrics(train_metric="z"))
-    state, report = program.train_step(program.init(), make_window())
+    state, report = train_step(program, program.init(), make_window())
     assert list(program.fetch(report).metrics) == ["loss", "grad_norm", "z"]
     evaluated = program.fetch(program.eval_step(state, make_batch())).metrics
     assert list(evaluated) == ["loss", "a", "mae"]

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import train_step
 
 from aetheria.errors import HardwareError
 from aetheria.hardware import ProgramSpec, select_strategy
@@ -78,10 +79,10 @@ def test_training_on_a_gpu_stays_there_and_lowers_the_loss():
         example_window=window, total_steps=60, seed=0, mixed_precision=True, max_consecutive_skips=3
     )
     program = select_strategy("gpu", {}).compile(model, spec)
-    state, first = program.train_step(program.init(), window)
+    state, first = train_step(program, program.init(), window)
     with jax.transfer_guard_device_to_host("disallow_explicit"):
         for _ in range(60):
-            state, last = program.train_step(state, window)
+            state, last = train_step(program, state, window)
     # The control: a fetch in that loop is what the guard refuses.
     with (
         jax.transfer_guard_device_to_host("disallow_explicit"),

@@ -102,9 +102,7 @@ class Feed:
             num_batches = -(-len(indices) // self.micro_batch)
             yield [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
-    def _pack(
-        self, source: Source, indices: np.ndarray, num_windows: int
-    ) -> dict[str, np.ndarray]:
+    def _pack(self, source: Source, indices: np.ndarray, num_windows: int) -> dict[str, np.ndarray]:
         """Reads `indices` into [num_windows, grad_accumulation_steps, micro_batch, ...], padded
         and masked.
 

@@ -3,8 +3,8 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
 from dataclasses import dataclass
+from itertools import accumulate
 
 from aetheria.engine.phases import Phase, check_transition, is_terminal
 from aetheria.engine.reports import TrainReports

@@ -27,7 +27,6 @@ from aetheria.logic.step import (
 )
 from aetheria.protocols import GuardCounters, HostReport
 
-
 # A call of 2e8 operations takes some 10 ms of one core: long against a dispatch (some 20 us), short
 # against a person's or a scheduler's patience with a signal, which is heard between calls.
 _MAX_WINDOWS_PER_CALL = 32

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 from aetheria.engine import Engine, Schedule
 from aetheria.observe import EventBus
-from aetheria.protocols import GuardCounters, HostReport, StopSignal, Window
+from aetheria.protocols import Chunk, GuardCounters, HostReport, StopSignal
 
 LINTER = str(Path(sys.executable).parent / "lint-imports")
 FRAMEWORKS = ("jax", "flax", "optax", "orbax", "torch", "numpy")
@@ -77,11 +77,16 @@ def test_core_imports_no_concrete_model_config_or_script():
 class CountingProgram:
     """A framework of its own: the state is a dict of whole numbers."""
 
+    windows_per_chunk = 2
+
     def init(self) -> dict[str, int]:
         return {"step": 0, "sum": 0}
 
-    def train_step(self, state: Mapping, window: Mapping) -> tuple[dict, dict]:
-        state = {"step": state["step"] + 1, "sum": state["sum"] + sum(window["x"])}
+    def train_steps(
+        self, state: Mapping, arrays: Mapping, start: int, count: int
+    ) -> tuple[dict, dict]:
+        for window in arrays["x"][start : start + count]:
+            state = {"step": state["step"] + 1, "sum": state["sum"] + sum(window)}
         return state, state
 
     def eval_step(self, state: Mapping, batch: Mapping, totals: dict | None) -> dict:
@@ -104,11 +109,12 @@ class CountingFeed:
 
     num_train_examples = 6
 
-    def train_windows(self, examples_seen: int):
+    def train_chunks(self, examples_seen: int, max_windows: int):
         while True:
             start = examples_seen % 6
-            yield Window({"x": [start, start + 1]}, 2)
-            examples_seen += 2
+            windows = [[i, i + 1] for i in range(start, 6, 2)][:max_windows]
+            yield Chunk({"x": windows}, [2] * len(windows))
+            examples_seen += 2 * len(windows)
 
     def eval_batches(self):
         yield {"x": [0, 1, 2]}

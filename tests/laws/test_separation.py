@@ -80,7 +80,8 @@ def test_only_a_stop_request_reaches_the_run(train, plugin, tmp_path):
     plugin("stopping", "if isinstance(event, StepsCompleted): self.context.stop.request('enough')")
     quiet = train("quiet")
     stopped = train("stopped", loggers=["stopping", "jsonl"], project=tmp_path)
-    assert stopped.summary["steps"] == 10 < quiet.summary["steps"]
+    # The report of step 10 is fetched two steps late, on any machine (`Schedule.fetch_lag`).
+    assert stopped.summary["steps"] == 12 < quiet.summary["steps"]
     assert stopped.summary["params_sha256"] != quiet.summary["params_sha256"]
 
 
