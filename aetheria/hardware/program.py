@@ -81,7 +81,7 @@ class JaxProgram:
         self._windows_per_chunk = _windows_per_chunk(
             mesh, lambda: num_micro * _flops(step.lower(self._abstract, spec.example_window))
         )
-        self.train_steps = jax.jit(
+        self._train_steps = jax.jit(
             self._counted("train_step", make_train_steps(step)),
             donate_argnums=0,
             in_shardings=(whole, chunk, whole, whole),
@@ -117,6 +117,14 @@ class JaxProgram:
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""
         return self._init(jax.random.key(self._seed), self._example)
+
+    def train_steps(
+        self, state: TrainState, chunk: Mapping[str, Any], start: int, count: int
+    ) -> tuple[TrainState, StepOutput]:
+        """Takes `count` steps in one call, on the chunk's windows from `start` on; the state is
+        donated.
+        """
+        return self._train_steps(state, chunk, start, count)
 
     def eval_step(
         self, state: TrainState, batch: Mapping[str, Any], totals: Sums | None = None

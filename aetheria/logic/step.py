@@ -80,11 +80,10 @@ def make_init(
     return init
 
 
-def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
-    """Builds (params, model_state, window, rng) -> (summed gradients, Sums, model_state).
+def make_micro_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
+    """Builds (params, model_state, batch, rng) -> (summed gradients, Sums, model_state).
 
-    The window leads with [grad_accumulation_steps, micro_batch]. Gradients are of the *sum* of the
-    loss, in float32; whoever has the whole weight divides, once.
+    Gradients are of the *sum* of the loss, in float32; whoever has the whole weight divides, once.
     """
 
     def micro_loss(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
@@ -95,6 +94,17 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
     def micro_gradient(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
         grads, out = jax.grad(micro_loss, has_aux=True)(params, model_state, batch, rng)
         return grads, sums_of(out, batch), out.model_state
+
+    return micro_gradient
+
+
+def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
+    """Builds (params, model_state, window, rng) -> (summed gradients, Sums, model_state).
+
+    The window leads with [grad_accumulation_steps, micro_batch]; micro-batches are added in their
+    order, and the model state goes from one to the next.
+    """
+    micro_gradient = make_micro_gradient(model, precision)
 
     def gradient(params: Any, model_state: Any, window: Batch, rng: jax.Array) -> Any:
         num_micro = jax.tree.leaves(window)[0].shape[0]
@@ -140,17 +150,33 @@ def make_train_step(
     clipping need not read every gradient a second time.
     """
     gradient = make_gradient(model, precision)
-    optimizer = optax.with_extra_args_support(optimizer)
+    update = make_update(optimizer, max_consecutive_skips)
 
     def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
-        rng = jax.random.fold_in(_key(state), state.counters[STEP])
+        rng = step_key(state.base_key, state.counters[STEP])
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
+        return update(state, grads, sums, model_state)
+
+    return train_step
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, max_consecutive_skips: int
+) -> Callable[..., tuple[TrainState, StepOutput]]:
+    """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: divide, guard,
+    update, count.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(
+        state: TrainState, grads: Any, sums: Sums, model_state: Any
+    ) -> tuple[TrainState, StepOutput]:
         scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grad_norm = optax.tree.norm(grads) * scale
         finite = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight) & jnp.isfinite(grad_norm)
         frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
 
-        def update() -> Any:
+        def apply() -> Any:
             mean = jax.tree.map(lambda g: g * scale, grads)
             updates, opt_state = optimizer.update(
                 mean, state.opt_state, state.params, grad_norm=grad_norm
@@ -161,8 +187,8 @@ def make_train_step(
             return state.params, state.model_state, state.opt_state
 
         # cond, not where on every leaf: it skips the update's work, and is far cheaper on CPU.
-        apply = finite & ~frozen & (sums.weight > 0)
-        params, model_state, opt_state = jax.lax.cond(apply, update, keep)
+        counts = finite & ~frozen & (sums.weight > 0)
+        params, model_state, opt_state = jax.lax.cond(counts, apply, keep)
         counters = jnp.where(frozen, state.counters, count(state.counters, finite))
         state = state._replace(
             params=params, model_state=model_state, opt_state=opt_state, counters=counters
@@ -170,7 +196,7 @@ def make_train_step(
         values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
         return state, StepOutput(values, counters)
 
-    return train_step
+    return update
 
 
 def make_train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,13 +235,15 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
     def eval_sums(state: TrainState, batch: Batch) -> Sums:
         params = precision.cast_params(state.params)
         batch = precision.cast_batch(batch)
-        return sums_of(model.loss(params, state.model_state, batch, _key(state), False), batch)
+        key = jax.random.wrap_key_data(state.base_key)
+        return sums_of(model.loss(params, state.model_state, batch, key, False), batch)
 
     return eval_sums
 
 
-def _key(state: TrainState) -> jax.Array:
-    return jax.random.wrap_key_data(state.base_key)
+def step_key(base_key: jax.Array, step: jax.Array) -> jax.Array:
+    """The key of a step: a function of the run's key data u32 [2] and the step's number."""
+    return jax.random.fold_in(jax.random.wrap_key_data(base_key), step)
 
 
 def sums_of(out: LossOutput, batch: Batch) -> Sums:
