@@ -13,7 +13,13 @@ from aetheria.config import Config
 from aetheria.data import DataSplits, Feed
 from aetheria.engine import Engine, Outcome, Schedule
 from aetheria.errors import ConfigError
-from aetheria.hardware import JaxProgram, PredictProgram, ProgramSpec, select_strategy
+from aetheria.hardware import (
+    ElasticProgram,
+    JaxProgram,
+    PredictProgram,
+    ProgramSpec,
+    select_strategy,
+)
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
@@ -30,7 +36,7 @@ class Run:
     """Everything of one run, made and checked; nothing compiled, nothing written."""
 
     engine: Engine
-    program: JaxProgram
+    program: JaxProgram | ElasticProgram
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
@@ -50,8 +56,8 @@ def build_run(
     """
     model = build_model(config, project)
     feed = build_feed(config, project)
-    strategy = select_strategy(config.strategy, config.mesh)
-    strategy.check(feed.micro_batch)
+    strategy = select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
+    strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     schedule = build_schedule(config, feed, stop_at_step)
     limit = 1 if config.on_nonfinite == "halt" else config.max_consecutive_skips
     spec = ProgramSpec(
@@ -134,9 +140,17 @@ def build_feed(config: Config, project: Path | None) -> Feed:
     return Feed(
         splits=splits,
         batch_size=config.batch_size,
-        grad_accumulation_steps=config.grad_accumulation_steps,
+        # Lanes on one device take their turns, as micro-batches do: one thing serves for both.
+        grad_accumulation_steps=config.lanes
+        if is_elastic(config)
+        else config.grad_accumulation_steps,
         seed=config.seed,
     )
+
+
+def is_elastic(config: Config) -> bool:
+    """Whether a run's bits may not depend on the number of devices."""
+    return config.reproducibility == "elastic"
 
 
 def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) -> Schedule:

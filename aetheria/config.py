@@ -63,7 +63,10 @@ class Config:
         strategy: `auto`, `cpu`, `gpu` or `mesh`.
         mesh: axis name -> number of devices, such as {data: 8}; empty: all of them.
         seed: decides initial parameters, order of examples and dropout.
-        reproducibility: `fast`: the same bits on the same devices.
+        reproducibility: `fast`: the same bits on the same devices; `elastic`: the same bits on
+            any number of them.
+        lanes: with `elastic`, the pieces every batch is cut into, a power of two; as many devices
+            can share them.
         on_nonfinite: what a non-finite window does: `skip` it, or `halt` the run.
         max_consecutive_skips: skips in a row after which the run halts all the same.
         log_every_steps: cadence of training metrics, in optimizer steps.
@@ -87,7 +90,8 @@ class Config:
     strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
     mesh: dict[str, int] = _field({}, resume="free")
     seed: int = _field(0, resume="schedule")
-    reproducibility: Literal["fast"] = _field("fast", resume="schedule")
+    reproducibility: Literal["fast", "elastic"] = _field("fast", resume="schedule")
+    lanes: int = _field(8, resume="schedule")
     on_nonfinite: Literal["skip", "halt"] = _field("skip", resume="schedule")
     max_consecutive_skips: int = _field(10, resume="schedule")
     log_every_steps: int = _field(10, resume="free")
@@ -109,6 +113,7 @@ _MINIMA = {
     "learning_rate": 0,
     "max_grad_norm": 0,
     "grad_accumulation_steps": 1,
+    "lanes": 1,
     "mesh": 1,
     "seed": 0,
     "max_consecutive_skips": 1,
@@ -200,6 +205,19 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
             f"{where('batch_size')}: batch_size: expected a multiple of grad_accumulation_steps "
             f"({accumulation}), got {batch_size}; use {use}"
         )
+    lanes = values.get("lanes")
+    if values.get("reproducibility") == "elastic" and lanes and batch_size:
+        if lanes & (lanes - 1):
+            below = 1 << (lanes.bit_length() - 1)
+            yield (
+                f"{where('lanes')}: lanes: expected a power of two, got {lanes}; "
+                f"use {below} or {2 * below}"
+            )
+        elif batch_size % lanes:
+            yield (
+                f"{where('batch_size')}: batch_size: expected a multiple of lanes ({lanes}) with "
+                f"reproducibility elastic, got {batch_size}; change one of them"
+            )
     for name in ("learning_rate", "max_grad_norm"):
         short, own = values.get(name), values.get("model_params", {}).get(name)
         with contextlib.suppress(TypeError, ValueError):

@@ -5,10 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aetheria
+from aetheria.command.prove import ProveElasticCommand
 from aetheria.command.train import TrainCommand
 from aetheria.errors import AetheriaError, ExitCode
+
+_PROJECT_HELP = "the folder that holds your models/"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +33,7 @@ def run_command(parser, argv: Sequence[str]) -> int:
         return int(ExitCode.USER_ERROR)
 
 
-def parse(argv: Sequence[str]) -> TrainCommand:
+def parse(argv: Sequence[str]) -> TrainCommand | ProveElasticCommand:
     """Turns an argument vector into a command.
 
     >>> parse(["train", "config.yaml", "--set", "epochs=3"]).overrides
@@ -40,18 +44,57 @@ def parse(argv: Sequence[str]) -> TrainCommand:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
+    _add_train(commands)
+    _add_prove(commands)
+    options = parser.parse_args(argv)
+    return options.make(options)
+
+
+def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train what a config describes")
-    train.add_argument("config", type=Path, help="a .yaml, .json or .py file")
-    train.add_argument(
+    _add_config(train)
+    add_run_options(train)
+    train.set_defaults(make=lambda options: make_command(options, options.config, options.set))
+
+
+def _add_prove(commands: Any) -> None:
+    prove = commands.add_parser("prove", help="test a claim on a config")
+    claims = prove.add_subparsers(metavar="CLAIM", required=True, parser_class=OneLineParser)
+    elastic = claims.add_parser(
+        "elastic", help="the same bits on any number of devices (reproducibility: elastic)"
+    )
+    _add_config(elastic)
+    elastic.add_argument("--steps", type=_positive, default=20, help="steps to compare")
+    elastic.add_argument(
+        "--devices", type=_positives, default=(1, 2, 4, 8), metavar="N,N", help="such as 1,2,8"
+    )
+    elastic.add_argument(
+        "--control",
+        action="store_true",
+        help="the same with reproducibility: fast, which is expected to fail",
+    )
+    elastic.add_argument("--project", type=Path, metavar="DIR", help=_PROJECT_HELP)
+    elastic.set_defaults(
+        make=lambda options: ProveElasticCommand(
+            config_file=options.config,
+            overrides=tuple(options.set),
+            steps=options.steps,
+            devices=options.devices,
+            control=options.control,
+            project=options.project,
+        )
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="a .yaml, .json or .py file")
+    parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
         help="override a key of the config, dotted if nested; may be repeated",
     )
-    add_run_options(train)
-    options = parser.parse_args(argv)
-    return make_command(options, options.config, options.set)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +118,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resume with a config that sets another course from here on",
     )
-    parser.add_argument(
-        "--project", type=Path, metavar="DIR", help="the folder that holds your models/"
-    )
+    parser.add_argument("--project", type=Path, metavar="DIR", help=_PROJECT_HELP)
     parser.add_argument(
         "--stop-at-step",
         type=_positive,
@@ -111,5 +152,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a step of 1 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
     return int(text)
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part.strip()) for part in text.split(","))

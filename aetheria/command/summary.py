@@ -9,7 +9,7 @@ from typing import Any
 from aetheria.build import Run, versions
 from aetheria.engine import Outcome
 from aetheria.errors import ExitCode
-from aetheria.resilience.manifest import params_sha256
+from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import RunPlan
 
 
@@ -30,7 +30,7 @@ def summarize(
         "final": _finite(outcome.metrics),
         "best": run.store.best(),
         "compiles": run.program.compiles,
-        "params_sha256": params_sha256(run.program.export_state(outcome.state)),
+        "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),
         "wall_seconds": round(wall_seconds, 3),
         "lineage": run.plan.lineage(),
         "versions": versions(),

@@ -1,8 +1,8 @@
 """The elastic program: the same bits on 1, 2, 4, 8, … devices.
 
-Everything that multiplies is compiled for one device and run on each: the gradient of a lane, and
-the update. What crosses devices is added only, in one fixed tree. A program compiled for the mesh as
-a whole would not do: XLA simplifies it otherwise for one partition than for several.
+Everything that multiplies is compiled for one device and run on each: the gradient of a lane,
+and the update. What crosses devices is added only, in one fixed tree. A program compiled for the
+mesh as a whole would not do: XLA simplifies it otherwise for one partition than for several.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from aetheria.hardware.program import JaxProgram, ProgramSpec
+from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
 from aetheria.logic.lanes import (
     LaneSums,
     add_lanes,
@@ -36,7 +36,7 @@ class LaneTotals(NamedTuple):
     lanes: tuple[Sums, ...]
 
 
-class ElasticProgram(JaxProgram):
+class ElasticProgram:
     """One model on several devices, each with a whole replica and its share of the lanes.
 
     Lanes are the leading dim of a window, so that accumulation and data parallelism are one thing:
@@ -48,9 +48,10 @@ class ElasticProgram(JaxProgram):
         devices: a power of two of them, at most one a lane.
     """
 
-    def __init__(self, model: Model, spec: ProgramSpec, devices: Sequence[jax.Device]):
+    def __init__(self, model: Model, spec: ProgramSpec, devices: Sequence[Any]):
         first = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
-        super().__init__(model, spec, first)
+        self._first = JaxProgram(model, spec, first)
+        self._compiles = dict.fromkeys(self._first.compiles, 0)
         self._devices = list(devices)
         self._num_lanes = len(spec.example_window["mask"])
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
@@ -60,32 +61,44 @@ class ElasticProgram(JaxProgram):
         update = make_lane_update(optimizer, spec.max_consecutive_skips)
         # A leading dim of 1: the parts of all devices, side by side, are an array over the mesh.
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))
-        self._lane_gradient = jax.jit(self._counted("train_step", lead))
+        self._lane_gradient = jax.jit(count_traces(self._compiles, "train_step", lead))
         self._update = jax.jit(
             lambda state, total: update(state, jax.tree.map(lambda a: a[0], total)),
             donate_argnums=0,
         )
+        evaluate = make_eval_step(model, precision)
         self._lane_eval = jax.jit(
-            self._counted("eval_step", make_eval_step(model, precision)), donate_argnums=2
+            count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2
         )
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
         self._add_over_devices = self._butterfly()
 
     @property
     def windows_per_chunk(self) -> int:
+        """One: a step is several dispatches already."""
         return 1
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports, known before anything is compiled."""
+        return self._first.eval_metrics
+
+    @property
+    def compiles(self) -> dict[str, int]:
+        """How many times each step was traced: 1, or a shape is not constant."""
+        return dict(self._compiles)
 
     def init(self) -> Replicas:
         """Makes the state of step 0 on the first device, and copies it to the others."""
-        return self._replicate(super().init())
+        return self._replicate(self._first.init())
 
     def train_steps(
-        self, state: Replicas, chunk: Mapping[str, Any], start: int, count: int
+        self, state: Replicas, arrays: Mapping[str, Any], start: int, count: int
     ) -> tuple[Replicas, StepOutput]:
         """Takes `count` steps; every replica is donated."""
         report = None
         for index in range(start, start + count):
-            window = {name: column[index] for name, column in chunk.items()}
+            window = {name: column[index] for name, column in arrays.items()}
             totals = self._over_devices(
                 tree_sum(self._gradients(replica, window, lanes), self._add_lanes)
                 for replica, lanes in zip(state, self._lanes_of_devices(), strict=True)
@@ -110,14 +123,24 @@ class ElasticProgram(JaxProgram):
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, LaneTotals):
             add = lambda one, other: jax.tree.map(np.add, one, other)
-            return super().fetch(tree_sum(map(jax.device_get, report.lanes), add))
-        return super().fetch(report)
+            return self._first.fetch(tree_sum(map(jax.device_get, report.lanes), add))
+        return self._first.fetch(report)
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
-        return super().export_state(state[0])
+        """Copies the first replica, without waiting: path -> array."""
+        return self._first.export_state(state[0])
 
     def import_state(self, arrays: Mapping[str, Any]) -> Replicas:
-        return self._replicate(super().import_state(arrays))
+        """Places host arrays as a state on every device.
+
+        Raises:
+            SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
+        """
+        return self._replicate(self._first.import_state(arrays))
+
+    def check_state(self, arrays: Mapping[str, Any]) -> None:
+        """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
+        self._first.check_state(arrays)
 
     def _replicate(self, state: TrainState) -> Replicas:
         return [jax.device_put(state, SingleDeviceSharding(device)) for device in self._devices]
@@ -136,7 +159,7 @@ class ElasticProgram(JaxProgram):
 
     def _no_totals(self) -> LaneTotals:
         zeros = [
-            jax.device_put(self._zeros(), SingleDeviceSharding(device))
+            jax.device_put(self._first.no_totals(), SingleDeviceSharding(device))
             for device, lanes in zip(self._devices, self._lanes_of_devices(), strict=True)
             for _ in lanes
         ]
@@ -148,6 +171,9 @@ class ElasticProgram(JaxProgram):
         if len(trees) == 1:
             return trees
         if self._devices[0].platform == "cpu":
+            # The devices of one CPU share a pool of threads, and meet in a collective by blocking
+            # one each: with other work still queued there, the last may never get its thread (a
+            # deadlock, seen on jax 0.10.2 with eight devices on two cores).
             jax.block_until_ready(trees)
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
         join = lambda *leaves: jax.make_array_from_single_device_arrays(
@@ -174,8 +200,6 @@ class ElasticProgram(JaxProgram):
 
         spec = PartitionSpec(_AXIS)
         return jax.jit(
-            jax.shard_map(
-                add, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False
-            ),
+            jax.shard_map(add, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False),
             donate_argnums=0,
         )

@@ -119,18 +119,22 @@ class JaxProgram:
         return self._init(jax.random.key(self._seed), self._example)
 
     def train_steps(
-        self, state: TrainState, chunk: Mapping[str, Any], start: int, count: int
+        self, state: TrainState, arrays: Mapping[str, Any], start: int, count: int
     ) -> tuple[TrainState, StepOutput]:
         """Takes `count` steps in one call, on the chunk's windows from `start` on; the state is
         donated.
         """
-        return self._train_steps(state, chunk, start, count)
+        return self._train_steps(state, arrays, start, count)
 
     def eval_step(
         self, state: TrainState, batch: Mapping[str, Any], totals: Sums | None = None
     ) -> Sums:
         """Adds a batch [micro_batch, ...] to the totals, which are donated."""
-        return self._eval_step(state, batch, self._zeros() if totals is None else totals)
+        return self._eval_step(state, batch, self.no_totals() if totals is None else totals)
+
+    def no_totals(self) -> Sums:
+        """Totals of no batch."""
+        return self._zeros()
 
     def fetch(self, report: StepOutput | Sums) -> HostReport:
         """Waits for the device and turns sums into weighted means."""
@@ -165,14 +169,20 @@ class JaxProgram:
         check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
 
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        # Its body runs when it is traced, once for each set of shapes. The size of jit's cache
-        # counts more: on jax 0.10 a key's two spellings of one sharding have an entry each.
-        @functools.wraps(step)
-        def traced(*args: Any) -> Any:
-            self._compiles[name] += 1
-            return step(*args)
+        return count_traces(self._compiles, name, step)
 
-        return traced
+
+def count_traces(counts: dict[str, int], name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Counts in `counts[name]` how often a function is traced: once for each set of shapes."""
+
+    # Not the size of jit's cache, which counts more: on jax 0.10 a key's two spellings of one
+    # sharding have an entry each.
+    @functools.wraps(step)
+    def traced(*args: Any) -> Any:
+        counts[name] += 1
+        return step(*args)
+
+    return traced
 
 
 def _windows_per_chunk(mesh: Mesh, step_flops: Callable[[], float]) -> int:

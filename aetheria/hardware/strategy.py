@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from aetheria.errors import HardwareError
+from aetheria.hardware.elastic import ElasticProgram
 from aetheria.hardware.program import JaxProgram, ProgramSpec
 from aetheria.logic.model import Model
 
@@ -22,7 +23,7 @@ class MeshStrategy:
     name: str
     mesh: Mesh
 
-    def check(self, micro_batch: int) -> None:
+    def check(self, num_micro: int, micro_batch: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the devices."""
         size = self.mesh.shape[DATA_AXIS]
         if micro_batch % size:
@@ -37,27 +38,54 @@ class MeshStrategy:
         return JaxProgram(model, spec, self.mesh)
 
 
-def select_strategy(name: str, mesh_shape: Mapping[str, int]) -> MeshStrategy:
+@dataclass(frozen=True)
+class ElasticStrategy:
+    """Strategy: devices that share the lanes of every batch, and give the same bits however many
+    they are.
+    """
+
+    name: str
+    mesh: Mesh
+
+    def check(self, num_lanes: int, lane_size: int) -> None:
+        """Raises HardwareError if the lanes cannot be shared evenly."""
+        size = self.mesh.devices.size
+        if num_lanes % size:
+            raise HardwareError(
+                f"mesh: expected a number of devices that divides the {num_lanes} lanes, got "
+                f"{size}; set mesh to {{data: N}}, or lanes to a larger power of two"
+            )
+
+    def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
+        """Builds the program; each part is compiled at its first call."""
+        return ElasticProgram(model, spec, list(self.mesh.devices.flat))
+
+
+def select_strategy(
+    name: str, mesh_shape: Mapping[str, int], *, elastic: bool = False
+) -> MeshStrategy | ElasticStrategy:
     """Turns the config's `strategy` and `mesh` into devices.
 
     Args:
         name: `cpu` or `gpu`: one device of that kind. `mesh`: all devices of the default kind, or
             as many as `mesh_shape` says. `auto`: a mesh if there are several, else the one.
         mesh_shape: axis name -> size; empty for all devices on the data axis.
+        elastic: whether the result may not depend on the number of devices.
 
     Raises:
         HardwareError: no such device, too few of them, or an axis that does not exist.
     """
+    strategy = ElasticStrategy if elastic else MeshStrategy
     if name in ("cpu", "gpu"):
         if mesh_shape:
             raise HardwareError(
                 f"mesh: expected no mesh with strategy {name!r}, got {dict(mesh_shape)}; "
                 "use strategy 'mesh' or 'auto'"
             )
-        return MeshStrategy(name, _data_mesh(_devices(name)[:1]))
+        return strategy(name, _data_mesh(_devices(name)[:1]))
     available = jax.devices()
     size = _data_size(mesh_shape, len(available))
-    return MeshStrategy(name, _data_mesh(available[:size]))
+    return strategy(name, _data_mesh(available[:size]))
 
 
 def _devices(platform: str) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """Lanes: the fixed pieces of a window whose results are added in one fixed tree.
 
-The number of lanes is part of the config, the number of devices is not: whoever computes a lane, and
-wherever, computes the same numbers, and additions in one order give the same sum.
+The number of lanes is part of the config, the number of devices is not: whoever computes a lane,
+and wherever, computes the same numbers, and additions in one order give the same sum.
 
 Source: the idea of logical workers is EasyScale's (Li et al., SC 2023, arXiv:2208.14228).
 """
@@ -68,7 +68,8 @@ def add_lanes(one: LaneSums, other: LaneSums) -> LaneSums:
     """Adds leaf by leaf; of a model state's whole numbers, such as counts, the larger stays."""
     merge = lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.floating) else jnp.maximum(a, b)
     return LaneSums(
-        *jax.tree.map(jnp.add, one[:2], other[:2]),
+        jax.tree.map(jnp.add, one.grads, other.grads),
+        jax.tree.map(jnp.add, one.sums, other.sums),
         jax.tree.map(merge, one.model_state, other.model_state),
     )
 

@@ -163,8 +163,8 @@ def make_train_step(
 def make_update(
     optimizer: optax.GradientTransformation, max_consecutive_skips: int
 ) -> Callable[..., tuple[TrainState, StepOutput]]:
-    """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: divide, guard,
-    update, count.
+    """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: divides by
+    the weight, guards, updates and counts.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 

@@ -68,14 +68,10 @@ def record_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def params_sha256(arrays: Mapping[str, Any]) -> str:
-    """Digests the host bytes of the parameters, in tree order.
-
-    Args:
-        arrays: an exported state; the leaves under `params/` count.
-    """
+def part_sha256(arrays: Mapping[str, Any], part: str) -> str:
+    """Digests the host bytes of a part of an exported state, such as `params`, in tree order."""
     total = hashlib.sha256()
     for path, array in arrays.items():
-        if path.startswith("params/"):
+        if path == part or path.startswith(f"{part}/"):
             total.update(np.ascontiguousarray(np.asarray(array)).view(np.uint8).data)
     return total.hexdigest()

@@ -15,7 +15,7 @@ from aetheria.build import build_run
 from aetheria.config import make_config
 from aetheria.errors import SnapshotError
 from aetheria.resilience import read_snapshot
-from aetheria.resilience.manifest import params_sha256
+from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import RunPlan
 
 # Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
@@ -54,7 +54,7 @@ def finish(snapshot, tmp_path, name):
     config = make_config({**EVENTFUL, "loggers": ()}, "test")
     plan = RunPlan(run_dir=tmp_path / name, snapshot=snapshot)
     run = build_run(config, plan, None)
-    return params_sha256(run.program.export_state(run.execute().state))
+    return part_sha256(run.program.export_state(run.execute().state), "params")
 
 
 def reset_leaves(snapshot, field):

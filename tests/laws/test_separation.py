@@ -20,7 +20,7 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
 
     from aetheria.build import build_run
     from aetheria.config import make_config
-    from aetheria.resilience.manifest import params_sha256
+    from aetheria.resilience.manifest import part_sha256
     from aetheria.resilience.runs import RunPlan
 
     digests = set()
@@ -31,7 +31,7 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
         plan = RunPlan(run_dir=tmp_path / str(number))
         plan.prepare(config.to_dict())
         run = build_run(config, plan, None)
-        digests.add(params_sha256(run.program.export_state(run.execute().state)))
+        digests.add(part_sha256(run.program.export_state(run.execute().state), "params"))
     assert len(digests) == 1
 
 

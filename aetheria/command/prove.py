@@ -1,0 +1,94 @@
+"""`aetheria prove …`: a claim, tested on your config; exit 0 if it holds, 1 if it does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aetheria.config_files import load_config
+from aetheria.errors import AetheriaError, ExitCode
+
+if TYPE_CHECKING:
+    from aetheria.proofs.elastic import Row
+
+_DIGITS = 12  # of a digest of 64: enough to tell two apart in a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProveElasticCommand:
+    """Command: shows that a config gives the same bits on different numbers of devices.
+
+    Attributes:
+        config_file: `.py`, `.yaml` or `.json`.
+        overrides: `key=value` texts applied to it.
+        steps: optimizer steps to compare.
+        devices: the numbers of devices.
+        control: show instead that `reproducibility: fast` does not.
+        project: the project folder; None: found from the config file.
+    """
+
+    config_file: Path
+    overrides: tuple[str, ...] = ()
+    steps: int = 20
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    control: bool = False
+    project: Path | None = None
+
+    def execute(self) -> int:
+        """Runs the proof, prints its table, and returns the exit code.
+
+        Raises:
+            AetheriaError: the config is wrong, or a run could not be made.
+        """
+        load_config(self.config_file, self.overrides)
+        if len(set(self.devices)) < 2:
+            raise AetheriaError(
+                f"--devices: expected at least two numbers to compare, got {self.devices}; "
+                "write 1,2"
+            )
+        from aetheria.proofs.elastic import ElasticProof
+
+        proof = ElasticProof(
+            config_file=self.config_file,
+            overrides=self.overrides,
+            steps=self.steps,
+            devices=self.devices,
+            control=self.control,
+            project=self.project,
+        )
+        rows = []
+        for row in proof.rows():
+            print(f"devices {row.case.name}: done", flush=True)
+            rows.append(row)
+        _print_table(rows)
+        same = all(row.difference is None for row in rows)
+        print(self._verdict(rows[0], same))
+        return int(ExitCode.OK if same else ExitCode.FAILED)
+
+    def _verdict(self, first: "Row", same: bool) -> str:
+        steps = first.evidence.metrics[-1]["step"]
+        name = "fast" if self.control else "elastic"
+        if same:
+            return f"{name}: {steps} steps, the same bits in every row"
+        return f"{name}: {steps} steps, not the same bits"
+
+
+def _print_table(rows: Sequence["Row"]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for header in ("devices", "last loss", "params", "opt_state", "against the first row"):
+        table.add_column(header, no_wrap=True)
+    for row in rows:
+        losses = [line["loss"] for line in row.evidence.metrics if line["split"] == "train"]
+        digests = row.evidence.digests
+        table.add_row(
+            row.case.name,
+            losses[-1].hex(),
+            digests["params"][:_DIGITS],
+            digests["opt_state"][:_DIGITS],
+            "same bits" if row.difference is None else f"differs: {row.difference}",
+        )
+    Console(highlight=False, width=120).print(table)
