@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -20,15 +20,18 @@ from aetheria.hardware import (
     ProgramSpec,
     select_strategy,
 )
+from aetheria.hardware.launch import detect_launch
+from aetheria.hardware.process_group import ProcessGroup, SharedStopSignal
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.registry import Registry
-from aetheria.protocols import Listener, RunContext, StopSignal
+from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
 from aetheria.resilience.retention import Retention
 from aetheria.resilience.runs import CHECKPOINTS, RunPlan
+from aetheria.resilience.shared import SharedWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +49,43 @@ class Run:
         return self.engine.run(self.plan.snapshot)
 
 
+def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:
+    """Meets the other processes of the run, if a launcher or the options say that there are any.
+
+    Raises:
+        HardwareError: the settings are incomplete, or somebody did not come in time.
+    """
+    launch = detect_launch(environ, options)
+    if launch is None:
+        return Alone()
+    return ProcessGroup(
+        launch,
+        join_timeout=options.join_timeout,
+        heartbeat_timeout=options.heartbeat_timeout,
+    )
+
+
 def build_run(
-    config: Config, plan: RunPlan, project: Path | None, stop_at_step: int | None = None
+    config: Config,
+    plan: RunPlan,
+    project: Path | None,
+    stop_at_step: int | None = None,
+    peers: Peers | None = None,
 ) -> Run:
     """Makes and wires every part of a run.
+
+    Of several processes, the first alone has listeners and writes; each reads the data of its own
+    devices.
 
     Raises:
         AetheriaError: something in the config does not exist or does not fit.
     """
+    peers = peers or Alone()
     model = build_model(config, project)
     feed = build_feed(config, project)
     strategy = select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
+    part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
     schedule = build_schedule(config, feed, stop_at_step)
     limit = 1 if config.on_nonfinite == "halt" else config.max_consecutive_skips
     spec = ProgramSpec(
@@ -71,7 +99,7 @@ def build_run(
     if plan.snapshot is not None:
         program.check_state(plan.snapshot.arrays)
     check_monitor(config, program.eval_metrics)
-    stop = StopSignal()
+    stop = SharedStopSignal(peers) if isinstance(peers, ProcessGroup) else StopSignal()
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
@@ -86,12 +114,13 @@ def build_run(
         "lineage": plan.lineage(),
     }
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
+    leads = peers.index == 0
     engine = Engine(
         program=program,
-        feed=feed,
+        feed=replace(feed, part=part),
         schedule=schedule,
-        bus=EventBus(build_listeners(config, context, project)),
-        writer=store,
+        bus=EventBus(build_listeners(config, context, project) if leads else {}),
+        writer=store if peers.count == 1 else SharedWriter(peers, store if leads else None),
         stop=stop,
         max_consecutive_skips=limit,
     )

@@ -4,6 +4,7 @@
 next and never looks inside, so a JAX and a PyTorch program serve it alike.
 """
 
+import signal
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,11 +149,57 @@ class Snapshot(NamedTuple):
     record: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    """What a user may say of the processes of a run.
+
+    Attributes:
+        coordinator: `host:port` of process 0; None: what the launcher says.
+        num_processes: how many there are.
+        process_id: this one's number.
+        join_timeout: seconds to wait for all to come.
+        heartbeat_timeout: seconds after which a silent process counts as dead, which ends all.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    join_timeout: float = 120.0
+    heartbeat_timeout: float = 30.0
+
+
+class Peers(Protocol):
+    """The processes of one run. All of them make the same calls in the same order."""
+
+    index: int
+    count: int
+
+    def share(self, value: Any) -> Any:
+        """Process 0's JSON value, on every process."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's JSON value, on every process, in their order."""
+        ...
+
+
+class Alone:
+    """Peers of a run with one process."""
+
+    index, count = 0, 1
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
 class StopSignal:
     """The one way to ask for a stop. Listeners and signal handlers ask; the engine decides.
 
     The first request wins. `preempt` says that the run is to be continued (exit 75), otherwise
-    it is complete.
+    it is complete. Where there are several processes, they agree before `requested` is true.
     """
 
     def __init__(self) -> None:
@@ -161,10 +208,22 @@ class StopSignal:
         self.reason = ""
         self._lock = threading.RLock()  # re-entrant: a signal may arrive inside a request
 
+    @property
+    def signals(self) -> tuple[signal.Signals, ...]:
+        """The signals that a handler of ours turns into a request."""
+        return signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
     def request(self, reason: str, *, preempt: bool = False) -> None:
         with self._lock:
             if not self.requested:
                 self.reason, self.preempt, self.requested = reason, preempt, True
+
+    def poll(self) -> bool:
+        """Whether to stop after the steps just dispatched."""
+        return self.requested
+
+    def agree(self) -> None:
+        """Called where listeners may just have asked, before anything depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
 """`aetheria …`: an argument vector becomes a command; a mistake becomes one line and exit 2."""
 
 import argparse
+import contextlib
 import logging
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import aetheria
 from aetheria.command.prove import ProveElasticCommand
 from aetheria.command.train import TrainCommand
 from aetheria.errors import AetheriaError, ExitCode
+from aetheria.protocols import JoinOptions
 
 _PROJECT_HELP = "the folder that holds your models/"
 
@@ -125,6 +129,27 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="take a snapshot at step N and exit 75; the run can be resumed",
     )
+    group = parser.add_argument_group(
+        "several processes", "started by hand; torchrun and srun need none of these"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num-processes", type=_positive, metavar="N")
+    group.add_argument("--process-id", type=int, metavar="I", help="this one's number, from 0")
+    group.add_argument(
+        "--join-timeout",
+        type=_seconds,
+        default=JoinOptions.join_timeout,
+        metavar="SECONDS",
+        help="how long to wait for all to come (default: %(default)g)",
+    )
+    group.add_argument(
+        "--heartbeat-timeout",
+        type=_seconds,
+        default=JoinOptions.heartbeat_timeout,
+        metavar="SECONDS",
+        help="after this long a silent process counts as dead, which ends all "
+        "(default: %(default)g)",
+    )
 
 
 def make_command(
@@ -140,6 +165,9 @@ def make_command(
         accept_changes=options.accept_changes,
         project=options.project,
         stop_at_step=options.stop_at_step,
+        join=JoinOptions(
+            **{item.name: getattr(options, item.name) for item in fields(JoinOptions)}
+        ),
     )
 
 
@@ -154,6 +182,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 1 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number of seconds of 1 or more, got {text!r}")
 
 
 def _positives(text: str) -> tuple[int, ...]:

@@ -1,12 +1,19 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from aetheria.command.together import leave_peers, together
 from aetheria.config import Config
 from aetheria.config_files import load_config
-from aetheria.errors import ExitCode
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.protocols import JoinOptions, Peers
+
+if TYPE_CHECKING:
+    from aetheria.build import Run
 
 _EXIT_CODES = {
     "completed": ExitCode.OK,
@@ -28,6 +35,7 @@ class TrainCommand:
         accept_changes: resume although the config sets another course from here on.
         project: the project folder; None: found from the config file.
         stop_at_step: leave the run at that step, to be resumed.
+        join: the other processes of the run, where no launcher says.
     """
 
     config_file: Path
@@ -38,6 +46,7 @@ class TrainCommand:
     accept_changes: bool = False
     project: Path | None = None
     stop_at_step: int | None = None
+    join: JoinOptions = field(default_factory=JoinOptions)
 
     def execute(self) -> int:
         """Trains and returns the exit code.
@@ -51,37 +60,68 @@ class TrainCommand:
 
     def _train(self, config: Config, began: float) -> int:
         # Imported late: a wrong key is reported before jax is loaded.
-        from aetheria.build import build_retention, build_run
+        from aetheria.build import join_peers
+
+        peers = join_peers(self.join, os.environ)
+        try:
+            return self._train_with(peers, config, began)
+        except AetheriaError:
+            raise
+        except BaseException as error:
+            if peers.count > 1:
+                leave_peers(error)
+            raise
+
+    def _train_with(self, peers: Peers, config: Config, began: float) -> int:
         from aetheria.command.summary import print_table, summarize, summarize_failure
-        from aetheria.plugins.discovery import find_project
-        from aetheria.resilience.config_diff import check_config_change
-        from aetheria.resilience.runs import RunRequest, write_json
+        from aetheria.resilience.runs import write_json
         from aetheria.resilience.signals import stop_on_signals
 
-        plan = RunRequest(
+        run, notes = self._prepare(peers, config)
+        leads, folder = peers.index == 0, run.plan.run_dir
+        if leads:
+            print(*run.plan.describe(), *notes, sep="\n", flush=True)
+            run.plan.prepare(config.to_dict())
+        peers.share("prepared")
+        try:
+            with stop_on_signals(run.stop):
+                outcome = run.execute()
+        except BaseException as error:
+            if leads:
+                failure = summarize_failure(run.plan, error, time.perf_counter() - began)
+                write_json(folder / "summary.json", failure)
+            raise
+        exit_code = _EXIT_CODES[outcome.status]
+        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
+        if leads:
+            write_json(folder / "summary.json", summary)
+            print_table(summary, folder)
+        return exit_code
+
+    def _prepare(self, peers: Peers, config: Config) -> tuple["Run", list[str]]:
+        """Finds the snapshot, checks the request, and builds the run; writes nothing."""
+        from aetheria.build import build_retention, build_run
+        from aetheria.plugins.discovery import find_project
+        from aetheria.resilience.config_diff import check_config_change
+        from aetheria.resilience.runs import RunRequest
+        from aetheria.resilience.shared import share_plan
+
+        request = RunRequest(
             config_name=self.config_file.stem,
             workdir=self.workdir,
             resume=self.resume,
             overwrite=self.overwrite,
             retention=build_retention(config),
-        ).resolve()
-        changes = []
-        if plan.snapshot is not None:
-            before = plan.snapshot.record["config"]
-            changes = check_config_change(before, config, accept=self.accept_changes)
+        )
+        found = together(peers, lambda: request.resolve() if peers.index == 0 else None)
+        plan = together(peers, lambda: share_plan(peers, found))
         project = find_project(self.config_file, self.project)
-        run = build_run(config, plan, project, self.stop_at_step)
-        print(*plan.describe(), *changes, sep="\n", flush=True)
-        plan.prepare(config.to_dict())
-        try:
-            with stop_on_signals(run.stop):
-                outcome = run.execute()
-        except BaseException as error:
-            summary = summarize_failure(plan, error, time.perf_counter() - began)
-            write_json(plan.run_dir / "summary.json", summary)
-            raise
-        exit_code = _EXIT_CODES[outcome.status]
-        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
-        write_json(plan.run_dir / "summary.json", summary)
-        print_table(summary, plan.run_dir)
-        return exit_code
+
+        def build() -> tuple["Run", list[str]]:
+            changes = []
+            if plan.snapshot is not None:
+                before = plan.snapshot.record["config"]
+                changes = check_config_change(before, config, accept=self.accept_changes)
+            return build_run(config, plan, project, self.stop_at_step, peers), changes
+
+        return together(peers, build)

@@ -1,7 +1,8 @@
 """From a source to chunks of windows: order, cursor, the padded tail and its mask."""
 
+import math
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -42,12 +43,15 @@ class Feed:
             `grad_accumulation_steps`.
         grad_accumulation_steps: micro-batches in a window.
         seed: decides the order, together with the epoch.
+        part: which micro-batches of a window, and which rows of each, this process reads; the
+            others are read by its peers.
     """
 
     splits: DataSplits
     batch_size: int
     grad_accumulation_steps: int
     seed: int
+    part: tuple[slice, slice] = (slice(None), slice(None))
 
     @property
     def num_train_examples(self) -> int:
@@ -58,8 +62,9 @@ class Feed:
         return self.batch_size // self.grad_accumulation_steps
 
     def example_window(self) -> Mapping[str, np.ndarray]:
-        """A window of the run's shapes and dtypes, made of the first example alone."""
-        columns = self._pack(self.splits.train, np.zeros(1, np.int64), num_windows=1)
+        """A whole window's shapes and dtypes, made of the first example alone."""
+        whole = replace(self, part=(slice(None), slice(None)))
+        columns = whole._pack(self.splits.train, np.zeros(1, np.int64), num_windows=1)
         return {name: column[0] for name, column in columns.items()}
 
     def example_spec(self) -> dict[str, Any]:
@@ -99,7 +104,9 @@ class Feed:
             indices = np.arange(position, min(position + stride, len(source)))
             columns = self._pack(source, indices, -(-len(indices) // self.batch_size))
             flat = {name: a.reshape((-1, *a.shape[2:])) for name, a in columns.items()}
-            num_batches = -(-len(indices) // self.micro_batch)
+            # Peers must take equally many: batches of padding alone are left out by nobody then.
+            alone = self.part[0] == slice(None)
+            num_batches = -(-len(indices) // self.micro_batch) if alone else len(flat["mask"])
             yield [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
     def _pack(self, source: Source, indices: np.ndarray, num_windows: int) -> dict[str, np.ndarray]:
@@ -108,12 +115,13 @@ class Feed:
 
         Padding repeats a real example: zeros could give a NaN that a zero mask does not silence.
         """
-        size = num_windows * self.batch_size
-        mask = (np.arange(size) < len(indices)).astype(np.float32)
-        columns = {name: _pad(a, size) for name, a in source.read(indices).items()}
         lead = (num_windows, self.grad_accumulation_steps, self.micro_batch)
-        columns["mask"] = mask
-        return {name: a.reshape(lead + a.shape[1:]) for name, a in columns.items()}
+        places = np.arange(math.prod(lead)).reshape(lead)[:, *self.part]
+        num_real = int((places < len(indices)).sum())  # they come first, in whatever part
+        taken = indices[places.ravel()[:num_real]] if num_real else indices[-1:]
+        columns = {name: _pad(a, places.size) for name, a in source.read(taken).items()}
+        columns["mask"] = (np.arange(places.size) < num_real).astype(np.float32)
+        return {name: a.reshape(places.shape + a.shape[1:]) for name, a in columns.items()}
 
     def _windows_per_read(self, source: Source, max_windows: int) -> int:
         """As many as the bounds allow, and as even as possible over a pass: less is padded."""

@@ -117,6 +117,7 @@ class Engine:
                 resumed=restored is not None,
             )
         )
+        self._stop.agree()
         done = self._schedule.is_finished(self._progress)
         finished = self._stop.requested and not self._stop.preempt
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
@@ -135,7 +136,7 @@ class Engine:
             )
             cursors += list(accumulate(counts, initial=cursors[-1]))[1:]
             self._taken, due = start + len(counts), due - len(counts)
-            if self._stop.requested:
+            if self._stop.poll():
                 break
         self._reports.follow(cursors[1:])
         num_steps = len(cursors) - 1
@@ -150,6 +151,7 @@ class Engine:
             self._reports.hold(progress, report)
         if attend or schedule.is_fetch_due(progress):
             halted_at = self._reports.settle(progress, self._metrics)
+            self._stop.agree()
             if halted_at is not None:
                 self._progress = halted_at
                 self._enter(Phase.HALTED)
@@ -176,6 +178,7 @@ class Engine:
         self._emit_saves(wait=False)
         if schedule.is_eval_due(progress):
             self._evaluate()
+        self._stop.agree()
         ends = schedule.is_finished(progress) or self._stop.requested or self._leaves_here()
         if ends or schedule.is_epoch_save_due(progress):
             self._save(wait=True)
@@ -211,7 +214,7 @@ class Engine:
         """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
         the last) wait for it; step snapshots yield to it and are taken at the next cadence.
         """
-        if self._progress.step == self._saved_step or (self._writer.busy() and not wait):
+        if self._progress.step == self._saved_step or (not wait and self._writer.busy()):
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)

@@ -23,6 +23,7 @@ from aetheria.logic.lanes import (
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.step import StepOutput, Sums, TrainState, make_eval_step
+from aetheria.protocols import HostReport
 
 _AXIS = "lanes"
 
@@ -40,25 +41,29 @@ class ElasticProgram:
     """One model on several devices, each with a whole replica and its share of the lanes.
 
     Lanes are the leading dim of a window, so that accumulation and data parallelism are one thing:
-    lanes placed in time or in space. Evaluation batches go to the lanes in turn.
+    lanes placed in time or in space. Evaluation batches go to the lanes in turn. Of several
+    processes, each is given the data of its own devices' lanes.
 
     Args:
         model: the model.
         spec: what to compile for; the example window leads with [num_lanes, lane_size].
-        devices: a power of two of them, at most one a lane.
+        devices: a power of two of them, at most one a lane; those of a process follow each other.
     """
 
     def __init__(self, model: Model, spec: ProgramSpec, devices: Sequence[Any]):
-        first = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
+        mine = [d for d in devices if d.process_index == jax.process_index()]
+        first = Mesh(np.asarray(mine[:1]), ("data",), axis_types=(AxisType.Auto,))
         self._first = JaxProgram(model, spec, first)
         self._compiles = dict.fromkeys(self._first.compiles, 0)
-        self._devices = list(devices)
-        self._num_lanes = len(spec.example_window["mask"])
+        self._devices, self._num_devices = mine, len(devices)
+        self._share = len(spec.example_window["mask"]) // len(devices)
+        self._first_lane = list(devices).index(mine[0]) * self._share
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
         precision = Precision.from_flag(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         gradient = make_lane_gradient(model, precision)
         update = make_lane_update(optimizer, spec.max_consecutive_skips)
+        evaluate = make_eval_step(model, precision)
         # A leading dim of 1: the parts of all devices, side by side, are an array over the mesh.
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))
         self._lane_gradient = jax.jit(count_traces(self._compiles, "train_step", lead))
@@ -66,7 +71,6 @@ class ElasticProgram:
             lambda state, total: update(state, jax.tree.map(lambda a: a[0], total)),
             donate_argnums=0,
         )
-        evaluate = make_eval_step(model, precision)
         self._lane_eval = jax.jit(
             count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2
         )
@@ -100,8 +104,8 @@ class ElasticProgram:
         for index in range(start, start + count):
             window = {name: column[index] for name, column in arrays.items()}
             totals = self._over_devices(
-                tree_sum(self._gradients(replica, window, lanes), self._add_lanes)
-                for replica, lanes in zip(state, self._lanes_of_devices(), strict=True)
+                tree_sum(self._gradients(state[place], window, place), self._add_lanes)
+                for place in range(len(self._devices))
             )
             stepped = [self._update(*pair) for pair in zip(state, totals, strict=True)]
             state, report = [new for new, _ in stepped], stepped[0][1]
@@ -113,18 +117,16 @@ class ElasticProgram:
     ) -> LaneTotals:
         """Adds a batch [lane_size, ...] to the totals of the lane whose turn it is."""
         totals = self._no_totals() if totals is None else totals
-        lane = totals.num_batches % self._num_lanes
-        replica = state[lane * len(self._devices) // self._num_lanes]
         lanes = list(totals.lanes)
-        lanes[lane] = self._lane_eval(replica, batch, lanes[lane])
+        turn = totals.num_batches % len(lanes)
+        lanes[turn] = self._lane_eval(state[turn // self._share], batch, lanes[turn])
         return LaneTotals(totals.num_batches + 1, tuple(lanes))
 
-    def fetch(self, report: StepOutput | LaneTotals) -> Any:
+    def fetch(self, report: StepOutput | LaneTotals) -> HostReport:
         """Waits for the device and turns sums into weighted means."""
-        if isinstance(report, LaneTotals):
-            add = lambda one, other: jax.tree.map(np.add, one, other)
-            return self._first.fetch(tree_sum(map(jax.device_get, report.lanes), add))
-        return self._first.fetch(report)
+        return self._first.fetch(
+            self._sum(report.lanes) if isinstance(report, LaneTotals) else report
+        )
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
         """Copies the first replica, without waiting: path -> array."""
@@ -145,30 +147,32 @@ class ElasticProgram:
     def _replicate(self, state: TrainState) -> Replicas:
         return [jax.device_put(state, SingleDeviceSharding(device)) for device in self._devices]
 
-    def _lanes_of_devices(self) -> Iterator[range]:
-        share = self._num_lanes // len(self._devices)
-        for index in range(len(self._devices)):
-            yield range(index * share, (index + 1) * share)
-
     def _gradients(
-        self, replica: TrainState, window: Mapping[str, Any], lanes: range
+        self, replica: TrainState, window: Mapping[str, Any], place: int
     ) -> Iterator[LaneSums]:
-        for lane in lanes:
-            batch = {name: column[lane] for name, column in window.items()}
-            yield self._lane_gradient(replica, np.int32(lane), batch)
+        for row in range(place * self._share, (place + 1) * self._share):
+            batch = {name: column[row] for name, column in window.items()}
+            yield self._lane_gradient(replica, np.int32(self._first_lane + row), batch)
 
     def _no_totals(self) -> LaneTotals:
         zeros = [
             jax.device_put(self._first.no_totals(), SingleDeviceSharding(device))
-            for device, lanes in zip(self._devices, self._lanes_of_devices(), strict=True)
-            for _ in lanes
+            for device in self._devices
+            for _ in range(self._share)
         ]
         return LaneTotals(0, tuple(zeros))
 
+    def _sum(self, lanes: Sequence[Sums]) -> Sums:
+        """The sum of all lanes' totals, those of other processes too."""
+        as_lane = [LaneSums((), jax.tree.map(lambda a: a[None], sums), ()) for sums in lanes]
+        parts = [as_lane[i : i + self._share] for i in range(0, len(lanes), self._share)]
+        total, *_ = self._over_devices(tree_sum(part, self._add_lanes) for part in parts)
+        return jax.tree.map(lambda a: a[0], total.sums)
+
     def _over_devices(self, parts: Iterator[LaneSums]) -> list[LaneSums]:
-        """The sum of one part a device, on each device."""
+        """The sum of one part a device, on each device of this process."""
         trees = list(parts)
-        if len(trees) == 1:
+        if self._num_devices == 1:
             return trees
         if self._devices[0].platform == "cpu":
             # The devices of one CPU share a pool of threads, and meet in a collective by blocking
@@ -177,7 +181,7 @@ class ElasticProgram:
             jax.block_until_ready(trees)
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
         join = lambda *leaves: jax.make_array_from_single_device_arrays(
-            (len(leaves), *leaves[0].shape[1:]), sharding, list(leaves)
+            (self._num_devices, *leaves[0].shape[1:]), sharding, list(leaves)
         )
         total = self._add_over_devices(jax.tree.map(join, *trees))
         leaves, treedef = jax.tree.flatten(total)
@@ -188,7 +192,7 @@ class ElasticProgram:
         """Adds the parts of neighbouring devices, then of neighbouring pairs, and so on. Both
         partners add the same two numbers, so that all devices end with the same bits.
         """
-        size = len(self._devices)
+        size = self._num_devices
 
         def add(part: LaneSums) -> LaneSums:
             distance = 1

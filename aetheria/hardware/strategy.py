@@ -33,6 +33,10 @@ class MeshStrategy:
                 "or use a smaller mesh"
             )
 
+    def part(self, num_micro: int, micro_batch: int) -> tuple[slice, slice]:
+        """All of a window: every process reads it whole, and places its own rows."""
+        return slice(None), slice(None)
+
     def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
         """Builds the program; each step is compiled at its first call."""
         return JaxProgram(model, spec, self.mesh)
@@ -55,6 +59,15 @@ class ElasticStrategy:
                 f"mesh: expected a number of devices that divides the {num_lanes} lanes, got "
                 f"{size}; set mesh to {{data: N}}, or lanes to a larger power of two"
             )
+
+    def part(self, num_lanes: int, lane_size: int) -> tuple[slice, slice]:
+        """The lanes, and the rows of each, whose devices belong to this process."""
+        devices = list(self.mesh.devices.flat)
+        mine = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
+        share = num_lanes // len(devices)
+        if len(mine) == len(devices):
+            return slice(None), slice(None)
+        return slice(mine[0] * share, (mine[-1] + 1) * share), slice(None)
 
     def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
         """Builds the program; each part is compiled at its first call."""

@@ -10,8 +10,6 @@ from types import FrameType
 from aetheria.errors import ExitCode
 from aetheria.protocols import StopSignal
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
 
 @contextmanager
 def stop_on_signals(stop: StopSignal) -> Iterator[None]:
@@ -32,7 +30,7 @@ def stop_on_signals(stop: StopSignal) -> Iterator[None]:
         received.append(number)
         stop.request(f"signal {signal.Signals(number).name}", preempt=True)
 
-    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in stop.signals}
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ class SnapshotStore:
         # Here and not at the first save: a tenth of a second that the loop would wait for.
         import orbax.checkpoint as ocp
 
-        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS))
+        self._checkpointer = _checkpointer(ocp)
         self._folder, self._retention, self._extra = folder, retention, dict(extra)
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
@@ -160,7 +160,7 @@ def read_snapshot(path: Path) -> Snapshot:
 
     hook = _ignore_late_reads()
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(*ITEMS)) as checkpointer:
+        with _checkpointer(ocp) as checkpointer:
             texts = checkpointer.restore(
                 path.resolve(),
                 ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()),
@@ -178,6 +178,24 @@ def read_snapshot(path: Path) -> Snapshot:
     if sys.unraisablehook is hook:
         sys.unraisablehook = hook.previous
     return Snapshot(path, arrays, texts.record)
+
+
+def _checkpointer(ocp: Any) -> Any:
+    """A checkpointer for this process alone. Orbax's default waits for all processes of a run, but
+    one of them writes, and each reads when it likes.
+    """
+    index = ocp.multihost.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
+    json_handler = lambda: ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+        record=json_handler(),
+        manifest=json_handler(),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 class _LateReadFilter:

@@ -1,0 +1,48 @@
+"""Several processes as one command: a mistake found by one ends all, and is said once."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.protocols import Peers
+
+Made = TypeVar("Made")
+
+
+def together(peers: Peers, make: Callable[[], Made]) -> Made:
+    """Makes something on every process.
+
+    Raises:
+        AetheriaError: a process could not. On process 0 with what each one said, its own and the
+            same as its own without a number; on the others with nothing to say.
+    """
+    made, problems = None, ()
+    try:
+        made = make()
+    except AetheriaError as error:
+        problems = error.problems
+        if peers.count == 1:
+            raise
+    said = peers.gather(list(problems))
+    if not any(said):
+        assert made is not None or not problems
+        return made  # type: ignore[return-value]
+    if peers.index > 0:
+        raise AetheriaError
+    lines = list(said[0])
+    for index, others in enumerate(said):
+        lines += [f"process {index}: {line}" for line in others if line not in said[0]]
+    raise AetheriaError(*lines)
+
+
+def leave_peers(error: BaseException) -> NoReturn:
+    """Ends a process of several with its traceback as the last word. The others learn of it from
+    the coordinator; waiting for them, as a normal exit does, would wait for ever.
+    """
+    traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ExitCode.FAILED)

@@ -1,0 +1,114 @@
+"""The processes of one run: how they join, what they tell each other, how they stop together."""
+
+import json
+import os
+import signal
+from typing import Any
+
+from aetheria.errors import ExitCode
+from aetheria.hardware.launch import Launch
+from aetheria.hardware.rendezvous import meet
+from aetheria.protocols import StopSignal
+
+_KEPT_MESSAGES = 1000  # nobody is that many behind: reports are waited for in between
+# A peer may be evaluating or saving for long; that it is dead is for the heartbeat to find out.
+_FOREVER_MS = 7 * 24 * 3600 * 1000
+
+
+class ProcessGroup:
+    """Peers that speak through the coordinator's key-value store, not through the devices: a word
+    of theirs waits for no step.
+
+    Args:
+        launch: which of how many this process is.
+        join_timeout: seconds to wait for all to come.
+        heartbeat_timeout: seconds after which a silent process counts as dead, and ends the others.
+
+    Raises:
+        HardwareError: somebody did not come in time.
+    """
+
+    def __init__(self, launch: Launch, *, join_timeout: float, heartbeat_timeout: float):
+        meet(launch, join_timeout)
+        import jax
+
+        jax.distributed.initialize(
+            launch.coordinator,
+            launch.count,
+            launch.index,
+            initialization_timeout=int(join_timeout),
+            heartbeat_timeout_seconds=int(heartbeat_timeout),
+        )
+        # jax has no public door to its key-value store; Orbax uses this one too (jax 0.10 to 0.12).
+        from jax._src import distributed
+
+        self.index, self.count = launch.index, launch.count
+        self._store: Any = distributed.global_state.client
+        self._number = 0
+
+    def share(self, value: Any) -> Any:
+        """Process 0's JSON value, on every process."""
+        return self._exchange(value, [0])[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's JSON value, on every process, in their order."""
+        return self._exchange(value, range(self.count))
+
+    def _exchange(self, value: Any, speakers: Any) -> list[Any]:
+        key = f"aetheria/{self._number}"
+        if self.index in speakers:
+            self._store.key_value_set(f"{key}/{self.index}", json.dumps(value))
+        values = [
+            json.loads(self._store.blocking_key_value_get(f"{key}/{speaker}", _FOREVER_MS))
+            for speaker in speakers
+        ]
+        if self.index == 0 and self._number >= _KEPT_MESSAGES:
+            self._store.key_value_delete(f"aetheria/{self._number - _KEPT_MESSAGES}")
+        self._number += 1
+        return values
+
+
+class SharedStopSignal(StopSignal):
+    """A stop that all processes make at the same step.
+
+    A listener's request (process 0 alone has listeners) is shared at the next report. A signal may
+    reach any process at any time: jax's preemption service, which catches SIGTERM itself, finds the
+    step that all of them can still stop at.
+    """
+
+    def __init__(self, group: ProcessGroup):
+        super().__init__()
+        self._group = group
+        self._wish: list[Any] | None = None
+        self._num_polls = 0
+
+    @property
+    def signals(self) -> tuple[signal.Signals, ...]:
+        """Not SIGTERM: jax catches it itself, and a handler of ours would take its place."""
+        return signal.SIGINT, signal.SIGUSR1
+
+    def request(self, reason: str, *, preempt: bool = False) -> None:
+        with self._lock:
+            self._wish = self._wish or [reason, preempt]
+        if preempt:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def agree(self) -> None:
+        """Takes over what process 0 wishes."""
+        self._settle([self._group.share(self._wish)])
+
+    def poll(self) -> bool:
+        """Whether the stop is now; called by all processes equally often."""
+        from jax.experimental import multihost_utils
+
+        self._num_polls += 1
+        if not self.requested and multihost_utils.reached_preemption_sync_point(self._num_polls):
+            self._settle([*self._group.gather(self._wish), ["signal SIGTERM", True]])
+        return self.requested
+
+    def _settle(self, wishes: list[Any]) -> None:
+        for wish in wishes:
+            if wish is not None and not self.requested:
+                self.reason, self.preempt, self.requested = *wish, True
+                # jax has caught the signal it waits for; the next one ends the process at once.
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.PREEMPTED))
