@@ -182,6 +182,12 @@ class Peers(Protocol):
         """Every process's JSON value, on every process, in their order."""
         ...
 
+    def last_words(self, mine: str) -> list[str | None]:
+        """Leaves word of what ended this process, and collects the others'; None from a process
+        that sends none within seconds.
+        """
+        ...
+
 
 class Alone:
     """Peers of a run with one process."""
@@ -193,6 +199,9 @@ class Alone:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def last_words(self, mine: str) -> list[str | None]:
+        return [mine]
 
 
 class StopSignal:

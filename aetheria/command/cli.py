@@ -73,6 +73,13 @@ def _add_prove(commands: Any) -> None:
         "--devices", type=_positives, default=(1, 2, 4, 8), metavar="N,N", help="such as 1,2,8"
     )
     elastic.add_argument(
+        "--processes",
+        type=_positives,
+        default=(1, 2),
+        metavar="N,N",
+        help="such as 1,2: with two processes, each has half of the devices",
+    )
+    elastic.add_argument(
         "--control",
         action="store_true",
         help="the same with reproducibility: fast, which is expected to fail",
@@ -84,6 +91,7 @@ def _add_prove(commands: Any) -> None:
             overrides=tuple(options.set),
             steps=options.steps,
             devices=options.devices,
+            processes=options.processes,
             control=options.control,
             project=options.project,
         )

@@ -23,6 +23,7 @@ class ProveElasticCommand:
         overrides: `key=value` texts applied to it.
         steps: optimizer steps to compare.
         devices: the numbers of devices.
+        processes: the numbers of processes; those above 1 share the largest number of devices.
         control: show instead that `reproducibility: fast` does not.
         project: the project folder; None: found from the config file.
     """
@@ -31,6 +32,7 @@ class ProveElasticCommand:
     overrides: tuple[str, ...] = ()
     steps: int = 20
     devices: tuple[int, ...] = (1, 2, 4, 8)
+    processes: tuple[int, ...] = (1, 2)
     control: bool = False
     project: Path | None = None
 
@@ -41,11 +43,7 @@ class ProveElasticCommand:
             AetheriaError: the config is wrong, or a run could not be made.
         """
         load_config(self.config_file, self.overrides)
-        if len(set(self.devices)) < 2:
-            raise AetheriaError(
-                f"--devices: expected at least two numbers to compare, got {self.devices}; "
-                "write 1,2"
-            )
+        self._check()
         from aetheria.proofs.elastic import ElasticProof
 
         proof = ElasticProof(
@@ -53,6 +51,7 @@ class ProveElasticCommand:
             overrides=self.overrides,
             steps=self.steps,
             devices=self.devices,
+            processes=self.processes,
             control=self.control,
             project=self.project,
         )
@@ -64,6 +63,19 @@ class ProveElasticCommand:
         same = all(row.difference is None for row in rows)
         print(self._verdict(rows[0], same))
         return int(ExitCode.OK if same else ExitCode.FAILED)
+
+    def _check(self) -> None:
+        if len(set(self.devices)) < 2:
+            raise AetheriaError(
+                f"--devices: expected at least two numbers to compare, got {self.devices[0]}; "
+                "write 1,2"
+            )
+        for count in self.processes:
+            if max(self.devices) % count:
+                raise AetheriaError(
+                    f"--processes: expected numbers that divide the {max(self.devices)} devices, "
+                    f"got {count}; change one of them"
+                )
 
     def _verdict(self, first: "Row", same: bool) -> str:
         steps = first.evidence.metrics[-1]["step"]

@@ -69,7 +69,7 @@ class TrainCommand:
             raise
         except BaseException as error:
             if peers.count > 1:
-                leave_peers(error)
+                leave_peers(peers, error)
             raise
 
     def _train_with(self, peers: Peers, config: Config, began: float) -> int:

@@ -1,8 +1,10 @@
 """The processes of one run: how they join, what they tell each other, how they stop together."""
 
+import contextlib
 import json
 import os
 import signal
+import time
 from typing import Any
 
 from aetheria.errors import ExitCode
@@ -10,6 +12,7 @@ from aetheria.hardware.launch import Launch
 from aetheria.hardware.rendezvous import meet
 from aetheria.protocols import StopSignal
 
+_LAST_WORDS_SECONDS = 5.0
 _KEPT_MESSAGES = 1000  # nobody is that many behind: reports are waited for in between
 # A peer may be evaluating or saving for long; that it is dead is for the heartbeat to find out.
 _FOREVER_MS = 7 * 24 * 3600 * 1000
@@ -53,6 +56,20 @@ class ProcessGroup:
     def gather(self, value: Any) -> list[Any]:
         """Every process's JSON value, on every process, in their order."""
         return self._exchange(value, range(self.count))
+
+    def last_words(self, mine: str) -> list[str | None]:
+        """What ended each process; None for one that is silent."""
+        with contextlib.suppress(RuntimeError):  # the coordinator itself may be gone
+            self._store.key_value_set(f"aetheria/left/{self.index}", mine)
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        words: list[str | None] = []
+        for index in range(self.count):
+            left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+            try:
+                words.append(self._store.blocking_key_value_get(f"aetheria/left/{index}", left_ms))
+            except RuntimeError:
+                words.append(mine if index == self.index else None)
+        return words
 
     def _exchange(self, value: Any, speakers: Any) -> list[Any]:
         key = f"aetheria/{self._number}"

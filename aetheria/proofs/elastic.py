@@ -5,20 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aetheria.proofs.runs import ChildRun, Evidence
+from aetheria.proofs.runs import ChildRun, Evidence, Place
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the proof: its stages, (number of devices, step to reach) each; more than one
-    where it is stopped and resumed elsewhere.
+    """One run of the proof: its stages, (place, step to reach) each; more than one where it is
+    stopped and resumed elsewhere.
     """
 
-    stages: tuple[tuple[int, int], ...]
+    stages: tuple[tuple[Place, int], ...]
 
     @property
     def name(self) -> str:
-        return " -> ".join(str(devices) for devices, _ in self.stages)
+        return " -> ".join(place.name for place, _ in self.stages)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class ElasticProof:
         overrides: `key=value` texts on top of it.
         steps: optimizer steps to compare.
         devices: the numbers of devices; the first is the one that the others are compared with.
+        processes: the numbers of processes; those above 1 share the largest number of devices.
         control: train with `reproducibility: fast`, which does not make the promise.
         project: the project folder.
     """
@@ -47,16 +48,21 @@ class ElasticProof:
     overrides: Sequence[str]
     steps: int
     devices: Sequence[int]
+    processes: Sequence[int]
     control: bool
     project: Path | None
 
     def cases(self) -> list[Case]:
-        """One for each number of devices; then one that moves from the most to the second."""
-        cases = [Case(((devices, self.steps),)) for devices in self.devices]
+        """One for each number of devices, and of processes; then one that begins on the most
+        devices and goes on, from its snapshot, on fewer.
+        """
         most = max(self.devices)
-        others = [devices for devices in self.devices if devices != most]
-        if others and self.steps > 1:
-            cases.append(Case(((most, self.steps // 2), (others[-1], self.steps))))
+        places = [Place(devices) for devices in self.devices]
+        places += [Place(most, processes) for processes in self.processes if processes > 1]
+        cases = [Case(((place, self.steps),)) for place in places]
+        fewer = [devices for devices in self.devices if devices < most]
+        if fewer and self.steps > 1:
+            cases.append(Case(((Place(most), self.steps // 2), (Place(fewer[-1]), self.steps))))
         return cases
 
     def rows(self) -> Iterator[Row]:
@@ -86,6 +92,6 @@ class ElasticProof:
             workdir=workdir,
             project=self.project,
         )
-        for index, (devices, step) in enumerate(case.stages):
-            run.train(devices=devices, to_step=step, resume=index > 0)
+        for index, (place, step) in enumerate(case.stages):
+            run.train(place, to_step=step, resume=index > 0)
         return run.evidence()

@@ -1,10 +1,13 @@
 """Child runs: `aetheria train` in a process of its own, and what of its outcome can be compared."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,49 @@ class Evidence:
         return next((p for p in self.digests if self.digests[p] != other.digests[p]), None)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run runs: how many devices, over how many processes."""
+
+    devices: int
+    processes: int = 1
+
+    @property
+    def name(self) -> str:
+        """`8`, or `2 x 4` for two processes with four devices each."""
+        if self.processes == 1:
+            return str(self.devices)
+        return f"{self.processes} x {self.devices // self.processes}"
+
+    @property
+    def ranks(self) -> range:
+        return range(self.processes)
+
+    def options(self) -> Iterator[list[str]]:
+        """What each process is told of the others."""
+        if self.processes == 1:
+            yield []
+            return
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        for rank in self.ranks:
+            yield [
+                f"--coordinator=127.0.0.1:{port}",
+                f"--num-processes={self.processes}",
+                f"--process-id={rank}",
+            ]
+
+    def environment(self) -> dict[str, str]:
+        """A CPU stands for as many devices as asked for; accelerators count as they are."""
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        flags = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
+        flags.append(f"{_DEVICE_FLAG}={self.devices // self.processes}")
+        return {**os.environ, "XLA_FLAGS": " ".join(flags)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChildRun:
-    """Trains `config_file` in a folder, on a number of devices, up to a step.
+    """Trains `config_file` in a folder, on some devices, up to a step.
 
     Attributes:
         config_file: the config.
@@ -57,27 +100,33 @@ class ChildRun:
     workdir: Path
     project: Path | None
 
-    def train(self, *, devices: int, to_step: int, resume: bool = False) -> None:
-        """Runs the process to its end.
+    def train(self, place: "Place", *, to_step: int, resume: bool = False) -> None:
+        """Runs the process, or the processes, to their end.
 
         Raises:
-            AetheriaError: it ended otherwise than at `to_step` or at the end of its schedule.
+            AetheriaError: one ended otherwise than at `to_step` or at the end of its schedule.
         """
-        settings = [*self.overrides, f"mesh={{data: {devices}}}"]
         command = [sys.executable, "-m", "aetheria", "train", str(self.config_file)]
         command += [f"--workdir={self.workdir}", f"--stop-at-step={to_step}"]
         command += [f"--project={self.project}"] if self.project else []
         command += ["--resume=latest"] if resume else []
-        for setting in settings:
+        for setting in (*self.overrides, f"mesh={{data: {place.devices}}}"):
             command += ["--set", setting]
-        done = subprocess.run(
-            command, env=_environment(devices), capture_output=True, text=True, check=False
-        )
-        if done.returncode not in (ExitCode.OK, ExitCode.PREEMPTED):
-            raise AetheriaError(
-                f"run on {devices} device(s): expected it to reach step {to_step}, got exit code "
-                f"{done.returncode}: {_last_words(done.stderr)}"
-            )
+        # Files, not pipes: nobody reads while the other processes are waited for.
+        with contextlib.ExitStack() as stack:
+            outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in place.ranks]
+            processes = [
+                subprocess.Popen([*command, *options], env=place.environment(), stdout=o, stderr=o)
+                for options, o in zip(place.options(), outputs, strict=True)
+            ]
+            codes = [process.wait() for process in processes]
+            for code, output in zip(codes, outputs, strict=True):
+                if code not in (ExitCode.OK, ExitCode.PREEMPTED):
+                    output.seek(0)
+                    raise AetheriaError(
+                        f"run on {place.name} device(s): expected it to reach step {to_step}, got "
+                        f"exit code {code}: {_last_words(output.read())}"
+                    )
 
     def evidence(self) -> Evidence:
         """Reads what the run left behind."""
@@ -87,13 +136,6 @@ class ChildRun:
             line.pop("steps_per_second", None)
         arrays = read_snapshot(find_snapshot(str(self.workdir), [])).arrays
         return Evidence(tuple(metrics), {part: part_sha256(arrays, part) for part in _PARTS})
-
-
-def _environment(devices: int) -> dict[str, str]:
-    """The CPU stands for as many devices as are asked for; accelerators are counted as they are."""
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    flags = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
-    return {**os.environ, "XLA_FLAGS": " ".join([*flags, f"{_DEVICE_FLAG}={devices}"])}
 
 
 def _last_words(text: str) -> str:
