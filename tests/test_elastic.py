@@ -1,0 +1,173 @@
+"""Elastic: the same bits on any number of devices; and what lanes make of a window."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+import pytest
+from test_models import LinenNormed, PlainLinear
+
+from aetheria.hardware import ElasticProgram, ProgramSpec, select_strategy
+
+LANES, LANE_SIZE = 8, 2
+MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
+
+
+def make_window(seed=0, num_valid=LANES * LANE_SIZE):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(LANES, LANE_SIZE, 6)).astype(np.float32)
+    mask = (np.arange(LANES * LANE_SIZE) < num_valid).astype(np.float32)
+    labels = inputs[..., :2].sum(axis=-1, keepdims=True)
+    return {"inputs": inputs, "labels": labels, "mask": mask.reshape(LANES, LANE_SIZE)}
+
+
+WINDOWS = [make_window(seed) for seed in range(3)] + [make_window(9, num_valid=5)]
+
+
+@functools.cache
+def make_program(devices, *, elastic=True, mixed_precision=False, model=MODEL):
+    spec = ProgramSpec(
+        example_window=WINDOWS[0],
+        total_steps=10,
+        seed=0,
+        mixed_precision=mixed_precision,
+        max_consecutive_skips=3,
+    )
+    return select_strategy("mesh", {"data": devices}, elastic=elastic).compile(model, spec)
+
+
+def batch_of(window, lane):
+    return {name: column[lane] for name, column in window.items()}
+
+
+def run(program, windows=WINDOWS):
+    """Trains on the windows; returns the state as bytes and every report."""
+    state, reports = program.init(), []
+    for window in windows:
+        chunk = {name: column[None] for name, column in window.items()}
+        state, report = program.train_steps(state, chunk, 0, 1)
+        reports.append(program.fetch(report))
+    totals = None
+    for lane in range(LANES):
+        totals = program.eval_step(state, batch_of(WINDOWS[3], lane), totals)
+    reports.append(program.fetch(totals))
+    arrays = {path: np.array(a) for path, a in program.export_state(state).items()}
+    return {path: a.tobytes() for path, a in arrays.items()}, reports, arrays
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_any_number_of_devices_gives_the_same_bits(devices, mixed_precision):
+    want, want_reports, _ = run(make_program(1, mixed_precision=mixed_precision))
+    have, have_reports, _ = run(make_program(devices, mixed_precision=mixed_precision))
+    assert have == want
+    assert have_reports == want_reports
+    assert have_reports[-1].num_examples == 5
+
+
+def test_without_lanes_the_bits_depend_on_the_devices():
+    """The control of the test above: the comparison can fail."""
+    one, _, _ = run(make_program(1, elastic=False))
+    eight, _, _ = run(make_program(2, elastic=False))
+    assert one != eight
+
+
+@pytest.mark.parametrize("path", ["counters", "base_key", "params", "model_state", "opt_state"])
+def test_a_run_that_moves_to_other_devices_goes_on_bit_equal(path):
+    stayed, _, _ = run(make_program(1))
+    _, _, arrays = run(make_program(8), WINDOWS[:2])
+    program = make_program(2)
+
+    def go_on(arrays):
+        state = program.import_state(arrays)
+        for window in WINDOWS[2:]:
+            chunk = {name: column[None] for name, column in window.items()}
+            state, _ = program.train_steps(state, chunk, 0, 1)
+        return {path: np.asarray(a).tobytes() for path, a in program.export_state(state).items()}
+
+    assert go_on(arrays) == stayed
+    fresh, _, _ = run(make_program(1), [])
+    lost = {
+        name: np.frombuffer(fresh[name], a.dtype).reshape(a.shape) if name.startswith(path) else a
+        for name, a in arrays.items()
+    }
+    if path == "base_key":
+        lost["base_key"] = lost["base_key"] + 1
+    assert go_on(lost) != stayed, f"the control: {path} decides how the run goes on"
+
+
+def test_replicas_hold_the_same_bits():
+    program = make_program(8)
+    chunk = {name: column[None] for name, column in WINDOWS[0].items()}
+    replicas, _ = program.train_steps(program.init(), chunk, 0, 1)
+    assert len({next(iter(r.counters.devices())) for r in replicas}) == 8
+    texts = {b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(r)) for r in replicas}
+    assert len(texts) == 1
+
+
+@dataclass(frozen=True)
+class Gradient(PlainLinear):
+    """Keeps the last gradient in the optimizer's state, and the parameters where they are."""
+
+    def optimizer(self, total_steps):
+        return optax.chain(optax.trace(decay=0.0), optax.scale(0.0))
+
+
+def gradient(arrays):
+    return np.concatenate([a.ravel() for p, a in arrays.items() if p.startswith("opt_state")])
+
+
+@pytest.mark.parametrize("num_valid", [16, 13, 2], ids=["even", "ragged", "empty lanes"])
+def test_lanes_give_the_gradient_of_the_whole_window(num_valid):
+    window = make_window(num_valid=num_valid)
+    whole = {name: a.reshape(1, LANES * LANE_SIZE, *a.shape[2:]) for name, a in window.items()}
+    spec = ProgramSpec(
+        example_window=whole,
+        total_steps=10,
+        seed=0,
+        mixed_precision=False,
+        max_consecutive_skips=3,
+    )
+    plain = select_strategy("cpu", {}).compile(Gradient(), spec)
+    chunk = {name: column[None] for name, column in whole.items()}
+    state, _ = plain.train_steps(plain.init(), chunk, 0, 1)
+    want = gradient({p: np.asarray(a) for p, a in plain.export_state(state).items()})
+    _, _, arrays = run(make_program(8, model=Gradient()), [window])
+    assert np.linalg.norm(want) > 1e-3
+    assert np.linalg.norm(gradient(arrays) - want) <= 1e-6 * np.linalg.norm(want)
+
+
+def test_batch_statistics_are_the_mean_over_lanes_by_their_examples():
+    window = make_window(num_valid=5)  # lanes 0 and 1 are full, lane 2 is half, others are empty
+    before = run(make_program(1), [])[2]
+    alone = []
+    for lane in range(3):
+        only = {name: column.copy() for name, column in window.items()}
+        only["mask"][:] = 0
+        only["mask"][lane] = window["mask"][lane]
+        alone.append(run(make_program(1), [only])[2])
+    together = run(make_program(4), [window])[2]
+    for path in (p for p in before if p.startswith("model_state")):
+        mean = (2 * alone[0][path] + 2 * alone[1][path] + alone[2][path]) / 5
+        np.testing.assert_allclose(together[path], mean, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(together[path], before[path])
+
+
+def test_a_window_with_one_bad_lane_is_skipped_on_every_device():
+    bad = make_window()
+    bad["inputs"][5, 0] = np.nan
+    for devices in (1, 8):
+        program = make_program(devices)
+        before = run(program, [])[0]
+        after, reports, _ = run(program, [bad])
+        assert {path for path in after if after[path] != before[path]} == {"counters"}
+        assert reports[0].guard == (1, 1, 1, 1)
+
+
+def test_each_part_is_traced_once_on_all_devices():
+    program = make_program(8)
+    run(program)
+    assert isinstance(program, ElasticProgram)
+    assert program.compiles == {"train_step": 1, "eval_step": 1}

@@ -1,0 +1,92 @@
+"""`aetheria prove elastic`: holds where it should, fails where it should."""
+
+import pytest
+import yaml
+from conftest import DIGITS
+
+from aetheria.errors import AetheriaError
+from aetheria.proofs.elastic import ElasticProof
+from aetheria.proofs.runs import Evidence, Place
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(DIGITS))
+    return str(file)
+
+
+@pytest.mark.slow
+def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config):
+    done = cli("prove", "elastic", config, "--steps=25", "--devices=1,2", "--processes=1,2")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "same bits " in line]
+    assert [row[0] for row in rows] == ["1", "2", "2", "2"]  # the last two: 2 x 1 and 2 -> 1
+    assert "elastic: 25 steps, the same bits in every row" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_control_finds_the_difference_and_names_it(cli, config):
+    options = ("--steps=5", "--devices=1,8", "--processes=1", "--control")
+    done = cli("prove", "elastic", config, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "differs: train/" in done.stdout
+    assert "fast: 5 steps, not the same bits" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--devices=1"], "--devices: expected at least two numbers"),
+        (["--devices=1,x"], "expected a number of 1 or more, got 'x'"),
+        (["--devices=1,2", "--processes=3"], "--processes: expected numbers that divide the 2"),
+        (["--set", "lanes=3"], "lanes: expected a power of two, got 3"),
+        (["--set", "epocs=3"], "did you mean 'epochs'?"),
+    ],
+)
+def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options, message):
+    overrides = ["--set", "reproducibility=elastic"]
+    done = cli("prove", "elastic", config, *overrides, *options)
+    assert done.returncode == 2 and not done.stdout
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_that_cannot_be_made_says_which_and_why(config, tmp_path):
+    from pathlib import Path
+
+    proof = ElasticProof(
+        config_file=Path(config),
+        overrides=("lanes=2",),
+        steps=2,
+        devices=(4, 1),
+        processes=(1,),
+        control=False,
+        project=None,
+    )
+    with pytest.raises(AetheriaError, match=r"run on 4 device\(s\): .* divides the 2 lanes, got 4"):
+        next(proof.rows())
+
+
+LINE = {"split": "train", "step": 1, "loss": 0.5, "accuracy": 0.25}
+
+
+def evidence(metrics=(LINE,), **digests):
+    return Evidence(tuple(metrics), {"params": "a", "opt_state": "b", **digests})
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (evidence(), None),
+        (evidence([{**LINE, "loss": 0.5000000001}]), "train/loss at step 1"),
+        (evidence([LINE, LINE]), "1 metric lines instead of 2"),
+        (evidence(opt_state="c"), "opt_state"),
+    ],
+)
+def test_the_first_difference_is_named(other, difference):
+    assert evidence().differs_from(other) == difference
+
+
+def test_places_are_named_by_devices_and_processes():
+    assert [Place(8).name, Place(8, 2).name] == ["8", "2 x 4"]
+    assert [len(options) for options in Place(8, 2).options()] == [3, 3]
