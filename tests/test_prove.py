@@ -20,8 +20,9 @@ def config(tmp_path):
 def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config):
     done = cli("prove", "elastic", config, "--steps=25", "--devices=1,2", "--processes=1,2")
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "same bits " in line]
+    rows = [line.split() for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
     assert [row[0] for row in rows] == ["1", "2", "2", "2"]  # the last two: 2 x 1 and 2 -> 1
+    assert all(row[-2:] == ["same", "bits"] for row in rows)
     assert "elastic: 25 steps, the same bits in every row" in done.stdout
 
 
