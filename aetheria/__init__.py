@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aetheria.logic.model import WeightedSum as WeightedSum
     from aetheria.logic.network import LinenModel as LinenModel
     from aetheria.logic.network import NnxModel as NnxModel
+    from aetheria.logic.sharding import split_batch as split_batch
     from aetheria.plugins import register_callback as register_callback
     from aetheria.plugins import register_data as register_data
     from aetheria.plugins import register_logger as register_logger
@@ -28,6 +29,7 @@ _HOMES = {
     "DataSplits": "aetheria.data",
     "RecordSource": "aetheria.data",
     "weighted": "aetheria.logic.metrics",
+    "split_batch": "aetheria.logic.sharding",
     "LossOutput": "aetheria.logic.model",
     "Model": "aetheria.logic.model",
     "WeightedSum": "aetheria.logic.model",

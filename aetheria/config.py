@@ -61,7 +61,8 @@ class Config:
         mixed_precision: compute in bfloat16, everything that accumulates in float32.
         grad_accumulation_steps: micro-batches in one optimizer step.
         strategy: `auto`, `cpu`, `gpu` or `mesh`.
-        mesh: axis name -> number of devices, such as {data: 8}; empty: all of them.
+        mesh: axis (`data`, `fsdp`, `tensor`) -> number of devices, 1 for one left out; empty: all
+            devices on `data`.
         seed: decides initial parameters, order of examples and dropout.
         reproducibility: `fast`: the same bits on the same devices; `elastic`: the same bits on
             any number of them.

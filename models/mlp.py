@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import optax
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
@@ -64,6 +65,17 @@ class SimpleMLP(LinenModel):
 
     def probabilities(self, outputs):
         return nn.softmax(outputs) if self.num_classes else super().probabilities(outputs)
+
+    def partition_rules(self):
+        if not self.num_layers:
+            return ()
+        # Only the hidden dim is ours to choose, and so sure to divide. Columns and rows in turn:
+        # what one kernel splits over `tensor`, the next one sums.
+        hidden = ("fsdp", "tensor")
+        turns = [PartitionSpec("tensor", "fsdp"), PartitionSpec("fsdp", "tensor")] * self.num_layers
+        between = turns[: self.num_layers - 1]
+        specs = [PartitionSpec(None, hidden), *between, PartitionSpec(hidden)]
+        return [(f"Dense_{layer}/kernel", spec) for layer, spec in enumerate(specs)]
 
     def optimizer(self, total_steps):
         schedule = warmup_cosine(self.learning_rate, total_steps)

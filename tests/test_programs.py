@@ -10,15 +10,36 @@ import optax
 import optax.contrib
 import pytest
 from conftest import train_step
+from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware import ProgramSpec, select_strategy
 
-STRATEGIES = {"cpu": ("cpu", {}), "mesh2": ("mesh", {"data": 2}), "mesh8": ("mesh", {"data": 8})}
+STRATEGIES = {
+    "cpu": ("cpu", {}),
+    "mesh2": ("mesh", {"data": 2}),
+    "mesh8": ("mesh", {"data": 8}),
+    "fsdp8": ("mesh", {"fsdp": 8}),
+    "mesh2x2x2": ("mesh", {"data": 2, "fsdp": 2, "tensor": 2}),
+}
 MICRO_BATCH = 8
-MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
+
+
+@dataclass(frozen=True)
+class Split(LinenNormed):
+    """Dropout, batch statistics, a stateful optimizer, and rules."""
+
+    def partition_rules(self):
+        return [
+            ("Dense_0/kernel", PartitionSpec(None, ("fsdp", "tensor"))),
+            ("BatchNorm_0", PartitionSpec("fsdp")),
+            ("Dense_1/kernel", PartitionSpec("tensor")),
+        ]
+
+
+MODEL = Split()
 
 
 def make_window(seed=0, num_valid=2 * MICRO_BATCH):
@@ -356,7 +377,7 @@ def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(
     assert all(np.array_equal(shard.data, shards[0].data) for shard in shards)
 
 
-@pytest.mark.parametrize("name", ["mesh2", "mesh8"])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "cpu"])
 def test_a_mesh_gives_the_parameters_of_one_device(name):
     windows = [*WINDOWS, make_window(seed=3, num_valid=5)]
     states = {}

@@ -1,5 +1,7 @@
 """Choosing devices: what is chosen, and what is refused in one line before anything compiles."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -17,24 +19,32 @@ def has_gpu():
 
 
 @pytest.mark.parametrize(
-    ("name", "mesh_shape", "num_devices"),
-    [("cpu", {}, 1), ("mesh", {}, 8), ("auto", {}, 8), ("mesh", {"data": 2}, 2)],
+    ("name", "mesh_shape", "sizes"),
+    [
+        ("cpu", {}, (1, 1, 1)),
+        ("mesh", {}, (8, 1, 1)),
+        ("auto", {}, (8, 1, 1)),
+        ("mesh", {"data": 2}, (2, 1, 1)),
+        ("auto", {"fsdp": 4}, (1, 4, 1)),
+        ("mesh", {"tensor": 2, "fsdp": 1, "data": 4}, (4, 1, 2)),
+    ],
 )
-def test_a_strategy_takes_the_devices_it_says(name, mesh_shape, num_devices):
+def test_a_strategy_takes_the_devices_it_says(name, mesh_shape, sizes):
     strategy = select_strategy(name, mesh_shape)
     assert strategy.name == name
-    assert dict(strategy.mesh.shape) == {"data": num_devices}
-    assert strategy.mesh.devices.tolist() == jax.devices()[:num_devices]
+    assert strategy.mesh.shape_tuple == tuple(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+    assert strategy.mesh.devices.flatten().tolist() == jax.devices()[: math.prod(sizes)]
 
 
 @pytest.mark.parametrize(
     ("name", "mesh_shape", "message"),
     [
-        ("mesh", {"model": 2}, r"mesh: expected the axis 'data', got 'model'; write data=N"),
-        ("auto", {"data": 2, "fsdp": 2}, r"expected the axis 'data', got 'fsdp'"),
-        ("mesh", {"data": 16}, r"mesh: expected 1 to 8 devices on the data axis, got 16; "),
-        ("mesh", {"data": 0}, r"mesh: expected 1 to 8 devices on the data axis, got 0; "),
-        ("mesh", {"data": -1}, r"mesh: expected 1 to 8 devices on the data axis, got -1; "),
+        ("mesh", {"model": 2}, r"mesh: expected the axes data, fsdp, tensor, got 'model'; use"),
+        ("auto", {"data": 2, "fdsp": 2}, r"expected the axes data, fsdp, tensor, got 'fdsp'"),
+        ("mesh", {"data": 16}, r"mesh: expected at most 8 devices, got 16 \(data=16\); "),
+        ("mesh", {"data": 4, "fsdp": 4}, r"at most 8 devices, got 16 \(data=4 x fsdp=4\); "),
+        ("mesh", {"data": 0}, r"mesh: expected 1 or more devices on the axis data, got 0; "),
+        ("mesh", {"fsdp": -1}, r"mesh: expected 1 or more devices on the axis fsdp, got -1; "),
         ("cpu", {"data": 2}, r"mesh: expected no mesh with strategy 'cpu', got {'data': 2}; use "),
         ("gpu", {"data": 2}, r"mesh: expected no mesh with strategy 'gpu', got {'data': 2}; use "),
     ],
@@ -54,16 +64,18 @@ def test_a_gpu_that_is_not_there_is_refused_naming_what_is():
 
 
 @pytest.mark.parametrize("micro_batch", [1, 7, 12])
-def test_a_micro_batch_that_does_not_divide_over_the_devices_is_refused(micro_batch):
+@pytest.mark.parametrize("mesh_shape", [{}, {"fsdp": 8}, {"data": 2, "fsdp": 4}], ids=str)
+def test_a_micro_batch_that_does_not_divide_over_the_devices_is_refused(mesh_shape, micro_batch):
     message = rf"expected a micro-batch that divides over 8 devices .* got {micro_batch} "
     with pytest.raises(HardwareError, match=message):
-        select_strategy("mesh", {}).check(micro_batch)
+        select_strategy("mesh", mesh_shape).check(micro_batch)
 
 
 @pytest.mark.parametrize("micro_batch", [8, 24])
 def test_a_micro_batch_that_divides_over_the_devices_is_taken(micro_batch):
     select_strategy("mesh", {}).check(micro_batch)
     select_strategy("cpu", {}).check(micro_batch - 1)
+    select_strategy("mesh", {"tensor": 8}).check(micro_batch - 1)  # each holds all of it
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
 from aetheria.logic.lanes import (
     LaneSums,
@@ -52,8 +53,7 @@ class ElasticProgram:
 
     def __init__(self, model: Model, spec: ProgramSpec, devices: Sequence[Any]):
         mine = [d for d in devices if d.process_index == jax.process_index()]
-        first = Mesh(np.asarray(mine[:1]), ("data",), axis_types=(AxisType.Auto,))
-        self._first = JaxProgram(model, spec, first)
+        self._first = JaxProgram(model, spec, make_mesh({}, mine))
         self._compiles = dict.fromkeys(self._first.compiles, 0)
         self._devices, self._num_devices = mine, len(devices)
         self._share = len(spec.example_window["mask"]) // len(devices)

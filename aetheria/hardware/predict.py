@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from aetheria.errors import AetheriaError
-from aetheria.hardware.program import check_leaves, leaf_paths
+from aetheria.hardware.placement import leaf_paths
+from aetheria.hardware.program import check_leaves
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision, cast_floating
 

@@ -11,8 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.hardware.placement import leaf_paths, place_state
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
+from aetheria.logic.sharding import BATCH_AXES
 from aetheria.logic.step import (
     StepOutput,
     Sums,
@@ -53,10 +55,13 @@ class ProgramSpec:
 
 
 class JaxProgram:
-    """One model compiled over one mesh: parameters replicated, micro-batches split over `data`."""
+    """One model compiled over one mesh: parameters split as the model's rules say, micro-batches
+    over `data` and `fsdp`.
+    """
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed = spec.seed
+        self._mesh = mesh
         precision = Precision.from_flag(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         init = make_init(model, optimizer)
@@ -71,11 +76,12 @@ class JaxProgram:
         self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
-        chunk = NamedSharding(mesh, PartitionSpec(None, None, "data"))
-        batch = NamedSharding(mesh, PartitionSpec("data"))
-        self._whole = whole
+        chunk = NamedSharding(mesh, PartitionSpec(None, None, BATCH_AXES))
+        batch = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        placed = place_state(model.partition_rules(), self._abstract, mesh)
+        self._placed, self._chunk, self._batch = placed, chunk, batch
         self._example = example
-        self._init = jax.jit(init, out_shardings=whole)
+        self._init = jax.jit(init, out_shardings=placed)
         num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
         self._windows_per_chunk = _windows_per_chunk(
@@ -84,20 +90,22 @@ class JaxProgram:
         self._train_steps = jax.jit(
             self._counted("train_step", make_train_steps(step)),
             donate_argnums=0,
-            in_shardings=(whole, chunk, whole, whole),
-            out_shardings=whole,
+            in_shardings=(placed, chunk, whole, whole),
+            out_shardings=(placed, whole),
         )
         self._eval_step = jax.jit(
             self._counted("eval_step", make_eval_step(model, precision)),
             donate_argnums=2,
-            in_shardings=(whole, batch, whole),
+            in_shardings=(placed, batch, whole),
             out_shardings=whole,
         )
         self._zeros = jax.jit(
             lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), eval_sums),
             out_shardings=whole,
         )
-        self._export = jax.jit(_export, out_shardings=whole)
+        # One process reads every shard itself; among several, each must hold what it writes.
+        shards = dict(zip(leaf_paths(placed), jax.tree.leaves(placed), strict=True))
+        self._export = jax.jit(_export, out_shardings=whole if mesh.is_multi_process else shards)
 
     @property
     def windows_per_chunk(self) -> int:
@@ -124,13 +132,14 @@ class JaxProgram:
         """Takes `count` steps in one call, on the chunk's windows from `start` on; the state is
         donated.
         """
-        return self._train_steps(state, arrays, start, count)
+        return self._train_steps(state, self._joined(arrays, self._chunk), start, count)
 
     def eval_step(
         self, state: TrainState, batch: Mapping[str, Any], totals: Sums | None = None
     ) -> Sums:
         """Adds a batch [micro_batch, ...] to the totals, which are donated."""
-        return self._eval_step(state, batch, self.no_totals() if totals is None else totals)
+        totals = self.no_totals() if totals is None else totals
+        return self._eval_step(state, self._joined(batch, self._batch), totals)
 
     def no_totals(self) -> Sums:
         """Totals of no batch."""
@@ -161,15 +170,32 @@ class JaxProgram:
         self.check_state(arrays)
         # The jitted copy gives buffers of our own: a placed NumPy array may alias host memory,
         # and the first step donates it.
-        place = jax.jit(lambda leaves: _import(leaves, self._abstract), out_shardings=self._whole)
+        place = jax.jit(lambda leaves: _import(leaves, self._abstract), out_shardings=self._placed)
         return place([np.asarray(arrays[path]) for path in leaf_paths(self._abstract)])
 
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
 
+    def _joined(self, arrays: Mapping[str, Any], sharding: NamedSharding) -> Mapping[str, Any]:
+        """Of several processes, each gives its own rows; together they are one array."""
+        if not self._mesh.is_multi_process:
+            return arrays
+        rows = len(sharding.spec) - 1  # the dim that is split over the batch axes, the last named
+        whole = len(self._example["mask"])
+        return {
+            name: jax.make_array_from_process_local_data(
+                sharding, column, (*column.shape[:rows], whole, *column.shape[rows + 1 :])
+            )
+            for name, column in arrays.items()
+        }
+
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        return count_traces(self._compiles, name, step)
+        def on_mesh(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+                return step(*args)
+
+        return count_traces(self._compiles, name, on_mesh)
 
 
 def count_traces(counts: dict[str, int], name: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,16 +249,6 @@ def _means(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
         name: float(total / weight) if weight else float("nan")
         for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
     }
-
-
-def leaf_paths(tree: Any) -> list[str]:
-    """Names every leaf by its path, `params/Dense_0/kernel` style, in tree order.
-
-    >>> leaf_paths({"a": [1, 2], "b": {"c": 3}})
-    ['a/0', 'a/1', 'b/c']
-    """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
 def _is_key(leaf: Any) -> bool:

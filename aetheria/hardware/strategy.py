@@ -1,41 +1,51 @@
 """Chooses devices and lays them out. One code path: a CPU or a GPU is a mesh of one device."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
 from aetheria.hardware.elastic import ElasticProgram
+from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.program import JaxProgram, ProgramSpec
 from aetheria.logic.model import Model
+from aetheria.logic.sharding import BATCH_AXES, MESH_AXES
 
-DATA_AXIS = "data"
+_NOT_ELASTIC = {
+    "tensor": "it splits contractions, and so changes the order of their sums",
+    "fsdp": "a lane needs the parameters whole on its device, so it would save nothing",
+}
 
 
 @dataclass(frozen=True)
 class MeshStrategy:
-    """Strategy: a named mesh of devices over which each micro-batch is split."""
+    """Strategy: a named mesh of devices over which micro-batches and parameters are split."""
 
     name: str
     mesh: Mesh
 
     def check(self, num_micro: int, micro_batch: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the devices."""
-        size = self.mesh.shape[DATA_AXIS]
+        size = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
         if micro_batch % size:
             raise HardwareError(
-                f"mesh: expected a micro-batch that divides over {size} devices on the data axis, "
+                f"mesh: expected a micro-batch that divides over {size} devices (data x fsdp), "
                 f"got {micro_batch} (batch_size / grad_accumulation_steps); change one of these, "
                 "or use a smaller mesh"
             )
 
     def part(self, num_micro: int, micro_batch: int) -> tuple[slice, slice]:
-        """All of a window: every process reads it whole, and places its own rows."""
-        return slice(None), slice(None)
+        """The micro-batches, and the rows of each, whose devices belong to this process."""
+        if not self.mesh.is_multi_process:
+            return slice(None), slice(None)
+        rows = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+        places = rows.addressable_devices_indices_map((micro_batch,)).values()
+        bounds = [place[0].indices(micro_batch) for place in places if place is not None]
+        return slice(None), slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
     def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
         """Builds the program; each step is compiled at its first call."""
@@ -53,6 +63,12 @@ class ElasticStrategy:
 
     def check(self, num_lanes: int, lane_size: int) -> None:
         """Raises HardwareError if the lanes cannot be shared evenly."""
+        for axis, reason in _NOT_ELASTIC.items():
+            if self.mesh.shape[axis] > 1:
+                raise HardwareError(
+                    f"mesh: expected the axis data alone with reproducibility elastic, got "
+                    f"{axis}={self.mesh.shape[axis]}: {reason}; use reproducibility fast for it"
+                )
         size = self.mesh.devices.size
         if num_lanes % size:
             raise HardwareError(
@@ -82,7 +98,8 @@ def select_strategy(
     Args:
         name: `cpu` or `gpu`: one device of that kind. `mesh`: all devices of the default kind, or
             as many as `mesh_shape` says. `auto`: a mesh if there are several, else the one.
-        mesh_shape: axis name -> size; empty for all devices on the data axis.
+        mesh_shape: axis name -> size, 1 for an axis left out; empty for all devices on the data
+            axis.
         elastic: whether the result may not depend on the number of devices.
 
     Raises:
@@ -95,10 +112,10 @@ def select_strategy(
                 f"mesh: expected no mesh with strategy {name!r}, got {dict(mesh_shape)}; "
                 "use strategy 'mesh' or 'auto'"
             )
-        return strategy(name, _data_mesh(_devices(name)[:1]))
+        return strategy(name, make_mesh({}, _devices(name)[:1]))
     available = jax.devices()
-    size = _data_size(mesh_shape, len(available))
-    return strategy(name, _data_mesh(available[:size]))
+    _check_mesh(mesh_shape, len(available))
+    return strategy(name, make_mesh(mesh_shape or {"data": len(available)}, available))
 
 
 def _devices(platform: str) -> Sequence[Any]:
@@ -112,21 +129,25 @@ def _devices(platform: str) -> Sequence[Any]:
         ) from None
 
 
-def _data_size(mesh_shape: Mapping[str, int], num_devices: int) -> int:
-    unknown = [axis for axis in mesh_shape if axis != DATA_AXIS]
-    if unknown:
+def _check_mesh(mesh_shape: Mapping[str, int], num_devices: int) -> None:
+    for axis, size in mesh_shape.items():
+        if axis not in MESH_AXES:
+            raise HardwareError(
+                f"mesh: expected the axes {', '.join(MESH_AXES)}, got {axis!r}; use these"
+            )
+        if size < 1:
+            raise HardwareError(
+                f"mesh: expected 1 or more devices on the axis {axis}, got {size}; leave it out "
+                "for 1"
+            )
+    if (size := math.prod(mesh_shape.values())) > num_devices:
+        shape = " x ".join(f"{axis}={size}" for axis, size in mesh_shape.items())
         raise HardwareError(
-            f"mesh: expected the axis {DATA_AXIS!r}, got {unknown[0]!r}; write data=N"
-        )
-    size = mesh_shape.get(DATA_AXIS, num_devices)
-    if not 1 <= size <= num_devices:
-        raise HardwareError(
-            f"mesh: expected 1 to {num_devices} devices on the data axis, got {size}; "
+            f"mesh: expected at most {num_devices} devices, got {size} ({shape}); "
             "this machine has no more"
         )
-    return size
-
-
-def _data_mesh(devices: Sequence[Any]) -> Mesh:
-    # Auto: the Explicit default of jax.make_mesh makes Linen's Dropout fail on a sharded batch.
-    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    if jax.process_count() > 1 and mesh_shape and size < num_devices:
+        raise HardwareError(
+            f"mesh: expected all {num_devices} devices of the {jax.process_count()} processes, "
+            f"got {size}; leave mesh out, or start fewer processes"
+        )

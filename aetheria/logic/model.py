@@ -1,17 +1,19 @@
 """The contract a researcher writes against. Knows no device, no loop, no file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import PartitionSpec
 
 from aetheria.errors import AetheriaError
 
 Batch = Mapping[str, Any]
 Params = Any
 ModelState = Any
+PartitionRules = Sequence[tuple[str, PartitionSpec]]
 
 
 class WeightedSum(NamedTuple):
@@ -66,6 +68,18 @@ class Model(ABC):
     @abstractmethod
     def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
         """Computes outputs for `inputs` [batch, ...], the leading dim of every output."""
+
+    def partition_rules(self) -> PartitionRules:
+        """Says how parameters are split over a mesh: pairs of a pattern and a spec.
+
+        A pattern is a regular expression searched in a parameter's path, such as
+        `Dense_0/kernel`; the first rule that matches counts, and a parameter that none matches is
+        whole on every device. A spec names for each dim the mesh axes that split it: `data`,
+        `fsdp` (which also split the batch) or `tensor`. What the optimizer holds of a parameter is
+        split like it. Rules change no result beyond rounding, and an axis the mesh lacks has size
+        1, so one set of rules serves every mesh.
+        """
+        return ()
 
     def probabilities(self, outputs: Any) -> Any:
         """Turns outputs into class probabilities; classifiers override this.

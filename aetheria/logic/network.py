@@ -12,6 +12,7 @@ from flax import linen, nnx
 
 from aetheria.logic.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
 from aetheria.logic.precision import cast_floating
+from aetheria.logic.sharding import axis_size, split_batch
 
 Metrics = dict[str, WeightedSum]
 
@@ -41,7 +42,11 @@ class NetworkModel(Model):
 
 
 class LinenModel(NetworkModel):
-    """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`."""
+    """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`.
+
+    On a mesh without a tensor axis, what its modules return stays split by examples. With one, call
+    `split_batch` where a block ends: what lies inside a block is to be split over `tensor`.
+    """
 
     @abstractmethod
     def network(self) -> linen.Module:
@@ -58,10 +63,24 @@ class LinenModel(NetworkModel):
         variables = {"params": params, **model_state}
         rngs = {"dropout": rng} if train else {}
         mutable = list(model_state) if train else []
-        outputs, changed = self.network().apply(
-            variables, inputs, train=train, rngs=rngs, mutable=mutable
-        )
+        with linen.intercept_methods(_split_outputs(len(jax.tree.leaves(inputs)[0]))):
+            outputs, changed = self.network().apply(
+                variables, inputs, train=train, rngs=rngs, mutable=mutable
+            )
         return cast_floating(outputs, jnp.float32), {**model_state, **changed}
+
+
+def _split_outputs(batch_size: int) -> Any:
+    """An interceptor of module calls that applies `split_batch` to what has a batch in front."""
+
+    def split(leaf: Any) -> Any:
+        leads = axis_size("tensor") == 1 and jnp.shape(leaf)[:1] == (batch_size,)
+        return split_batch(leaf) if leads else leaf
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        return jax.tree.map(split, call(*args, **kwargs))
+
+    return intercept
 
 
 class NnxModel(NetworkModel):
