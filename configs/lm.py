@@ -1,0 +1,28 @@
+"""Transformer, a small language model, on the bytes of Python's own documentation.
+
+    python -m aetheria.main --config=configs/lm.py
+
+On a text of your own: `--config.data_name=tokens --config.data_params.path=FILE.txt`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.model_name = "Transformer"
+    config.model_params = {
+        "vocab_size": 256,
+        "num_layers": 4,
+        "width": 128,
+        "num_heads": 4,
+        "max_length": 128,
+    }
+    config.data_name = "python_docs"
+    config.data_params = {"length": 128}
+    config.epochs = 3
+    config.batch_size = 16
+    config.learning_rate = 3e-3
+    config.max_grad_norm = 1.0
+    config.seed = 0
+    return config
