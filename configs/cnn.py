@@ -1,7 +1,7 @@
 """SimpleCNN on Fashion-MNIST, 70,000 real images of clothes.
 
-    apt-get install dataset-fashion-mnist
-    python -m aetheria.main --config=configs/cnn.py
+apt-get install dataset-fashion-mnist
+python -m aetheria.main --config=configs/cnn.py
 
 """
 

@@ -90,7 +90,9 @@ class SimpleCNN(LinenModel):
     def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
         # Of the images and the classes no dim is split: these are the data's, and may not divide.
         both = ("tensor", "fsdp")
-        convs = [(r"Conv_\d+/kernel", PartitionSpec(None, None, None, both))] if self.conv_dims else []
+        convs = (
+            [(r"Conv_\d+/kernel", PartitionSpec(None, None, None, both))] if self.conv_dims else []
+        )
         return [
             *convs,
             ("Dense_0/kernel", PartitionSpec(None, both)),

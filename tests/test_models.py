@@ -19,6 +19,8 @@ from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
+SimpleCNN = MODELS.get("SimpleCNN")
+Transformer = MODELS.get("Transformer")
 NUM_FEATURES = 6
 KEY = jax.random.key(7)
 
@@ -114,9 +116,18 @@ class PlainLinear(Model):
 
 REGRESSION = SimpleMLP(input_dim=NUM_FEATURES, hidden_dim=16, learning_rate=1e-2)
 CLASSIFICATION = dataclasses.replace(REGRESSION, num_classes=3, num_layers=2, dropout=0.2)
+TRANSFORMER = Transformer(
+    vocab_size=16, num_layers=2, width=16, num_heads=2, max_length=6, learning_rate=1e-2
+)
 MODELS_BY_NAME = {
     "mlp_regression": REGRESSION,
     "mlp_classification": CLASSIFICATION,
+    "cnn": SimpleCNN(conv_dims=(4, 8), hidden_dim=16, num_classes=3, learning_rate=1e-2),
+    "cnn_batch_norm": SimpleCNN(
+        conv_dims=(4,), hidden_dim=16, num_classes=3, batch_norm=True, learning_rate=1e-2
+    ),
+    "transformer": TRANSFORMER,
+    "transformer_remat": dataclasses.replace(TRANSFORMER, remat="full", tied_embeddings=False),
     "linen_batch_norm": LinenNormed(),
     "nnx_batch_norm": NnxNormed(),
     "plain_jax": PlainLinear(),
@@ -127,12 +138,22 @@ every_normed = pytest.mark.parametrize("model", [LinenNormed(), NnxNormed()], id
 
 def make_batch(model, size=8, seed=0):
     rng = np.random.default_rng(seed)
+    if isinstance(model, Transformer):
+        return make_counting(rng, size)
     inputs = rng.normal(size=(size, NUM_FEATURES)).astype(np.float32)
     score = inputs[:, :2].sum(axis=1)
     labels = score[:, None]
     if getattr(model, "num_classes", 0):
         labels = np.digitize(score, [-0.5, 0.5]).astype(np.int32)
+    if isinstance(model, SimpleCNN):  # a pixel a feature, each 2 by 2 so that pooling keeps it
+        inputs = inputs.reshape(size, 2, 3, 1).repeat(2, axis=1).repeat(2, axis=2)
     return {"inputs": inputs, "labels": labels, "mask": np.ones(size, np.float32)}
+
+
+def make_counting(rng, size):
+    """Sentences that count on from a random number."""
+    tokens = (rng.integers(16, size=(size, 1)) + np.arange(7)).astype(np.int32) % 16
+    return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": np.ones(size, np.float32)}
 
 
 def make_window(model, steps=2, size=8, seed=0):
@@ -189,7 +210,8 @@ def test_loss_is_a_sum_that_doubles_with_the_batch(model):
     params, state = model.init(KEY, batch)
     once = model.loss(params, state, batch, KEY, False)
     twice = model.loss(params, state, double, KEY, False)
-    assert float(once.weight) == 8 and float(twice.weight) == 16
+    num_labels = batch["labels"].size
+    assert float(once.weight) == num_labels and float(twice.weight) == 2 * num_labels
     np.testing.assert_allclose(twice.total, 2 * once.total, rtol=1e-5)
     # The control: a mean would not have doubled.
     assert not np.allclose(twice.total / twice.weight, 2 * once.total / once.weight)
@@ -217,7 +239,7 @@ def test_metrics_are_pairs_of_a_sum_and_a_weight(model, train):
     for total, weight in (out[:2], *out.metrics.values()):
         assert total.shape == weight.shape == ()
         assert total.dtype == weight.dtype == jnp.float32
-        assert float(weight) == 8
+        assert float(weight) == batch["labels"].size
 
 
 @every_model

@@ -1,13 +1,12 @@
 """The language model: its mathematics against NumPy, what it may see, and how it scales."""
 
 import dataclasses
-import re
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from aetheria.errors import AetheriaError
 from aetheria.logic.precision import Precision
@@ -29,11 +28,20 @@ def make_batch(model=SMALL, size=4, seed=0):
     return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": np.ones(size, np.float32)}
 
 
-def make_params(model=SMALL, noise=0.1):
+def make_params(model=SMALL):
     """Parameters that none of the zeros and ones of an initialization can hide behind."""
-    params, _ = model.init(KEY, make_batch(model))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda p: p + noise * rng.normal(size=p.shape).astype(np.float32), params)
+    noise = lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32)
+    return jax.tree.map(noise, initial_params(model))
+
+
+@functools.cache
+def initial_params(model):
+    return jax.jit(model.init)(KEY, make_batch(model))[0]
+
+
+def predict(params, inputs, model=SMALL):
+    return np.asarray(jax.jit(model.predict)(params, {}, inputs))
 
 
 def path_of(path):
@@ -83,7 +91,9 @@ def numpy_logits(params, tokens, num_heads):
     x = params["tokens"]["embedding"][tokens] + params["positions"]["embedding"][: len(tokens)]
     for index in range(len(params["blocks"]["mlp_norm"]["scale"])):
         block = jax.tree.map(lambda stacked, i=index: stacked[i], params["blocks"])
-        x = x + numpy_attention(numpy_norm(x, block["attention_norm"]), block["attention"], num_heads)
+        x = x + numpy_attention(
+            numpy_norm(x, block["attention_norm"]), block["attention"], num_heads
+        )
         x = x + numpy_mlp(numpy_norm(x, block["mlp_norm"]), block["mlp"])
     x = numpy_norm(x, params["norm"])
     return x @ (params["head"]["kernel"] if "head" in params else params["tokens"]["embedding"].T)
@@ -92,7 +102,7 @@ def numpy_logits(params, tokens, num_heads):
 @pytest.mark.parametrize("model", [SMALL, UNTIED], ids=["tied", "untied"])
 def test_logits_are_those_of_numpy_in_float64(model):
     params, batch = make_params(model), make_batch(model)
-    have = model.predict(params, {}, batch["inputs"])
+    have = predict(params, batch["inputs"], model)
     want = [numpy_logits(params, tokens, model.num_heads) for tokens in batch["inputs"]]
     np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
     # The control: with one head instead of two the numbers are others.
@@ -103,7 +113,7 @@ def test_logits_are_those_of_numpy_in_float64(model):
 def test_loss_is_the_sum_of_the_cross_entropies_of_unmasked_tokens():
     params, batch = make_params(), make_batch()
     batch["mask"] = np.array([1, 0, 1, 0], np.float32)
-    logits = np.float64(SMALL.predict(params, {}, batch["inputs"]))
+    logits = np.float64(predict(params, batch["inputs"]))
     right = np.take_along_axis(numpy_softmax(logits), batch["labels"][..., None], -1)[..., 0]
     hits = logits.argmax(-1) == batch["labels"]
     out = SMALL.loss(params, {}, batch, KEY, False)
@@ -114,7 +124,7 @@ def test_loss_is_the_sum_of_the_cross_entropies_of_unmasked_tokens():
 
 
 def test_probabilities_of_the_next_token_sum_to_one():
-    logits = SMALL.predict(make_params(), {}, make_batch()["inputs"])
+    logits = predict(make_params(), make_batch()["inputs"])
     np.testing.assert_allclose(SMALL.probabilities(logits).sum(-1), 1, rtol=1e-6)
 
 
@@ -125,7 +135,7 @@ def test_a_token_changes_no_earlier_logits():
     params, inputs = make_params(), make_batch()["inputs"]
     changed = inputs.copy()
     changed[:, 5] = (changed[:, 5] + 1) % SMALL.vocab_size
-    before, after = (np.asarray(SMALL.predict(params, {}, i)) for i in (inputs, changed))
+    before, after = (predict(params, i) for i in (inputs, changed))
     assert np.array_equal(before[:, :5], after[:, :5])
     # The control: it changes its own logits and every later one.
     assert (np.abs(before - after)[:, 5:].max(-1) > 1e-4).all()
@@ -135,23 +145,23 @@ def test_a_token_changes_no_other_example():
     params, inputs = make_params(), make_batch()["inputs"]
     changed = inputs.copy()
     changed[0] = (changed[0] + 1) % SMALL.vocab_size
-    before, after = (np.asarray(SMALL.predict(params, {}, i)) for i in (inputs, changed))
+    before, after = (predict(params, i) for i in (inputs, changed))
     assert np.array_equal(before[1:], after[1:]) and not np.array_equal(before[0], after[0])
 
 
 def test_the_place_of_a_token_counts():
     params, constant = make_params(), np.full((1, SMALL.max_length), 3, np.int32)
-    logits = np.asarray(SMALL.predict(params, {}, constant))
+    logits = predict(params, constant)
     assert not np.allclose(logits[:, 0], logits[:, 1], atol=1e-4)
     # The control: without positions a row of equal tokens has equal logits.
     params["positions"]["embedding"] *= 0
-    logits = np.asarray(SMALL.predict(params, {}, constant))
+    logits = predict(params, constant)
     np.testing.assert_allclose(logits, np.broadcast_to(logits[:, :1], logits.shape), atol=1e-5)
 
 
 def test_shorter_inputs_see_the_first_positions():
     params, inputs = make_params(), make_batch()["inputs"]
-    whole, part = (SMALL.predict(params, {}, inputs[:, :n]) for n in (8, 5))
+    whole, part = (predict(params, inputs[:, :n]) for n in (8, 5))
     np.testing.assert_allclose(part, whole[:, :5], rtol=1e-5, atol=1e-6)
 
 
@@ -161,10 +171,10 @@ def test_shorter_inputs_see_the_first_positions():
 def test_logits_are_float32_beyond_bfloat16_in_mixed_precision():
     params, inputs = make_params(), make_batch()["inputs"]
     low = Precision.from_flag(True).cast_params(params)
-    logits = SMALL.predict(low, {}, inputs)
+    logits = predict(low, inputs)
     assert logits.dtype == jnp.float32
-    assert not np.array_equal(logits, logits.astype(jnp.bfloat16).astype(jnp.float32))
-    np.testing.assert_allclose(logits, SMALL.predict(params, {}, inputs), atol=0.2)
+    assert not np.array_equal(logits, logits.astype(jnp.bfloat16).astype(np.float32))
+    np.testing.assert_allclose(logits, predict(params, inputs), atol=0.2)
 
 
 def gradient_program(model, params, batch):
@@ -193,10 +203,10 @@ def moved_by_decay(model):
     """The paths that change under gradients of zero."""
     params = make_params(model)
     optimizer = model.optimizer(total_steps=10)
-    stepped, state = params, optimizer.init(params)
+    zeros, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    stepped = params
     for _ in range(2):  # the warm-up begins at 0
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, state = optimizer.update(zeros, state, stepped)
+        updates, state = jax.jit(optimizer.update)(zeros, state, stepped)
         stepped = jax.tree.map(jnp.add, stepped, updates)
     leaves = zip(jax.tree.leaves_with_path(params), jax.tree.leaves(stepped), strict=True)
     return {path_of(path) for (path, old), new in leaves if not np.array_equal(old, new)}
@@ -239,52 +249,8 @@ def test_more_layers_are_no_more_program():
 
 
 def test_layers_start_from_different_parameters():
-    params, _ = SMALL.init(KEY, make_batch())
-    first, second = params["blocks"]["attention"]["qkv"]["kernel"]
+    first, second = initial_params(SMALL)["blocks"]["attention"]["qkv"]["kernel"]
     assert not np.array_equal(first, second)
-
-
-# Partition rules
-
-
-def spec_of(model, path):
-    matching = (spec for rule, spec in model.partition_rules() if re.search(rule, path))
-    return next(matching, PartitionSpec())
-
-
-@pytest.mark.parametrize("model", [SMALL, UNTIED], ids=["tied", "untied"])
-def test_every_partition_rule_is_the_first_to_match_something(model):
-    paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(make_params(model))]
-    rules = [rule for rule, _ in model.partition_rules()]
-    first = {next((rule for rule in rules if re.search(rule, path)), None) for path in paths}
-    assert first == {*rules, None}
-
-
-@pytest.mark.parametrize("model", [SMALL, UNTIED], ids=["tied", "untied"])
-def test_every_matrix_is_split_over_fsdp_and_norms_over_nothing(model):
-    for path, leaf in jax.tree.leaves_with_path(make_params(model)):
-        spec = spec_of(model, path_of(path))
-        assert len(spec) <= leaf.ndim
-        axes = {axis for entry in spec for axis in np.atleast_1d(entry) if axis}
-        if path[-1].key in ("kernel", "embedding"):
-            assert "fsdp" in axes
-        if "norm" in path_of(path):
-            assert not axes
-
-
-def test_split_parameters_give_the_same_gradients():
-    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    params, batch = make_params(), make_batch()
-    place = lambda path, _: NamedSharding(mesh, spec_of(SMALL, path_of(path)))
-    shardings = jax.tree.map_with_path(place, params)
-    examples = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    gradient = jax.value_and_grad(lambda p, b: loss_of(SMALL, p, b))
-    split = jax.jit(gradient, in_shardings=(shardings, examples), out_shardings=(None, shardings))
-    have, want = split(params, batch), gradient(params, batch)
-    kernel = have[1]["blocks"]["mlp"]["in"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape == (2, 8, 32)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, have, want)
 
 
 # Mistakes

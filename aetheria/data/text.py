@@ -39,10 +39,10 @@ class TokenSource:
                 "TokenSource: expected one row of whole numbers that fit int32, got "
                 f"{tokens.dtype}{list(tokens.shape)}; save them as uint16 or int32"
             )
-        if length < 1 or len(tokens) <= length:
+        if not 0 < length < len(tokens):
             raise AetheriaError(
-                f"TokenSource: expected a length from 1 to {len(tokens) - 1}, one less than the "
-                f"tokens there are, got {length}; change data_params.length"
+                "TokenSource: expected a length above 0 and more tokens than that, got a length of "
+                f"{length} and {len(tokens)} tokens; change data_params.length"
             )
         self._tokens, self._length = tokens, length
         self.in_memory = not isinstance(tokens, np.memmap)
@@ -107,8 +107,8 @@ def _split(row: np.ndarray, length: int, eval_fraction: float) -> DataSplits:
     num_windows = len(TokenSource(row, length))
     if num_windows < 2:
         raise AetheriaError(
-            f"data_params.length: expected at most {(len(row) - 1) // 2}, so that {len(row)} tokens "
-            f"give one example to train on and one to hold out, got {length}; use less"
+            f"data_params.length: expected at most {(len(row) - 1) // 2}, half of the tokens there "
+            f"are, got {length}; one example is trained on and one held out, use less"
         )
     num_eval = min(max(1, round(num_windows * eval_fraction)), num_windows - 1)
     border = (num_windows - num_eval) * length
