@@ -18,6 +18,7 @@ def get_config():
         "dropout": 0.4,
     }
     config.data_name = "fashion_mnist"
+    config.data_params = {}
     config.epochs = 5
     config.batch_size = 128
     config.learning_rate = 2e-3

@@ -34,6 +34,11 @@ def make_state(model, side=8):
     return jax.jit(model.init)(KEY, make_batch(side=side))
 
 
+# Compiled once for all tests of a model.
+predict = jax.jit(lambda model, *args: model.predict(*args), static_argnums=0)
+loss_of = jax.jit(lambda model, *args: model.loss(*args), static_argnums=(0, 5))
+
+
 # Pooling
 
 
@@ -86,7 +91,7 @@ def numpy_logits(params, x):
 def test_logits_are_those_of_numpy_in_float64():
     batch, (params, state) = make_batch(), make_state(SMALL)
     params = jax.tree.map(lambda p: p + 0.05, params)  # or biases of zero would hide
-    have = SMALL.predict(params, state, batch["inputs"])
+    have = predict(SMALL, params, state, batch["inputs"])
     np.testing.assert_allclose(have, numpy_logits(params, batch["inputs"]), rtol=1e-4, atol=1e-5)
     assert not np.allclose(have, numpy_logits(params, batch["inputs"][:, ::-1]), rtol=1e-4)
 
@@ -94,15 +99,15 @@ def test_logits_are_those_of_numpy_in_float64():
 def test_odd_sizes_have_a_network_too():
     batch = make_batch(side=7)
     params, state = make_state(SMALL, side=7)
-    assert SMALL.predict(params, state, batch["inputs"]).shape == (4, 3)
+    assert predict(SMALL, params, state, batch["inputs"]).shape == (4, 3)
     assert params["Dense_0"]["kernel"].shape == (1 * 1 * 4, 8)
 
 
 @pytest.mark.parametrize("model", [SMALL, NORMED], ids=["plain", "batch_norm"])
 def test_evaluation_of_an_example_is_the_same_alone_and_among_others(model):
     batch, state = make_batch(), make_state(model)
-    together = model.predict(*state, batch["inputs"])
-    alone = model.predict(*state, batch["inputs"][:1])
+    together = predict(model, *state, batch["inputs"])
+    alone = predict(model, *state, batch["inputs"][:1])
     np.testing.assert_allclose(together[:1], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -110,12 +115,12 @@ def test_batch_norm_trains_on_the_statistics_of_the_batch():
     batch, (params, state) = make_batch(), make_state(NORMED)
     kernel = np.float64(params["Conv_0"]["kernel"])
     hidden = numpy_conv(np.float64(batch["inputs"]), kernel, 0.0)
-    trained = NORMED.loss(params, state, batch, KEY, True).model_state["batch_stats"]
+    trained = loss_of(NORMED, params, state, batch, KEY, True).model_state["batch_stats"]
     statistics = trained["BatchNorm_0"]
     np.testing.assert_allclose(statistics["mean"], 0.01 * hidden.mean((0, 1, 2)), rtol=1e-4)
     want = 0.99 + 0.01 * hidden.var((0, 1, 2))
     np.testing.assert_allclose(statistics["var"], want, rtol=1e-4)
-    evaluated = NORMED.loss(params, state, batch, KEY, False).model_state["batch_stats"]
+    evaluated = loss_of(NORMED, params, state, batch, KEY, False).model_state["batch_stats"]
     assert np.array_equal(evaluated["BatchNorm_0"]["mean"], np.zeros(3))
 
 
