@@ -19,6 +19,8 @@ from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
+SimpleCNN = MODELS.get("SimpleCNN")
+Transformer = MODELS.get("Transformer")
 NUM_FEATURES = 6
 KEY = jax.random.key(7)
 
@@ -114,9 +116,18 @@ class PlainLinear(Model):
 
 REGRESSION = SimpleMLP(input_dim=NUM_FEATURES, hidden_dim=16, learning_rate=1e-2)
 CLASSIFICATION = dataclasses.replace(REGRESSION, num_classes=3, num_layers=2, dropout=0.2)
+TRANSFORMER = Transformer(
+    vocab_size=16, num_layers=2, width=16, num_heads=2, max_length=6, learning_rate=1e-2
+)
 MODELS_BY_NAME = {
     "mlp_regression": REGRESSION,
     "mlp_classification": CLASSIFICATION,
+    "cnn": SimpleCNN(conv_dims=(4, 8), hidden_dim=16, num_classes=3, learning_rate=1e-2),
+    "cnn_batch_norm": SimpleCNN(
+        conv_dims=(4,), hidden_dim=16, num_classes=3, batch_norm=True, learning_rate=1e-2
+    ),
+    "transformer": TRANSFORMER,
+    "transformer_remat": dataclasses.replace(TRANSFORMER, remat="full", tied_embeddings=False),
     "linen_batch_norm": LinenNormed(),
     "nnx_batch_norm": NnxNormed(),
     "plain_jax": PlainLinear(),
@@ -127,12 +138,22 @@ every_normed = pytest.mark.parametrize("model", [LinenNormed(), NnxNormed()], id
 
 def make_batch(model, size=8, seed=0):
     rng = np.random.default_rng(seed)
+    if isinstance(model, Transformer):
+        return make_counting(rng, size)
     inputs = rng.normal(size=(size, NUM_FEATURES)).astype(np.float32)
     score = inputs[:, :2].sum(axis=1)
     labels = score[:, None]
     if getattr(model, "num_classes", 0):
         labels = np.digitize(score, [-0.5, 0.5]).astype(np.int32)
+    if isinstance(model, SimpleCNN):  # a pixel a feature, each 2 by 2 so that pooling keeps it
+        inputs = inputs.reshape(size, 2, 3, 1).repeat(2, axis=1).repeat(2, axis=2)
     return {"inputs": inputs, "labels": labels, "mask": np.ones(size, np.float32)}
+
+
+def make_counting(rng, size):
+    """Sentences that count on from a random number."""
+    tokens = (rng.integers(16, size=(size, 1)) + np.arange(7)).astype(np.int32) % 16
+    return {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": np.ones(size, np.float32)}
 
 
 def make_window(model, steps=2, size=8, seed=0):
@@ -150,6 +171,12 @@ def make_program(model, mixed_precision=False):
         max_consecutive_skips=3,
     )
     return select_strategy("cpu", {}).compile(model, spec)
+
+
+# Compiled once for all tests of a model.
+init = jax.jit(lambda model, *args: model.init(*args), static_argnums=0)
+predict = jax.jit(lambda model, *args: model.predict(*args), static_argnums=0)
+loss_of = jax.jit(lambda model, *args: model.loss(*args), static_argnums=(0, 5))
 
 
 def trees_equal(one, other):
@@ -174,22 +201,23 @@ def test_model_is_frozen_and_hashable(model):
 
 @every_model
 def test_init_gives_float32_parameters_that_the_key_decides(model):
-    params, model_state = model.init(KEY, make_batch(model))
+    params, model_state = init(model, KEY, make_batch(model))
     assert jax.tree.leaves(params)
     assert {leaf.dtype for leaf in floats((params, model_state))} == {jnp.dtype("float32")}
-    assert trees_equal(params, model.init(KEY, make_batch(model, seed=1))[0])
+    assert trees_equal(params, init(model, KEY, make_batch(model, seed=1))[0])
     if not isinstance(model, PlainLinear):  # which starts from constants
-        assert not trees_equal(params, model.init(jax.random.key(8), make_batch(model))[0])
+        assert not trees_equal(params, init(model, jax.random.key(8), make_batch(model))[0])
 
 
 @every_model
 def test_loss_is_a_sum_that_doubles_with_the_batch(model):
     batch = make_batch(model)
     double = {name: np.concatenate([a, a]) for name, a in batch.items()}
-    params, state = model.init(KEY, batch)
-    once = model.loss(params, state, batch, KEY, False)
-    twice = model.loss(params, state, double, KEY, False)
-    assert float(once.weight) == 8 and float(twice.weight) == 16
+    params, state = init(model, KEY, batch)
+    once = loss_of(model, params, state, batch, KEY, False)
+    twice = loss_of(model, params, state, double, KEY, False)
+    num_labels = batch["labels"].size
+    assert float(once.weight) == num_labels and float(twice.weight) == 2 * num_labels
     np.testing.assert_allclose(twice.total, 2 * once.total, rtol=1e-5)
     # The control: a mean would not have doubled.
     assert not np.allclose(twice.total / twice.weight, 2 * once.total / once.weight)
@@ -198,13 +226,13 @@ def test_loss_is_a_sum_that_doubles_with_the_batch(model):
 @every_model
 def test_masked_examples_are_in_neither_the_sum_nor_its_weight(model):
     batch = make_batch(model)
-    params, state = model.init(KEY, batch)
+    params, state = init(model, KEY, batch)
     five = {name: a[:5] for name, a in batch.items()}
     padded = {**batch, "mask": (np.arange(8) < 5).astype(np.float32)}
-    want = model.loss(params, state, five, KEY, False)
-    have = model.loss(params, state, padded, KEY, False)
+    want = loss_of(model, params, state, five, KEY, False)
+    have = loss_of(model, params, state, padded, KEY, False)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), have[:3], want[:3])
-    unmasked = model.loss(params, state, batch, KEY, False)
+    unmasked = loss_of(model, params, state, batch, KEY, False)
     assert not np.allclose(unmasked.total, want.total)
 
 
@@ -212,28 +240,28 @@ def test_masked_examples_are_in_neither_the_sum_nor_its_weight(model):
 @pytest.mark.parametrize("train", [True, False])
 def test_metrics_are_pairs_of_a_sum_and_a_weight(model, train):
     batch = make_batch(model)
-    out = model.loss(*model.init(KEY, batch), batch, KEY, train)
+    out = loss_of(model, *init(model, KEY, batch), batch, KEY, train)
     assert out.metrics
     for total, weight in (out[:2], *out.metrics.values()):
         assert total.shape == weight.shape == ()
         assert total.dtype == weight.dtype == jnp.float32
-        assert float(weight) == 8
+        assert float(weight) == batch["labels"].size
 
 
 @every_model
 def test_predictions_lead_with_the_batch_and_need_no_labels(model):
     batch = make_batch(model, size=5)
-    params, state = model.init(KEY, batch)
-    outputs = model.predict(params, state, batch["inputs"])
+    params, state = init(model, KEY, batch)
+    outputs = predict(model, params, state, batch["inputs"])
     assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(outputs))
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
-    alone = model.predict(params, state, batch["inputs"][:1])
+    alone = predict(model, params, state, batch["inputs"][:1])
     np.testing.assert_allclose(outputs[:1], alone, rtol=1e-5, atol=1e-6)
 
 
 @every_model
 def test_optimizer_steps_and_keeps_shapes_and_dtypes(model):
-    params, _ = model.init(KEY, make_batch(model))
+    params, _ = init(model, KEY, make_batch(model))
     optimizer = model.optimizer(total_steps=10)
 
     @jax.jit
@@ -295,21 +323,21 @@ def test_a_state_of_the_model_survives_export_and_import(model):
 @every_normed
 def test_batch_statistics_change_in_training_and_not_in_evaluation(model):
     batch = make_batch(model)
-    params, state = model.init(KEY, batch)
+    params, state = init(model, KEY, batch)
     assert jax.tree.leaves(state)
-    trained = model.loss(params, state, batch, KEY, True).model_state
+    trained = loss_of(model, params, state, batch, KEY, True).model_state
     assert jax.tree.structure(trained) == jax.tree.structure(state)
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), trained, state)
     assert jax.tree.all(changed)
-    evaluated = model.loss(params, state, batch, KEY, False).model_state
+    evaluated = loss_of(model, params, state, batch, KEY, False).model_state
     assert trees_equal(evaluated, state)
 
 
 @every_normed
 def test_batch_statistics_are_those_of_numpy(model):
     batch = make_batch(model)
-    params, state = model.init(KEY, batch)
-    trained = model.loss(params, state, batch, KEY, True).model_state
+    params, state = init(model, KEY, batch)
+    trained = loss_of(model, params, state, batch, KEY, True).model_state
     kernel = next(leaf for leaf in jax.tree.leaves(params) if leaf.shape == (NUM_FEATURES, 16))
     hidden = np.float64(batch["inputs"]) @ np.float64(kernel)
     mean, var = jax.tree.leaves(trained)  # sorted by name
@@ -320,18 +348,18 @@ def test_batch_statistics_are_those_of_numpy(model):
 @every_normed
 def test_training_and_evaluation_see_different_networks(model):
     batch = make_batch(model)
-    params, state = model.init(KEY, batch)
-    totals = [model.loss(params, state, batch, KEY, train).total for train in (True, False)]
+    params, state = init(model, KEY, batch)
+    totals = [loss_of(model, params, state, batch, KEY, train).total for train in (True, False)]
     assert not np.allclose(*totals)
 
 
 @pytest.mark.parametrize("model", [CLASSIFICATION, LinenNormed(), NnxNormed()])
 def test_dropout_is_drawn_from_the_key_it_is_given_and_only_in_training(model):
     batch = make_batch(model, size=64)
-    params, state = model.init(KEY, batch)
+    params, state = init(model, KEY, batch)
 
     def total(seed, train):
-        return float(model.loss(params, state, batch, jax.random.key(seed), train).total)
+        return float(loss_of(model, params, state, batch, jax.random.key(seed), train).total)
 
     assert total(0, True) == total(0, True)
     assert len({total(seed, True) for seed in range(4)}) == 4
@@ -376,7 +404,7 @@ def test_streams_of_an_nnx_network_are_seeded_whatever_their_name():
 
 def test_nnx_state_holds_no_streams_and_no_intermediates():
     model = NnxNormed()
-    params, state = model.init(KEY, make_batch(model))
+    params, state = init(model, KEY, make_batch(model))
     names = {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path((params, state))}
     assert names == {
         "[0]['layers'][0]['kernel']",

@@ -68,14 +68,14 @@ def test_a_gpu_that_is_not_there_is_refused_naming_what_is():
 def test_a_micro_batch_that_does_not_divide_over_the_devices_is_refused(mesh_shape, micro_batch):
     message = rf"expected a micro-batch that divides over 8 devices .* got {micro_batch} "
     with pytest.raises(HardwareError, match=message):
-        select_strategy("mesh", mesh_shape).check(micro_batch)
+        select_strategy("mesh", mesh_shape).check(1, micro_batch)
 
 
 @pytest.mark.parametrize("micro_batch", [8, 24])
 def test_a_micro_batch_that_divides_over_the_devices_is_taken(micro_batch):
-    select_strategy("mesh", {}).check(micro_batch)
-    select_strategy("cpu", {}).check(micro_batch - 1)
-    select_strategy("mesh", {"tensor": 8}).check(micro_batch - 1)  # each holds all of it
+    select_strategy("mesh", {}).check(1, micro_batch)
+    select_strategy("cpu", {}).check(1, micro_batch - 1)
+    select_strategy("mesh", {"tensor": 8}).check(1, micro_batch - 1)  # each holds all of it
 
 
 @pytest.mark.gpu

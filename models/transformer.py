@@ -1,0 +1,211 @@
+"""A decoder-only language model: pre-norm, causal, learned positions, layers stacked by a scan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from aetheria import LinenModel, register_model, weighted
+from aetheria.errors import AetheriaError
+from aetheria.logic.optimizers import clip, warmup_cosine
+
+_DECAYED = ("kernel", "embedding")  # matrices; not biases, not scales of norms
+
+
+def _residual_init(num_layers: int) -> nn.initializers.Initializer:
+    """Keeps the variance of the sum over all residual branches at that of one.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), 2.3.
+    """
+    return nn.initializers.variance_scaling(0.5 / num_layers, "fan_in", "truncated_normal")
+
+
+class _Attention(nn.Module):
+    """Causal self-attention."""
+
+    model: "Transformer"
+
+    @nn.compact
+    def __call__(self, x):
+        batch, length, width = x.shape
+        heads = (batch, length, self.model.num_heads, -1)
+        # [width, 3, width], not [width, 3 * width]: a shard of the last dim is some heads, whole.
+        qkv = nn.DenseGeneral((3, width), name="qkv")(x.reshape(-1, width))
+        q, k, v = (qkv[:, i].reshape(heads) for i in range(3))
+        x = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(-1, width)
+        kernel_init = _residual_init(self.model.num_layers)
+        x = nn.Dense(width, kernel_init=kernel_init, name="out")(x)
+        return x.reshape(batch, length, width)
+
+
+class _Mlp(nn.Module):
+    """Two dense layers around a GELU."""
+
+    model: "Transformer"
+
+    @nn.compact
+    def __call__(self, x):
+        shape, width = x.shape, x.shape[-1]
+        x = nn.gelu(nn.Dense(self.model.mlp_ratio * width, name="in")(x.reshape(-1, width)))
+        kernel_init = _residual_init(self.model.num_layers)
+        return nn.Dense(width, kernel_init=kernel_init, name="out")(x).reshape(shape)
+
+
+class _Block(nn.Module):
+    """One layer: x [batch, length, width] and each branch's output added to it.
+
+    Inside the branches, dense layers see [batch * length, width]: 9 % less time a step on a CPU.
+    """
+
+    model: "Transformer"
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, _):
+        dropout = nn.Dropout(self.model.dropout, deterministic=not self.train)
+        norm = partial(nn.LayerNorm, epsilon=1e-5)
+        x = x + dropout(_Attention(self.model, name="attention")(norm(name="attention_norm")(x)))
+        x = x + dropout(_Mlp(self.model, name="mlp")(norm(name="mlp_norm")(x)))
+        return x, None
+
+
+class _Layers(nn.Module):
+    model: "Transformer"
+
+    @nn.compact
+    def __call__(self, inputs, train):
+        model = self.model
+        embed = partial(nn.Embed, features=model.width, embedding_init=nn.initializers.normal(0.02))
+        tokens = embed(model.vocab_size, name="tokens")
+        positions = embed(model.max_length, name="positions")
+        x = tokens(inputs) + positions(jnp.arange(inputs.shape[1]))
+        x = nn.Dropout(model.dropout, deterministic=not train)(x)
+        x, _ = _stacked(model, train)(x, None)
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        # The softmax needs float32 logits, whatever the products are computed in.
+        in_float32 = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        x = x.reshape(-1, model.width)
+        if model.tied_embeddings:
+            contract = (((1,), (1,)), ((), ()))
+            logits = in_float32(x, tokens.embedding.astype(x.dtype), contract)
+        else:
+            head = nn.Dense(model.vocab_size, False, dot_general=in_float32, name="head")
+            logits = head(x)
+        return logits.reshape(*inputs.shape, model.vocab_size)
+
+
+def _stacked(model: "Transformer", train: bool) -> nn.Module:
+    """All blocks as a scan over one, so that many layers compile as fast as one.
+
+    Parameters lead with [num_layers]. What the backward pass keeps is `remat`: everything (`none`),
+    the products with weights (`dots`), or each block's input alone (`full`).
+    """
+    block = _Block
+    if model.remat != "none":
+        policies = jax.checkpoint_policies
+        policy = policies.dots_with_no_batch_dims_saveable if model.remat == "dots" else None
+        block = nn.remat(block, policy=policy, prevent_cse=False)  # a scan needs no such fence
+    scan = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=model.num_layers,
+    )
+    return scan(model, train, name="blocks")
+
+
+@register_model("Transformer")
+@dataclass(frozen=True)
+class Transformer(LinenModel):
+    """Predicts each next token. Inputs i32 [batch, length], labels i32 [batch, length], the
+    inputs one token later; `length` is at most `max_length`.
+
+    Outputs f32 [batch, length, vocab_size] logits. The loss is the cross entropy, a sum over
+    tokens. Optimized by AdamW under a warm-up and a cosine, the gradient clipped to `max_grad_norm`
+    (0: not clipped), weight decay on matrices alone.
+
+    Source: the layout of GPT-2 (Radford et al., 2019).
+    """
+
+    vocab_size: int = 256
+    num_layers: int = 4
+    width: int = 128
+    num_heads: int = 4
+    max_length: int = 128
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    tied_embeddings: bool = True
+    remat: Literal["none", "full", "dots"] = "none"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        for name in ("vocab_size", "num_layers", "width", "num_heads", "max_length", "mlp_ratio"):
+            if (size := getattr(self, name)) < 1:
+                raise AetheriaError(
+                    f"model_params.{name}: expected a number above 0, got {size}; change it"
+                )
+        if self.width % self.num_heads:
+            raise AetheriaError(
+                f"model_params.num_heads: expected a divisor of width ({self.width}), "
+                f"got {self.num_heads}; change one of them"
+            )
+
+    def network(self):
+        return _Layers(self)
+
+    def init(self, rng, example_batch):
+        inputs = example_batch["inputs"]
+        if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise AetheriaError(
+                f"data_name: expected inputs of whole numbers [batch, length], got {inputs.dtype}"
+                f"{list(inputs.shape)}; a language model needs a dataset of tokens"
+            )
+        if inputs.shape[1] > self.max_length:
+            raise AetheriaError(
+                f"model_params.max_length: expected at least {inputs.shape[1]}, the length of the "
+                f"data's inputs, got {self.max_length}; set it so"
+            )
+        return super().init(rng, example_batch)
+
+    def score(self, outputs, batch):
+        labels, mask = batch["labels"], batch["mask"]
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        return weighted(loss, mask), {"accuracy": weighted(outputs.argmax(-1) == labels, mask)}
+
+    def probabilities(self, outputs):
+        return nn.softmax(outputs)
+
+    def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
+        head = [] if self.tied_embeddings else [("head/kernel", PartitionSpec("fsdp", "tensor"))]
+        return [
+            ("attention/qkv/kernel", PartitionSpec(None, "fsdp", None, "tensor")),
+            ("attention/qkv/bias", PartitionSpec(None, None, "tensor")),
+            ("mlp/in/kernel", PartitionSpec(None, "fsdp", "tensor")),
+            ("mlp/in/bias", PartitionSpec(None, "tensor")),
+            ("(attention|mlp)/out/kernel", PartitionSpec(None, "tensor", "fsdp")),
+            ("tokens/embedding", PartitionSpec(("fsdp", "tensor"))),
+            ("positions/embedding", PartitionSpec(None, "fsdp")),
+            *head,
+        ]
+
+    def optimizer(self, total_steps):
+        adamw = optax.adamw(
+            warmup_cosine(self.learning_rate, total_steps),
+            b2=0.95,
+            weight_decay=self.weight_decay,
+            mask=_is_decayed,
+        )
+        return clip(self.max_grad_norm, adamw)
+
+
+def _is_decayed(params: optax.Params) -> optax.Params:
+    """A bool a leaf. By name, since a stack of vectors has the rank of a matrix."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key in _DECAYED, params)
