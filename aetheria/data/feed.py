@@ -59,8 +59,11 @@ class Feed:
 
     def example_window(self) -> Mapping[str, np.ndarray]:
         """A window of the run's shapes and dtypes, made of the first example alone."""
-        columns = self._pack(self.splits.train, np.zeros(1, np.int64), num_windows=1)
-        return {name: column[0] for name, column in columns.items()}
+        # Views of one example: a window may be large, and this one is asked for its shape.
+        lead = (self.grad_accumulation_steps, self.micro_batch)
+        columns = self.splits.train.read(np.zeros(1, np.int64))
+        window = {name: np.broadcast_to(a[0], lead + a.shape[1:]) for name, a in columns.items()}
+        return window | {"mask": np.ones(lead, np.float32)}
 
     def example_spec(self) -> dict[str, Any]:
         """Column name -> shape and dtype of one example, JSON values, the mask included."""
