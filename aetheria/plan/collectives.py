@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d\w*)\[([\d,]*)\]")
 
 
-class Collective(NamedTuple):
+@dataclass(frozen=True)
+class Collective:
     """Collectives of one kind over one set of devices.
 
     Attributes:

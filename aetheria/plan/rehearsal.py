@@ -56,7 +56,7 @@ def rehearse(program: JaxProgram, machine: Machine) -> dict[str, Any]:
             "flops_per_device": flops,
             "unknown_loops": operations.unknown_loops,
         },
-        "collectives": [each._asdict() for each in collectives],
+        "collectives": [asdict(each) for each in collectives],
         "collective_unknown_loops": unknown_loops,
         "whole_leaves": _whole_leaves(state, mesh),
         "estimate": _estimate(flops, memory, collectives, machine),
