@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aetheria.command.cli import OneLineParser, add_run_options, make_command, run_command
+from aetheria.command.cli import run_command
+from aetheria.command.options import OneLineParser, add_run_options, make_command
 from aetheria.command.train import TrainCommand
 
 

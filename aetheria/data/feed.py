@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -62,10 +62,12 @@ class Feed:
         return self.batch_size // self.grad_accumulation_steps
 
     def example_window(self) -> Mapping[str, np.ndarray]:
-        """A whole window's shapes and dtypes, made of the first example alone."""
-        whole = replace(self, part=(slice(None), slice(None)))
-        columns = whole._pack(self.splits.train, np.zeros(1, np.int64), num_windows=1)
-        return {name: column[0] for name, column in columns.items()}
+        """A whole window of the run's shapes and dtypes, made of the first example alone."""
+        # Views of one example: a window may be large, and this one is asked for its shape.
+        lead = (self.grad_accumulation_steps, self.micro_batch)
+        columns = self.splits.train.read(np.zeros(1, np.int64))
+        window = {name: np.broadcast_to(a[0], lead + a.shape[1:]) for name, a in columns.items()}
+        return window | {"mask": np.ones(lead, np.float32)}
 
     def example_spec(self) -> dict[str, Any]:
         """Column name -> shape and dtype of one example, JSON values, the mask included."""

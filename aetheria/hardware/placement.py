@@ -60,24 +60,35 @@ def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainSt
     shapes = dict(zip(paths, (leaf.shape for leaf in leaves), strict=True))
     specs = {path: _spec_of(rules, path, shapes[path], mesh.shape) for path in paths}
 
-    def mirrored(path: str, leaf: Any) -> PartitionSpec:
-        # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which
-        # not every optimizer bears, and takes Adafactor's factored moments for parameters too.
-        parts = path.split("/")
-        for start in range(len(parts) + 1):
-            suffix = "/".join(parts[start:])
-            if shapes.get(suffix) == leaf.shape:
-                return specs[suffix]
-        return PartitionSpec()
+    def spec_of(path: str, leaf: Any) -> PartitionSpec:
+        copied = copied_parameter(path, leaf.shape, shapes)
+        return PartitionSpec() if copied is None else specs[copied]
 
     place = lambda spec: NamedSharding(mesh, spec)
     opt_leaves, opt_structure = jax.tree.flatten(state.opt_state)
-    opt_specs = map(mirrored, leaf_paths(state.opt_state), opt_leaves)
+    opt_specs = map(spec_of, leaf_paths(state.opt_state), opt_leaves)
     whole = jax.tree.map(lambda _: place(PartitionSpec()), state)
     return whole._replace(
         params=jax.tree.unflatten(jax.tree.structure(state.params), map(place, specs.values())),
         opt_state=jax.tree.unflatten(opt_structure, map(place, opt_specs)),
     )
+
+
+def copied_parameter(
+    path: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
+) -> str | None:
+    """The parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
+
+    Args:
+        path: the leaf's path, `1/0/mu/Dense_0/kernel`.
+        shape: the leaf's shape.
+        shapes: parameter path -> shape.
+    """
+    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which not
+    # every optimizer bears, and takes Adafactor's factored moments for parameters too.
+    parts = path.split("/")
+    suffixes = ("/".join(parts[start:]) for start in range(len(parts) + 1))
+    return next((suffix for suffix in suffixes if shapes.get(suffix) == shape), None)
 
 
 def _check_rules(rules: PartitionRules, paths: Sequence[str]) -> None:

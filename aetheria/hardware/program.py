@@ -81,6 +81,10 @@ class JaxProgram:
         placed = place_state(model.partition_rules(), self._abstract, mesh)
         self._placed, self._chunk, self._batch = placed, chunk, batch
         self._example = example
+        self._one_window = {
+            name: jax.ShapeDtypeStruct((1, *column.shape), column.dtype, sharding=chunk)
+            for name, column in spec.example_window.items()
+        }
         self._init = jax.jit(init, out_shardings=placed)
         num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
@@ -121,6 +125,26 @@ class JaxProgram:
     def compiles(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
         return dict(self._compiles)
+
+    @property
+    def mesh_shape(self) -> Mapping[str, int]:
+        """Axis name -> number of devices."""
+        return self._mesh.shape
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """The state's shapes, dtypes and shardings, without a value."""
+        as_placed = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
+        return jax.tree.map(as_placed, self._abstract, self._placed)
+
+    @property
+    def abstract_window(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """The columns of a chunk of one window, likewise."""
+        return self._one_window
+
+    def trace_train_step(self) -> jax.stages.Traced:
+        """Traces `train_steps` on a chunk of one window, to be looked at; nothing runs."""
+        return self._train_steps.trace(self._abstract, self._one_window, 0, 1)
 
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""

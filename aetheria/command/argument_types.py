@@ -1,0 +1,65 @@
+"""Texts of a command line as values; argparse turns what they raise into one line."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+
+def positive(what: str) -> Callable[[str], int]:
+    """Reads a whole number of 1 or more; `what` names it in the message."""
+
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"expected {what} of 1 or more, got {text!r}")
+        return int(text)
+
+    return read
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Reads numbers between commas.
+
+    >>> positives("1,2,8")
+    (1, 2, 8)
+    """
+    return tuple(positive("a number")(part.strip()) for part in text.split(","))
+
+
+def rate(text: str) -> float:
+    """Reads a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def mesh(text: str) -> dict[str, int]:
+    """Reads axes and sizes.
+
+    >>> mesh("data=16,fsdp=8")
+    {'data': 16, 'fsdp': 8}
+    """
+    items = [item.partition("=") for item in text.split(",")]
+    sizes = {axis.strip(): size.strip() for axis, _, size in items}
+    if len(sizes) < len(items) or not all(size.isdigit() and int(size) for size in sizes.values()):
+        raise argparse.ArgumentTypeError(
+            f"expected sizes of axes such as data=16,fsdp=8,tensor=8, got {text!r}"
+        )
+    return {axis: int(size) for axis, size in sizes.items()}
+
+
+def size_bytes(text: str) -> int:
+    """Reads a size with its unit.
+
+    >>> size_bytes("80GB"), size_bytes("1.5 GiB")
+    (80000000000, 1610612736)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected a size such as 80GB or 24GiB, got {text!r}")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit) + 1))

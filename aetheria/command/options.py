@@ -1,0 +1,107 @@
+"""Options that several commands have, and the parser they have them in."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from aetheria.command.argument_types import positive, rate
+from aetheria.command.train import TrainCommand
+from aetheria.errors import AetheriaError
+from aetheria.protocols import JoinOptions
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line."""
+
+    def error(self, message: str):
+        raise AetheriaError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The config and its overrides."""
+    parser.add_argument("config", type=Path, help="a .yaml, .json or .py file")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a key of the config, dotted if nested; may be repeated",
+    )
+
+
+def add_project(parser: argparse.ArgumentParser) -> None:
+    """The option that every command with a model has."""
+    parser.add_argument(
+        "--project", type=Path, metavar="DIR", help="the folder that holds your models/"
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a run, the same for every way to start one."""
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        help="the run folder (default: the next runs/<config name>/<n>)",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="WHAT",
+        help="auto, latest, best, a step, or the path of a snapshot",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run that --workdir holds"
+    )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume with a config that sets another course from here on",
+    )
+    add_project(parser)
+    parser.add_argument(
+        "--stop-at-step",
+        type=positive("a step"),
+        metavar="N",
+        help="take a snapshot at step N and exit 75; the run can be resumed",
+    )
+    group = parser.add_argument_group(
+        "several processes", "started by hand; torchrun and srun need none of these"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num-processes", type=positive("a number"), metavar="N")
+    group.add_argument("--process-id", type=int, metavar="I", help="this one's number, from 0")
+    group.add_argument(
+        "--join-timeout",
+        type=rate,
+        default=JoinOptions.join_timeout,
+        metavar="SECONDS",
+        help="how long to wait for all to come (default: %(default)g)",
+    )
+    group.add_argument(
+        "--heartbeat-timeout",
+        type=rate,
+        default=JoinOptions.heartbeat_timeout,
+        metavar="SECONDS",
+        help="after this long a silent process counts as dead, which ends all "
+        "(default: %(default)g)",
+    )
+
+
+def make_command(
+    options: argparse.Namespace, config: Path, overrides: Sequence[str]
+) -> TrainCommand:
+    """The command that parsed options stand for."""
+    return TrainCommand(
+        config_file=config,
+        overrides=tuple(overrides),
+        workdir=options.workdir,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        accept_changes=options.accept_changes,
+        project=options.project,
+        stop_at_step=options.stop_at_step,
+        join=JoinOptions(
+            **{item.name: getattr(options, item.name) for item in fields(JoinOptions)}
+        ),
+    )
