@@ -117,7 +117,7 @@ def make_model(name: str, params: Mapping[str, Any], project: Path | None) -> Mo
 
 
 def build_predict_program(
-    model: Model, record: Mapping[str, Any], mixed_precision: bool | None, max_batch_size: int
+    model: Model, record: Mapping[str, Any], mixed_precision: bool | str | None, max_batch_size: int
 ) -> PredictProgram:
     """Makes the prediction program for what a snapshot's record says of its data and precision."""
     as_trained = record["config"]["mixed_precision"]
@@ -125,6 +125,7 @@ def build_predict_program(
         model,
         record["example_spec"],
         mixed_precision=as_trained if mixed_precision is None else mixed_precision,
+        trained_with=as_trained,
         max_batch_size=max_batch_size,
     )
 

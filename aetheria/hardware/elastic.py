@@ -55,7 +55,7 @@ class ElasticProgram:
         self._devices = list(devices)
         self._num_lanes = len(spec.example_window["mask"])
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
-        precision = Precision.from_flag(spec.mixed_precision)
+        precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         gradient = make_lane_gradient(model, precision)
         update = make_lane_update(optimizer, spec.max_consecutive_skips)

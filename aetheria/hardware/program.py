@@ -41,14 +41,14 @@ class ProgramSpec:
         example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
         total_steps: the length of the run, for the model's schedule.
         seed: the run's seed.
-        mixed_precision: compute in bfloat16.
+        mixed_precision: compute in bfloat16; or a precision policy.
         max_consecutive_skips: non-finite windows in a row after which the state freezes.
     """
 
     example_window: Mapping[str, np.ndarray]
     total_steps: int
     seed: int
-    mixed_precision: bool
+    mixed_precision: bool | str
     max_consecutive_skips: int
 
 
@@ -57,17 +57,18 @@ class JaxProgram:
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed = spec.seed
-        precision = Precision.from_flag(spec.mixed_precision)
+        precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
-        init = make_init(model, optimizer)
+        init = make_init(model, optimizer, precision)
         example = {name: column[0] for name, column in spec.example_window.items()}
         key = jax.random.key(0)
         self._abstract = jax.eval_shape(init, key, example)
         eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
-        self._eval_names = _metric_names(eval_sums.metrics)
+        self._own_names = ("grad_norm", *(["loss_scale"] if precision.scales_loss else []))
+        self._eval_names = _metric_names(eval_sums.metrics, self._own_names)
         train_loss = lambda s, b, k: model.loss(s.params, s.model_state, b, k, True)
         train_out = jax.eval_shape(train_loss, self._abstract, example, key)
-        self._train_names = _metric_names(train_out.metrics)
+        self._train_names = _metric_names(train_out.metrics, self._own_names)
         self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
@@ -145,7 +146,7 @@ class JaxProgram:
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
         guard = GuardCounters(*counters.tolist())
-        names = value_names(dict.fromkeys(self._train_names), "grad_norm")
+        names = value_names(dict.fromkeys(self._train_names), *self._own_names)
         return HostReport(_means(names, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
@@ -203,17 +204,17 @@ def _flops(lowered: jax.stages.Lowered) -> float:
     return cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
 
 
-def _metric_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+def _metric_names(metrics: Mapping[str, Any], own: Sequence[str]) -> tuple[str, ...]:
     """The names of a model's metrics in the order of `pack_values`.
 
     Raises:
         AetheriaError: one of them is a name of ours.
     """
     for name in metrics:
-        if name in ("loss", "grad_norm"):
+        if name in ("loss", *own):
             raise AetheriaError(
-                f"metrics: expected names other than loss and grad_norm, got {name!r}; these two "
-                "are reported for every model, rename yours"
+                f"metrics: expected names other than {' and '.join(['loss', *own])}, got {name!r}; "
+                "these are reported for every model, rename yours"
             )
     return tuple(sorted(metrics))
 

@@ -14,7 +14,7 @@ from aetheria.resilience import read_snapshot
 from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import find_snapshot
 
-_PARTS = ("params", "opt_state", "model_state")
+_PARTS = ("params", "opt_state", "model_state", "loss_scale")
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
