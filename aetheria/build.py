@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -25,6 +25,7 @@ from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.registry import Registry
+from aetheria.policy import parse_policy
 from aetheria.protocols import Listener, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
 from aetheria.resilience.retention import Retention
@@ -68,8 +69,7 @@ def build_run(
         max_consecutive_skips=limit,
     )
     program = strategy.compile(model, spec)
-    if plan.snapshot is not None:
-        program.check_state(plan.snapshot.arrays)
+    plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
     stop = StopSignal()
     context = RunContext(
@@ -96,6 +96,23 @@ def build_run(
         max_consecutive_skips=limit,
     )
     return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
+
+
+def fit_snapshot(plan: RunPlan, config: Config, program: JaxProgram | ElasticProgram) -> RunPlan:
+    """Checks that the plan's snapshot is a state of this program. One of another precision policy
+    is cast first: going on with another policy has been accepted by then.
+
+    Raises:
+        SnapshotError: it is another model's; the leaf is named.
+    """
+    if plan.snapshot is None:
+        return plan
+    arrays = plan.snapshot.arrays
+    saved = plan.snapshot.record["config"]["mixed_precision"]
+    if parse_policy(saved) != parse_policy(config.mixed_precision):
+        arrays = program.adapt_state(arrays)
+    program.check_state(arrays)
+    return replace(plan, snapshot=plan.snapshot._replace(arrays=arrays))
 
 
 def build_model(config: Config, project: Path | None) -> Model:

@@ -142,6 +142,10 @@ class ElasticProgram:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         self._first.check_state(arrays)
 
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return self._first.adapt_state(arrays)
+
     def _replicate(self, state: TrainState) -> Replicas:
         return [jax.device_put(state, SingleDeviceSharding(device)) for device in self._devices]
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.hardware.adapt import adapt_state
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.step import (
@@ -57,7 +58,7 @@ class JaxProgram:
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed = spec.seed
-        precision = Precision.parse(spec.mixed_precision)
+        self._precision = precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         init = make_init(model, optimizer, precision)
         example = {name: column[0] for name, column in spec.example_window.items()}
@@ -168,6 +169,10 @@ class JaxProgram:
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return adapt_state(arrays, jax.eval_shape(_export, self._abstract), self._precision)
 
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         return count_traces(self._compiles, name, step)

@@ -47,7 +47,8 @@ class Precision:
     bfloat16 makes loss scaling unnecessary; float16 has it, see `aetheria.logic.loss_scale`.
 
     Attributes:
-        params: what parameters are kept in between steps; optax gives its state the same dtype.
+        params: what parameters are kept in between steps. Optax gives its state the same dtype, but
+            float32 for float16, where the square of a small gradient is 0.
         compute: what the network sees: parameters and inputs are cast to it.
         output: what predictions are returned in. The loss sees float32 whatever it is.
     """
@@ -89,6 +90,10 @@ class Precision:
     def store_params(self, params: Any) -> Any:
         """Casts float leaves to the dtype parameters are kept in."""
         return cast_floating(params, self.params)
+
+    def optimizer_params(self, params: Any) -> Any:
+        """The kept parameters as the optimizer is given them to make its state of."""
+        return widen(params) if self.params == jnp.float16 else params
 
     def cast_params(self, params: Any) -> Any:
         """Casts float leaves to the compute dtype; the gradient comes back in the one before."""

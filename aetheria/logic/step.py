@@ -81,7 +81,7 @@ def make_init(
         # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
         params, model_state, opt_state = jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
-            (params, model_state, optimizer.init(params)),
+            (params, model_state, optimizer.init(precision.optimizer_params(params))),
         )
         return TrainState(
             params=params,
