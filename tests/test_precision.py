@@ -263,11 +263,11 @@ def grad_norm(precision, loss_scale, window):
 
 
 def test_scaling_saves_small_gradients_and_is_taken_out_again():
-    tiny = {**WINDOW, "mask": WINDOW["mask"] * np.float32(2**-26)}  # float16 ends at 2**-24
+    tiny = {**WINDOW, "mask": WINDOW["mask"] * np.float32(2**-30)}  # float16 ends at 2**-24
     exact = grad_norm(Precision(), None, tiny)
     scaled = grad_norm(HALF, [2**15, 0], tiny)
     assert abs(scaled / exact - 1) < 1e-2
-    assert abs(grad_norm(HALF, [1, 0], tiny) / exact - 1) > 0.1, "the control: without it they go"
+    assert grad_norm(HALF, [1, 0], tiny) < 0.1 * exact, "the control: without it they vanish"
 
 
 @pytest.mark.parametrize("scale", [2**2, 2**5])
@@ -412,7 +412,8 @@ def test_float16_and_bfloat16_reach_about_the_accuracy_of_float32(train):
         "all16": "params=bf16,compute=f16",
     }
     done = {
-        name: train(name, epochs=8, mixed_precision=policy) for name, policy in policies.items()
+        name: train(name, epochs=8, learning_rate=0.02, mixed_precision=policy)
+        for name, policy in policies.items()
     }
     accuracy = {name: run.summary["final"]["eval/accuracy"] for name, run in done.items()}
     assert accuracy["f32"] > 0.9
@@ -573,7 +574,7 @@ def bfloat16_step(optimizer):
     def loss(params, batch):
         outputs = batch["inputs"] @ params["kernel"] + params["bias"]
         errors = (outputs - batch["labels"]) ** 2
-        return jax.lax.reduce(errors, jnp.zeros((), errors.dtype), jax.lax.add, (0, 1))
+        return jax.lax.reduce_sum(errors, (0, 1))  # jnp.sum would add in float32
 
     def step(state, window):
         def accumulate(carry, batch):
