@@ -27,6 +27,7 @@ from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.registry import Registry
+from aetheria.policy import parse_policy
 from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
 from aetheria.resilience.retention import Retention
@@ -96,8 +97,7 @@ def build_run(
         max_consecutive_skips=limit,
     )
     program = strategy.compile(model, spec)
-    if plan.snapshot is not None:
-        program.check_state(plan.snapshot.arrays)
+    plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
     stop = SharedStopSignal(peers) if isinstance(peers, ProcessGroup) else StopSignal()
     context = RunContext(
@@ -127,6 +127,23 @@ def build_run(
     return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
 
 
+def fit_snapshot(plan: RunPlan, config: Config, program: JaxProgram | ElasticProgram) -> RunPlan:
+    """Checks that the plan's snapshot is a state of this program. One of another precision policy
+    is cast first: going on with another policy has been accepted by then.
+
+    Raises:
+        SnapshotError: it is another model's; the leaf is named.
+    """
+    if plan.snapshot is None:
+        return plan
+    arrays = plan.snapshot.arrays
+    saved = plan.snapshot.record["config"]["mixed_precision"]
+    if parse_policy(saved) != parse_policy(config.mixed_precision):
+        arrays = program.adapt_state(arrays)
+    program.check_state(arrays)
+    return replace(plan, snapshot=plan.snapshot._replace(arrays=arrays))
+
+
 def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
     shorts = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
@@ -146,7 +163,7 @@ def make_model(name: str, params: Mapping[str, Any], project: Path | None) -> Mo
 
 
 def build_predict_program(
-    model: Model, record: Mapping[str, Any], mixed_precision: bool | None, max_batch_size: int
+    model: Model, record: Mapping[str, Any], mixed_precision: bool | str | None, max_batch_size: int
 ) -> PredictProgram:
     """Makes the prediction program for what a snapshot's record says of its data and precision."""
     as_trained = record["config"]["mixed_precision"]
@@ -154,6 +171,7 @@ def build_predict_program(
         model,
         record["example_spec"],
         mixed_precision=as_trained if mixed_precision is None else mixed_precision,
+        trained_with=as_trained,
         max_batch_size=max_batch_size,
     )
 

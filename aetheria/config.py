@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from aetheria.conversion import convert
 from aetheria.errors import ConfigError
+from aetheria.policy import parse_policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,8 @@ class Config:
         batch_size: examples in one optimizer step.
         learning_rate: handed to the model; null: the model's own default.
         max_grad_norm: handed to the model; 0: no clipping; null: the model's own default.
-        mixed_precision: compute in bfloat16, everything that accumulates in float32.
+        mixed_precision: compute in bfloat16, everything that accumulates in float32; or a policy
+            by name, such as `params=float32,compute=float16,output=float32`.
         grad_accumulation_steps: micro-batches in one optimizer step.
         strategy: `auto`, `cpu`, `gpu` or `mesh`.
         mesh: axis (`data`, `fsdp`, `tensor`) -> number of devices, 1 for one left out; empty: all
@@ -86,7 +88,7 @@ class Config:
     batch_size: int = _field(64, resume="schedule")
     learning_rate: float | None = _field(None, resume="schedule")
     max_grad_norm: float | None = _field(None, resume="schedule")
-    mixed_precision: bool = _field(False, resume="schedule")
+    mixed_precision: bool | str = _field(False, resume="schedule")
     grad_accumulation_steps: int = _field(1, resume="schedule")
     strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
     mesh: dict[str, int] = _field({}, resume="free")
@@ -219,6 +221,10 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
                 f"{where('batch_size')}: batch_size: expected a multiple of lanes ({lanes}) with "
                 f"reproducibility elastic, got {batch_size}; change one of them"
             )
+    try:
+        parse_policy(values.get("mixed_precision", False))
+    except ValueError as error:
+        yield f"{where('mixed_precision')}: mixed_precision: {error}"
     for name in ("learning_rate", "max_grad_norm"):
         short, own = values.get(name), values.get("model_params", {}).get(name)
         with contextlib.suppress(TypeError, ValueError):

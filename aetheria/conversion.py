@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Literal
 
 
@@ -23,9 +24,9 @@ def convert(
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None:
+        if value is None and NoneType in arguments:
             return None
-        return convert(value, next(a for a in arguments if a is not type(None)), minimum, maximum)
+        return _convert_to_any(value, [a for a in arguments if a is not NoneType], minimum, maximum)
     if origin is dict:
         items = _to_type(value, dict).items()
         return {key: convert(item, arguments[1], minimum, maximum) for key, item in items}
@@ -41,6 +42,18 @@ def convert(
     if maximum is not None and converted > maximum:
         raise ValueError(f"{maximum} or less")
     return converted
+
+
+def _convert_to_any(
+    value: Any, hints: list[Any], minimum: float | None, maximum: float | None
+) -> Any:
+    expected = []
+    for hint in hints:
+        try:
+            return convert(value, hint, minimum, maximum)
+        except TypeError as error:
+            expected.append(str(error))
+    raise TypeError(", or ".join(expected))
 
 
 def _to_type(value: Any, hint: Any) -> Any:

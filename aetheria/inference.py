@@ -28,7 +28,8 @@ class Predictor:
         model_params: hyperparameters that differ from those in the snapshot.
         checkpoint_path: a snapshot or a run folder. A relative path is looked up from the current
             folder, then in the newest run under `runs/`; an ending `.pt` is ignored.
-        mixed_precision: compute in bfloat16; None: as in training.
+        mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
+            what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
         batch_sizes: batch sizes to compile for now rather than at their first call.
         project: the folder that holds your `models/`; None: the current folder.
@@ -43,7 +44,7 @@ class Predictor:
         model_params: Mapping[str, Any] | None = None,
         checkpoint_path: str | Path | None = None,
         *,
-        mixed_precision: bool | None = None,
+        mixed_precision: bool | str | None = None,
         max_batch_size: int = 1024,
         batch_sizes: Sequence[int] = (),
         project: Path | None = None,

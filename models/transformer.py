@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import LinenModel, register_model, weighted
+from aetheria import LinenModel, register_model, split_batch, weighted
 from aetheria.errors import AetheriaError
 from aetheria.logic.optimizers import clip, warmup_cosine
 
@@ -70,8 +70,9 @@ class _Block(nn.Module):
     def __call__(self, x, _):
         dropout = nn.Dropout(self.model.dropout, deterministic=not self.train)
         norm = partial(nn.LayerNorm, epsilon=1e-5)
-        x = x + dropout(_Attention(self.model, name="attention")(norm(name="attention_norm")(x)))
-        x = x + dropout(_Mlp(self.model, name="mlp")(norm(name="mlp_norm")(x)))
+        attend, feed = _Attention(self.model, name="attention"), _Mlp(self.model, name="mlp")
+        x = split_batch(x + dropout(attend(norm(name="attention_norm")(x))))
+        x = split_batch(x + dropout(feed(norm(name="mlp_norm")(x))))
         return x, None
 
 
@@ -84,10 +85,10 @@ class _Layers(nn.Module):
         embed = partial(nn.Embed, features=model.width, embedding_init=nn.initializers.normal(0.02))
         tokens = embed(model.vocab_size, name="tokens")
         positions = embed(model.max_length, name="positions")
-        x = tokens(inputs) + positions(jnp.arange(inputs.shape[1]))
+        x = split_batch(tokens(inputs) + positions(jnp.arange(inputs.shape[1])))
         x = nn.Dropout(model.dropout, deterministic=not train)(x)
         x, _ = _stacked(model, train)(x, None)
-        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        x = split_batch(nn.LayerNorm(epsilon=1e-5, name="norm")(x))
         # The softmax needs float32 logits, whatever the products are computed in.
         in_float32 = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
         x = x.reshape(-1, model.width)
@@ -191,7 +192,7 @@ class Transformer(LinenModel):
             ("mlp/in/kernel", PartitionSpec(None, "fsdp", "tensor")),
             ("mlp/in/bias", PartitionSpec(None, "tensor")),
             ("(attention|mlp)/out/kernel", PartitionSpec(None, "tensor", "fsdp")),
-            ("tokens/embedding", PartitionSpec(("fsdp", "tensor"))),
+            ("tokens/embedding", PartitionSpec("tensor", "fsdp")),
             ("positions/embedding", PartitionSpec(None, "fsdp")),
             *head,
         ]

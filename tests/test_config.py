@@ -109,7 +109,7 @@ snapshot: {every_epoch: 1, keep_last: 0, mode: maximum}
         "config.yaml: epochs: expected 1 or more, got 0",
         "config.yaml: seed: expected a whole number, got True",
         "config.yaml: learning_rate: expected a number, got 'fast'",
-        "config.yaml: mixed_precision: expected true or false, got 1",
+        "config.yaml: mixed_precision: expected true or false, or text, got 1",
         "config.yaml: strategy: expected one of auto, cpu, gpu, mesh (did you mean 'gpu'?), "
         "got 'gpus'",
         "config.yaml: mesh: expected a whole number, got {'data': 'two'}",
@@ -387,7 +387,7 @@ def _configs(draw):
         batch_size=accumulation * batches,
         learning_rate=optional(_amounts),
         max_grad_norm=optional(_amounts),
-        mixed_precision=draw(st.booleans()),
+        mixed_precision=draw(st.booleans() | st.sampled_from(["compute=f16", "output=bf16"])),
         grad_accumulation_steps=accumulation,
         strategy=draw(st.sampled_from(["auto", "cpu", "gpu", "mesh"])),
         mesh=draw(st.dictionaries(_texts, _counts, max_size=2)),

@@ -25,7 +25,7 @@ from aetheria.logic.step import (
 )
 
 FLOAT32 = Precision()
-MIXED = Precision.from_flag(True)
+MIXED = Precision.parse(True)
 LEARNING_RATE = 0.1
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
 from aetheria.logic.lanes import (
@@ -59,21 +60,20 @@ class ElasticProgram:
         self._share = len(spec.example_window["mask"]) // len(devices)
         self._first_lane = list(devices).index(mine[0]) * self._share
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
-        precision = Precision.from_flag(spec.mixed_precision)
+        precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         gradient = make_lane_gradient(model, precision)
         update = make_lane_update(optimizer, spec.max_consecutive_skips)
         evaluate = make_eval_step(model, precision)
         # A leading dim of 1: the parts of all devices, side by side, are an array over the mesh.
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))
-        self._lane_gradient = jax.jit(count_traces(self._compiles, "train_step", lead))
-        self._update = jax.jit(
+        jit = jit_for(mine[0].platform)
+        self._lane_gradient = jit(count_traces(self._compiles, "train_step", lead))
+        self._update = jit(
             lambda state, total: update(state, jax.tree.map(lambda a: a[0], total)),
             donate_argnums=0,
         )
-        self._lane_eval = jax.jit(
-            count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2
-        )
+        self._lane_eval = jit(count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2)
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
         self._add_over_devices = self._butterfly()
 
@@ -143,6 +143,10 @@ class ElasticProgram:
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         self._first.check_state(arrays)
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return self._first.adapt_state(arrays)
 
     def _replicate(self, state: TrainState) -> Replicas:
         return [jax.device_put(state, SingleDeviceSharding(device)) for device in self._devices]

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from aetheria.errors import AetheriaError
+from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import leaf_paths
 from aetheria.hardware.program import check_leaves
 from aetheria.logic.model import Model
-from aetheria.logic.precision import Precision, cast_floating
+from aetheria.logic.precision import Precision
 
 
 class Weights(NamedTuple):
@@ -28,7 +29,9 @@ class PredictProgram:
     Args:
         model: the model.
         example_spec: column name -> {"shape", "dtype"} of one example, as a snapshot records it.
-        mixed_precision: compute in bfloat16.
+        mixed_precision: compute in bfloat16; or a precision policy.
+        trained_with: the `mixed_precision` of the snapshot, which says what its parameters are kept
+            in.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
     """
 
@@ -37,7 +40,8 @@ class PredictProgram:
         model: Model,
         example_spec: Mapping[str, Mapping[str, Any]],
         *,
-        mixed_precision: bool,
+        mixed_precision: bool | str,
+        trained_with: bool | str = False,
         max_batch_size: int = 1024,
     ):
         if max_batch_size < 1 or max_batch_size & (max_batch_size - 1):
@@ -45,7 +49,7 @@ class PredictProgram:
                 f"max_batch_size: expected a power of two, got {max_batch_size}; use 1024"
             )
         self._model = model
-        self._precision = Precision.from_flag(mixed_precision)
+        self._precision = Precision.parse(mixed_precision)
         self._max_batch_size = max_batch_size
         self._compiled: dict[tuple[int, bool], Any] = {}
         self._lock = threading.Lock()
@@ -60,7 +64,9 @@ class PredictProgram:
             )
         self._inputs = batch["inputs"]
         key = jax.eval_shape(lambda: jax.random.key(0))
-        self._abstract = Weights(*jax.eval_shape(model.init, key, batch))
+        params, model_state = jax.eval_shape(model.init, key, batch)
+        stored = jax.eval_shape(Precision.parse(trained_with).store_params, params)
+        self._abstract = Weights(stored, model_state)
 
     def place(self, arrays: Mapping[str, Any]) -> Weights:
         """Puts the weights of an exported state on the default device.
@@ -106,10 +112,11 @@ class PredictProgram:
             inputs = self._precision.cast_inputs(inputs)
             outputs = self._model.predict(params, weights.model_state, inputs)
             outputs = self._model.probabilities(outputs) if probabilities else outputs
-            return cast_floating(outputs, jnp.float32)
+            return self._precision.cast_outputs(outputs)
 
         inputs = jax.ShapeDtypeStruct((bucket, *self._inputs.shape[1:]), self._inputs.dtype)
-        return jax.jit(predict).lower(self._abstract, inputs).compile()
+        jit = jit_for(jax.default_backend())
+        return jit(predict).lower(self._abstract, inputs).compile()
 
     def _run_piece(self, weights: Weights, piece: np.ndarray, probabilities: bool) -> Any:
         size = len(piece)

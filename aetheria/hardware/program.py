@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.hardware.adapt import adapt_state
+from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import leaf_paths, place_state
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
@@ -43,14 +45,14 @@ class ProgramSpec:
         example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
         total_steps: the length of the run, for the model's schedule.
         seed: the run's seed.
-        mixed_precision: compute in bfloat16.
+        mixed_precision: compute in bfloat16; or a precision policy.
         max_consecutive_skips: non-finite windows in a row after which the state freezes.
     """
 
     example_window: Mapping[str, np.ndarray]
     total_steps: int
     seed: int
-    mixed_precision: bool
+    mixed_precision: bool | str
     max_consecutive_skips: int
 
 
@@ -62,17 +64,18 @@ class JaxProgram:
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed = spec.seed
         self._mesh = mesh
-        precision = Precision.from_flag(spec.mixed_precision)
+        self._precision = precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
-        init = make_init(model, optimizer)
+        init = make_init(model, optimizer, precision)
         example = {name: column[0] for name, column in spec.example_window.items()}
         key = jax.random.key(0)
         self._abstract = jax.eval_shape(init, key, example)
         eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
-        self._eval_names = _metric_names(eval_sums.metrics)
+        self._own_names = ("grad_norm", *(["loss_scale"] if precision.scales_loss else []))
+        self._eval_names = _metric_names(eval_sums.metrics, self._own_names)
         train_loss = lambda s, b, k: model.loss(s.params, s.model_state, b, k, True)
         train_out = jax.eval_shape(train_loss, self._abstract, example, key)
-        self._train_names = _metric_names(train_out.metrics)
+        self._train_names = _metric_names(train_out.metrics, self._own_names)
         self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
@@ -85,19 +88,20 @@ class JaxProgram:
             name: jax.ShapeDtypeStruct((1, *column.shape), column.dtype, sharding=chunk)
             for name, column in spec.example_window.items()
         }
-        self._init = jax.jit(init, out_shardings=placed)
+        jit = jit_for(mesh.devices.flat[0].platform)
+        self._init = jit(init, out_shardings=placed)
         num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
         self._windows_per_chunk = _windows_per_chunk(
             mesh, lambda: num_micro * _flops(step.lower(self._abstract, spec.example_window))
         )
-        self._train_steps = jax.jit(
+        self._train_steps = jit(
             self._counted("train_step", make_train_steps(step)),
             donate_argnums=0,
             in_shardings=(placed, chunk, whole, whole),
             out_shardings=(placed, whole),
         )
-        self._eval_step = jax.jit(
+        self._eval_step = jit(
             self._counted("eval_step", make_eval_step(model, precision)),
             donate_argnums=2,
             in_shardings=(placed, batch, whole),
@@ -178,7 +182,7 @@ class JaxProgram:
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
         guard = GuardCounters(*counters.tolist())
-        names = value_names(dict.fromkeys(self._train_names), "grad_norm")
+        names = value_names(dict.fromkeys(self._train_names), *self._own_names)
         return HostReport(_means(names, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
@@ -213,6 +217,10 @@ class JaxProgram:
             )
             for name, column in arrays.items()
         }
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return adapt_state(arrays, jax.eval_shape(_export, self._abstract), self._precision)
 
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         def on_mesh(*args: Any) -> Any:
@@ -253,17 +261,17 @@ def _flops(lowered: jax.stages.Lowered) -> float:
     return cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
 
 
-def _metric_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+def _metric_names(metrics: Mapping[str, Any], own: Sequence[str]) -> tuple[str, ...]:
     """The names of a model's metrics in the order of `pack_values`.
 
     Raises:
         AetheriaError: one of them is a name of ours.
     """
     for name in metrics:
-        if name in ("loss", "grad_norm"):
+        if name in ("loss", *own):
             raise AetheriaError(
-                f"metrics: expected names other than loss and grad_norm, got {name!r}; these two "
-                "are reported for every model, rename yours"
+                f"metrics: expected names other than {' and '.join(['loss', *own])}, got {name!r}; "
+                "these are reported for every model, rename yours"
             )
     return tuple(sorted(metrics))
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.loss_scale import GROWTH_PERIOD
 from aetheria.logic.model import Batch, Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.step import (
@@ -32,7 +33,7 @@ class LaneSums(NamedTuple):
     """What one lane contributes, or several together.
 
     Attributes:
-        grads: gradients of the summed loss, f32.
+        grads: gradients of the summed loss, f32; with float16, still scaled.
         sums: loss, weight, metrics, number of examples.
         model_state: float leaves f32, multiplied by the number of examples; others as they are.
     """
@@ -51,7 +52,9 @@ def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., Lane
 
     def lane_gradient(state: TrainState, lane: jax.Array, batch: Batch) -> LaneSums:
         rng = jax.random.fold_in(step_key(state.base_key, state.counters[STEP]), lane)
-        grads, sums, new = micro_gradient(state.params, state.model_state, batch, rng)
+        grads, sums, new = micro_gradient(
+            state.params, state.model_state, batch, rng, state.loss_scale
+        )
         share = sums.num_examples
 
         def weigh(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -75,13 +78,16 @@ def add_lanes(one: LaneSums, other: LaneSums) -> LaneSums:
 
 
 def make_lane_update(
-    optimizer: optax.GradientTransformation, max_consecutive_skips: int
+    optimizer: optax.GradientTransformation,
+    max_consecutive_skips: int,
+    *,
+    growth_period: int = GROWTH_PERIOD,
 ) -> Callable[[TrainState, LaneSums], tuple[TrainState, StepOutput]]:
     """Builds `update(state, sums of all lanes) -> (state, report)`: the train step's second half.
 
     The new model state is the lanes' mean, weighted by their examples.
     """
-    update = make_update(optimizer, max_consecutive_skips)
+    update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
 
     def lane_update(state: TrainState, lanes: LaneSums) -> tuple[TrainState, StepOutput]:
         num_examples = jnp.maximum(lanes.sums.num_examples, 1)

@@ -7,8 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.loss_scale import (
+    GROWTH_PERIOD,
+    LossScale,
+    adjust_scale,
+    can_fall,
+    initial_scale,
+    scale_loss,
+    scale_row,
+    unscale,
+)
 from aetheria.logic.model import Batch, LossOutput, Model
-from aetheria.logic.precision import Precision
+from aetheria.logic.precision import FLOAT32, Precision, cast_floating, cast_like, widen
 
 # Positions in TrainState.counters. One packed array: every leaf more costs dispatch time.
 STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED = range(4)
@@ -21,11 +31,12 @@ class TrainState(NamedTuple):
     jax's dispatch, which is slower for a dataclass and for typed keys.
 
     Attributes:
-        params: the model's parameters, f32.
+        params: the model's parameters, f32 unless the policy says otherwise.
         model_state: batch statistics and the like.
         opt_state: the optimizer's state.
         base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
         counters: i32 [4]: step, skipped windows, consecutive skips, last skipped step.
+        loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
     """
 
     params: Any
@@ -33,6 +44,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     base_key: jax.Array
     counters: jax.Array
+    loss_scale: LossScale = ()
 
 
 class Sums(NamedTuple):
@@ -48,7 +60,8 @@ class StepOutput(NamedTuple):
     """A train report still on the device.
 
     Attributes:
-        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric.
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric; with
+            float16, one for the scale the step was taken with, after grad_norm.
         counters: i32 [4], as in TrainState.
     """
 
@@ -57,17 +70,18 @@ class StepOutput(NamedTuple):
 
 
 def make_init(
-    model: Model, optimizer: optax.GradientTransformation
+    model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
 ) -> Callable[[jax.Array, Batch], TrainState]:
     """Builds the function (base key, example batch) -> state of step 0."""
 
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
         # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
         params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
+        params = precision.store_params(params)
         # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
         params, model_state, opt_state = jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
-            (params, model_state, optimizer.init(params)),
+            (params, model_state, optimizer.init(precision.optimizer_params(params))),
         )
         return TrainState(
             params=params,
@@ -75,48 +89,57 @@ def make_init(
             opt_state=opt_state,
             base_key=jax.random.key_data(base_key),
             counters=jnp.zeros(4, jnp.int32),
+            loss_scale=initial_scale(precision),
         )
 
     return init
 
 
 def make_micro_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
-    """Builds (params, model_state, batch, rng) -> (summed gradients, Sums, model_state).
+    """Builds (params, model_state, batch, rng, scaling) -> (summed gradients, Sums, model_state).
 
-    Gradients are of the *sum* of the loss, in float32; whoever has the whole weight divides, once.
+    Gradients are of the *sum* of the loss, in float32 and still scaled; whoever has the whole
+    weight divides, once. `scaling` is the state's `loss_scale`.
     """
 
-    def micro_loss(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
+    def micro_loss(
+        params: Any, model_state: Any, batch: Batch, rng: jax.Array, scaling: Any
+    ) -> Any:
         cast = precision.cast_params(params)
         out = model.loss(cast, model_state, precision.cast_batch(batch), rng, True)
-        return out.total.astype(jnp.float32), out
+        return scale_loss(out.total.astype(jnp.float32), scaling), out
 
-    def micro_gradient(params: Any, model_state: Any, batch: Batch, rng: jax.Array) -> Any:
-        grads, out = jax.grad(micro_loss, has_aux=True)(params, model_state, batch, rng)
-        return grads, sums_of(out, batch), out.model_state
+    def micro_gradient(
+        params: Any, model_state: Any, batch: Batch, rng: jax.Array, scaling: Any = ()
+    ) -> Any:
+        gradient = jax.grad(micro_loss, has_aux=True)
+        grads, out = gradient(widen(params), model_state, batch, rng, scaling)
+        return cast_floating(grads, jnp.float32), sums_of(out, batch), out.model_state
 
     return micro_gradient
 
 
 def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
-    """Builds (params, model_state, window, rng) -> (summed gradients, Sums, model_state).
+    """Builds (params, model_state, window, rng, scaling) -> (summed gradients, Sums, model_state).
 
     The window leads with [grad_accumulation_steps, micro_batch]; micro-batches are added in their
     order, and the model state goes from one to the next.
     """
     micro_gradient = make_micro_gradient(model, precision)
 
-    def gradient(params: Any, model_state: Any, window: Batch, rng: jax.Array) -> Any:
+    def gradient(
+        params: Any, model_state: Any, window: Batch, rng: jax.Array, scaling: Any = ()
+    ) -> Any:
         num_micro = jax.tree.leaves(window)[0].shape[0]
         if num_micro == 1:
             batch = jax.tree.map(lambda a: a[0], window)
-            return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0))
+            return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0), scaling)
 
         def accumulate(carry: Any, item: Any) -> Any:
             *carry, model_state = carry
             index, batch = item
             key = jax.random.fold_in(rng, index)
-            *more, new_state = micro_gradient(params, model_state, batch, key)
+            *more, new_state = micro_gradient(params, model_state, batch, key, scaling)
             # A micro-batch of padding alone says nothing of the data's statistics.
             counts = more[1].weight > 0
             model_state = jax.tree.map(
@@ -125,7 +148,7 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
             return (*jax.tree.map(jnp.add, carry, more), model_state), None
 
         first = jax.tree.map(lambda a: a[0], window)
-        shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng)
+        shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng, scaling)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
         carry, _ = jax.lax.scan(accumulate, (*zeros, model_state), (jnp.arange(num_micro), window))
         return carry
@@ -138,50 +161,61 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     precision: Precision,
     max_consecutive_skips: int,
+    *,
+    growth_period: int = GROWTH_PERIOD,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
     """Builds `train_step(state, window) -> (state, report)`.
 
     The guard: a window whose loss or global gradient norm is not finite changes nothing but the
     counters. After `max_consecutive_skips` such windows in a row the state freezes: no further
     window changes or counts anything, so the host may find out late and still stop exactly there.
-    A window of zero weight takes a step that changes no parameter.
+    A window of zero weight takes a step that changes no parameter. With float16, a window whose
+    loss is finite and whose gradients are not has overflowed: it is skipped and counted as skipped,
+    and halves the loss scale; only at the smallest scale does it count towards the limit.
 
     The optimizer is given the global gradient norm as the extra argument `grad_norm`, so that
     clipping need not read every gradient a second time.
     """
     gradient = make_gradient(model, precision)
-    update = make_update(optimizer, max_consecutive_skips)
+    update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
 
     def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
         rng = step_key(state.base_key, state.counters[STEP])
-        grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
+        grads, sums, model_state = gradient(
+            state.params, state.model_state, window, rng, state.loss_scale
+        )
         return update(state, grads, sums, model_state)
 
     return train_step
 
 
 def make_update(
-    optimizer: optax.GradientTransformation, max_consecutive_skips: int
+    optimizer: optax.GradientTransformation,
+    max_consecutive_skips: int,
+    *,
+    growth_period: int = GROWTH_PERIOD,
 ) -> Callable[..., tuple[TrainState, StepOutput]]:
     """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: divides by
-    the weight, guards, updates and counts.
+    the weight and the loss scale, guards, updates and counts.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update(
         state: TrainState, grads: Any, sums: Sums, model_state: Any
     ) -> tuple[TrainState, StepOutput]:
-        scale = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
-        grad_norm = optax.tree.norm(grads) * scale
-        finite = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight) & jnp.isfinite(grad_norm)
+        factor = unscale(jnp.where(sums.weight > 0, 1 / sums.weight, 0), state.loss_scale)
+        grad_norm = optax.tree.norm(grads) * factor
+        finite_loss = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight)
+        finite = finite_loss & jnp.isfinite(grad_norm)
         frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
 
         def apply() -> Any:
-            mean = jax.tree.map(lambda g: g * scale, grads)
+            mean = jax.tree.map(lambda g: g * factor, grads)
             updates, opt_state = optimizer.update(
-                mean, state.opt_state, state.params, grad_norm=grad_norm
+                mean, widen(state.opt_state), widen(state.params), grad_norm=grad_norm
             )
-            return optax.apply_updates(state.params, updates), model_state, opt_state
+            params = optax.apply_updates(state.params, updates)
+            return params, model_state, cast_like(opt_state, state.opt_state)
 
         def keep() -> Any:
             return state.params, state.model_state, state.opt_state
@@ -189,11 +223,22 @@ def make_update(
         # cond, not where on every leaf: it skips the update's work, and is far cheaper on CPU.
         counts = finite & ~frozen & (sums.weight > 0)
         params, model_state, opt_state = jax.lax.cond(counts, apply, keep)
-        counters = jnp.where(frozen, state.counters, count(state.counters, finite))
-        state = state._replace(
-            params=params, model_state=model_state, opt_state=opt_state, counters=counters
+        overflow = finite_loss & ~finite & ~frozen
+        forgiven = overflow & can_fall(state.loss_scale)
+        counters = jnp.where(frozen, state.counters, count(state.counters, finite, forgiven))
+        values = pack_values(
+            sums, grad_norm=(grad_norm, jnp.ones(())), **scale_row(state.loss_scale)
         )
-        values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
+        scaling = adjust_scale(
+            state.loss_scale, overflow=overflow, good=counts, growth_period=growth_period
+        )
+        state = state._replace(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            counters=counters,
+            loss_scale=scaling,
+        )
         return state, StepOutput(values, counters)
 
     return update
@@ -257,15 +302,17 @@ def sums_of(out: LossOutput, batch: Batch) -> Sums:
     )
 
 
-def count(counters: jax.Array, finite: jax.Array) -> jax.Array:
-    """Counts one step into the packed counters."""
+def count(counters: jax.Array, finite: jax.Array, forgiven: jax.Array) -> jax.Array:
+    """Counts one step into the packed counters; a forgiven skip is none of the consecutive ones,
+    and does not end them either.
+    """
     step = counters[STEP] + 1
     skipped = jnp.where(finite, 0, 1)
     return jnp.stack(
         [
             step,
             counters[NUM_SKIPPED] + skipped,
-            jnp.where(finite, 0, counters[CONSECUTIVE] + 1),
+            jnp.where(finite, 0, counters[CONSECUTIVE] + jnp.where(forgiven, 0, 1)),
             jnp.where(finite, counters[LAST_SKIPPED], step),
         ]
     )

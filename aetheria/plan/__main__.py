@@ -14,6 +14,7 @@ from aetheria.config import make_config
 from aetheria.errors import AetheriaError, ExitCode, HardwareError
 from aetheria.hardware import JaxProgram
 from aetheria.plan.rehearsal import Machine, assumptions, rehearse
+from aetheria.policy import parse_policy
 from aetheria.resilience.runs import RunRequest
 
 
@@ -42,7 +43,10 @@ def _plan(request: dict[str, Any]) -> dict[str, Any]:
             "plan with the reproducibility 'fast'"
         )
     plan = rehearse(program, Machine(**request["machine"]))
-    return {**plan, "assumptions": assumptions(plan, config.mixed_precision)}
+    return {
+        **plan,
+        "assumptions": assumptions(plan, parse_policy(config.mixed_precision)["compute"]),
+    }
 
 
 if __name__ == "__main__":

@@ -163,9 +163,8 @@ def _as_tuple(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else (entry,)
 
 
-def assumptions(plan: Mapping[str, Any], mixed_precision: bool) -> list[str]:
-    """What the numbers of a plan rest on."""
-    dtype = "bfloat16" if mixed_precision else "float32"
+def assumptions(plan: Mapping[str, Any], dtype: str) -> list[str]:
+    """What the numbers of a plan rest on, computed in `dtype`."""
     notes = [
         "compiled by XLA for virtual CPU devices: an accelerator's compiler fuses, schedules and "
         "combines otherwise, so temporaries, peak and the number of collectives are estimates",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from aetheria.proofs.runs import ChildRun, Evidence, Place
 
+_OTHER_THREADS = 7
+
 
 @dataclass(frozen=True)
 class Case:
@@ -53,12 +55,14 @@ class ElasticProof:
     project: Path | None
 
     def cases(self) -> list[Case]:
-        """One for each number of devices, and of processes; then one that begins on the most
-        devices and goes on, from its snapshot, on fewer.
+        """One for each number of devices, and of processes; one with another number of threads,
+        as a machine with other cores has; and one that begins on the most devices and goes on,
+        from its snapshot, on fewer.
         """
         most = max(self.devices)
         places = [Place(devices) for devices in self.devices]
         places += [Place(most, processes) for processes in self.processes if processes > 1]
+        places.append(Place(self.devices[0], threads=_OTHER_THREADS))
         cases = [Case(((place, self.steps),)) for place in places]
         fewer = [devices for devices in self.devices if devices < most]
         if fewer and self.steps > 1:

@@ -17,7 +17,7 @@ from aetheria.resilience import read_snapshot
 from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import find_snapshot
 
-_PARTS = ("params", "opt_state", "model_state")
+_PARTS = ("params", "opt_state", "model_state", "loss_scale")
 _DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -46,17 +46,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run runs: how many devices, over how many processes."""
+    """Where a run runs: how many devices, over how many processes, on how many threads of the
+    CPU (None: as many as XLA takes by itself, which depends on the machine's cores).
+    """
 
     devices: int
     processes: int = 1
+    threads: int | None = None
 
     @property
     def name(self) -> str:
         """`8`, or `2 x 4` for two processes with four devices each."""
-        if self.processes == 1:
-            return str(self.devices)
-        return f"{self.processes} x {self.devices // self.processes}"
+        name = str(self.devices)
+        if self.processes > 1:
+            name = f"{self.processes} x {self.devices // self.processes}"
+        return name if self.threads is None else f"{name} ({self.threads} threads)"
 
     @property
     def ranks(self) -> range:
@@ -81,7 +85,8 @@ class Place:
         flags = os.environ.get("XLA_FLAGS", "").split()
         flags = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
         flags.append(f"{_DEVICE_FLAG}={self.devices // self.processes}")
-        return {**os.environ, "XLA_FLAGS": " ".join(flags)}
+        threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # XLA asks for it
+        return {**os.environ, "XLA_FLAGS": " ".join(flags), **threads}
 
 
 @dataclass(frozen=True, kw_only=True)
