@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -20,6 +20,7 @@ from aetheria.hardware import (
     ProgramSpec,
     select_strategy,
 )
+from aetheria.hardware.compiler import fix_threads
 from aetheria.hardware.launch import detect_launch
 from aetheria.hardware.process_group import ProcessGroup, SharedStopSignal
 from aetheria.logic.model import Model
@@ -48,6 +49,12 @@ class Run:
     def execute(self) -> Outcome:
         """Trains; from the plan's snapshot if it has one."""
         return self.engine.run(self.plan.snapshot)
+
+
+def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> None:
+    """Sets what must be set before jax starts."""
+    if is_elastic(config):
+        fix_threads(environ)
 
 
 def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:

@@ -60,8 +60,9 @@ class TrainCommand:
 
     def _train(self, config: Config, began: float) -> int:
         # Imported late: a wrong key is reported before jax is loaded.
-        from aetheria.build import join_peers
+        from aetheria.build import join_peers, prepare_environment
 
+        prepare_environment(config, os.environ)
         peers = join_peers(self.join, os.environ)
         try:
             return self._train_with(peers, config, began)

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
+from aetheria.hardware.compiler import NUM_THREADS
 from aetheria.hardware.elastic import ElasticProgram
 from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.program import JaxProgram, ProgramSpec
@@ -74,6 +75,14 @@ class ElasticStrategy:
             raise HardwareError(
                 f"mesh: expected a number of devices that divides the {num_lanes} lanes, got "
                 f"{size}; set mesh to {{data: N}}, or lanes to a larger power of two"
+            )
+
+        mine = [d for d in self.mesh.local_devices if d.platform == "cpu"]
+        if len(mine) > NUM_THREADS:
+            raise HardwareError(
+                f"mesh: expected at most {NUM_THREADS} CPU devices a process with reproducibility "
+                f"elastic, got {len(mine)}: with more, XLA takes more threads, and sums in another "
+                "order; start more processes"
             )
 
     def part(self, num_lanes: int, lane_size: int) -> tuple[slice, slice]:
