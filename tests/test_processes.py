@@ -113,8 +113,10 @@ def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, 
     ).is_dir()
 
 
-def test_a_run_stopped_with_two_processes_goes_on_with_one(start, tmp_path):
+def test_a_run_stopped_with_two_processes_goes_on_with_two_and_with_one(start, tmp_path):
     codes, texts = ends(start(2, options=["--stop-at-step=30"]))
+    assert codes == [75, 75], texts
+    codes, texts = ends(start(2, options=["--resume=latest", "--stop-at-step=40"]))
     assert codes == [75, 75], texts
     codes, texts = ends(start(1, options=["--resume=latest"]))
     assert codes == [0], texts

@@ -42,6 +42,9 @@ class ProcessGroup:
             initialization_timeout=int(join_timeout),
             heartbeat_timeout_seconds=int(heartbeat_timeout),
         )
+        # jax starts its devices when they are first asked for, and then waits for all processes:
+        # here all of them ask; later, only one of them might.
+        jax.devices()
         # jax has no public door to its key-value store; Orbax uses this one too (jax 0.10 to 0.12).
         from jax._src import distributed
 

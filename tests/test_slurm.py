@@ -1,0 +1,81 @@
+"""`scripts/slurm/train.sbatch` on a real SLURM with two nodes."""
+
+import json
+import time
+
+import pytest
+import yaml
+from conftest import DIGITS, REPOSITORY
+from slurm_lab import SlurmLab, reason_to_skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+SCRIPT = str(REPOSITORY / "scripts" / "slurm" / "train.sbatch")
+CONFIG = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    lab = SlurmLab(tmp_path_factory.mktemp("slurm"))
+    lab.start()
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def submit(slurm, tmp_path):
+    """Submits the script for two nodes; returns the job's number. Cancelled in the end."""
+    jobs = []
+
+    def run(**changes):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+        command = ("sbatch", "--parsable", "--nodes=2", SCRIPT, "config.yaml", "run")
+        job = slurm.run(*command, cwd=tmp_path).strip()
+        assert job.isdigit(), job
+        jobs.append(job)
+        return job
+
+    yield run
+    for job in jobs:
+        slurm.run("scancel", job)
+        slurm.wait_for(lambda job=job: state(slurm, job) in ("", "CANCELLED", "COMPLETED"), 60)
+
+
+def state(slurm, job):
+    return slurm.run("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").strip()
+
+
+def log(tmp_path, job):
+    file = tmp_path / f"aetheria-{job}.log"
+    return file.read_text() if file.exists() else ""
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_two_nodes_give_the_bits_of_one_process(slurm, submit, tmp_path, train):
+    job = submit()
+    slurm.wait_for(lambda: state(slurm, job) in ("COMPLETED", "FAILED"), 180)
+    assert state(slurm, job) == "COMPLETED", log(tmp_path, job)
+    one = train("one", reproducibility="elastic", strategy="cpu")
+    assert summary(tmp_path / "run")["params_sha256"] == one.summary["params_sha256"]
+
+
+def test_a_job_that_is_signalled_is_requeued_and_goes_on(slurm, submit, tmp_path):
+    job = submit(epochs=5000)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    slurm.wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, 120)
+    slurm.run("scancel", "--signal=USR1", job)
+    slurm.wait_for(lambda: state(slurm, job) == "PENDING", 120)
+    stopped = summary(tmp_path / "run")
+    assert (stopped["exit_code"], stopped["reason"]) == (75, "signal SIGUSR1")
+    # SLURM waits two minutes before it starts a requeued job, unless it is told otherwise. Within
+    # the second in which it ended, a node still refuses it as one that was killed.
+    time.sleep(5)
+    slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    resumed = f"resuming from run/checkpoints/snapshot_step{stopped['steps']}"
+    at_end = f"resuming from run/checkpoints/snapshot_ep{stopped['epoch']} "
+    slurm.wait_for(lambda: resumed in log(tmp_path, job) or at_end in log(tmp_path, job), 120)
