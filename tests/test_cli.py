@@ -99,7 +99,7 @@ def test_several_mistakes_are_told_at_once(refused, config):
         (("train", "config.yaml", "--resume=best"), "expected a snapshot with eval/loss"),
         (("train", "config.yaml", "--resume=120"), "expected a snapshot of step 120"),
         (("train", "config.yaml", "--resume=checkpoints/snapshot_ep5.pt"), "nothing there"),
-        (("train", "config.yaml", "--stop-at-step=0"), "expected a number of 1 or more"),
+        (("train", "config.yaml", "--stop-at-step=0"), "expected a step of 1 or more"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_line(refused, config, arguments, expected):
