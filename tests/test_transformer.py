@@ -170,7 +170,7 @@ def test_shorter_inputs_see_the_first_positions():
 
 def test_logits_are_float32_beyond_bfloat16_in_mixed_precision():
     params, inputs = make_params(), make_batch()["inputs"]
-    low = Precision.from_flag(True).cast_params(params)
+    low = Precision.parse(True).cast_params(params)
     logits = predict(low, inputs)
     assert logits.dtype == jnp.float32
     assert not np.array_equal(logits, logits.astype(jnp.bfloat16).astype(np.float32))

@@ -223,6 +223,7 @@ class JaxProgram:
         return adapt_state(arrays, jax.eval_shape(_export, self._abstract), self._precision)
 
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(step)
         def on_mesh(*args: Any) -> Any:
             with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
                 return step(*args)
