@@ -92,8 +92,8 @@ class JaxProgram:
         self._init = jit(init, out_shardings=placed)
         num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
-        self._windows_per_chunk = _windows_per_chunk(
-            mesh, lambda: num_micro * _flops(step.lower(self._abstract, spec.example_window))
+        self._step_flops = lambda: (
+            num_micro * _flops(step.lower(self._abstract, spec.example_window))
         )
         self._train_steps = jit(
             self._counted("train_step", make_train_steps(step)),
@@ -118,7 +118,7 @@ class JaxProgram:
     @property
     def windows_per_chunk(self) -> int:
         """How many steps to offer in one call; a function of the model and the window's shapes."""
-        return self._windows_per_chunk
+        return _windows_per_chunk(self._mesh, self._step_flops)
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
