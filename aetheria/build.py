@@ -11,7 +11,7 @@ from typing import Any
 import aetheria
 from aetheria.config import Config
 from aetheria.data import DataSplits, Feed
-from aetheria.engine import Engine, Outcome, Schedule
+from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.errors import ConfigError
 from aetheria.hardware import (
     ElasticProgram,
@@ -31,9 +31,10 @@ from aetheria.plugins.registry import Registry
 from aetheria.policy import parse_policy
 from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
+from aetheria.resilience.dumps import NonFiniteDumps
 from aetheria.resilience.retention import Retention
-from aetheria.resilience.runs import CHECKPOINTS, RunPlan
-from aetheria.resilience.shared import SharedWriter
+from aetheria.resilience.runs import CHECKPOINTS, DUMPS, RunPlan
+from aetheria.resilience.shared import SharedStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +96,12 @@ def build_run(
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
     schedule = build_schedule(config, feed, stop_at_step)
-    limit = 1 if config.on_nonfinite == "halt" else config.max_consecutive_skips
     spec = ProgramSpec(
         example_window=feed.example_window(),
         total_steps=schedule.total_steps,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
-        max_consecutive_skips=limit,
+        max_consecutive_skips=config.max_consecutive_skips,
     )
     program = strategy.compile(model, spec)
     plan = fit_snapshot(plan, config, program)
@@ -122,14 +122,19 @@ def build_run(
     }
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
     leads = peers.index == 0
+    nonfinite = NonFinitePolicy(
+        action=config.on_nonfinite,
+        max_consecutive_skips=config.max_consecutive_skips,
+        dumps=NonFiniteDumps(plan.run_dir / DUMPS, feed, extra, writes=leads),
+    )
     engine = Engine(
         program=program,
         feed=replace(feed, part=part),
         schedule=schedule,
         bus=EventBus(build_listeners(config, context, project) if leads else {}),
-        writer=store if peers.count == 1 else SharedWriter(peers, store if leads else None),
+        snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
         stop=stop,
-        max_consecutive_skips=limit,
+        nonfinite=nonfinite,
     )
     return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
 

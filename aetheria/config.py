@@ -70,7 +70,8 @@ class Config:
             any number of them.
         lanes: with `elastic`, the pieces every batch is cut into, a power of two; as many devices
             can share them.
-        on_nonfinite: what a non-finite window does: `skip` it, or `halt` the run.
+        on_nonfinite: what becomes of a non-finite window: `skip` it, `halt` the run, or `rollback`
+            to the newest sound snapshot, and step over it if it is not finite again.
         max_consecutive_skips: skips in a row after which the run halts all the same.
         log_every_steps: cadence of training metrics, in optimizer steps.
         eval_every_steps: cadence of evaluation; null: at each end of an epoch.
@@ -95,7 +96,7 @@ class Config:
     seed: int = _field(0, resume="schedule")
     reproducibility: Literal["fast", "elastic"] = _field("fast", resume="schedule")
     lanes: int = _field(8, resume="schedule")
-    on_nonfinite: Literal["skip", "halt"] = _field("skip", resume="schedule")
+    on_nonfinite: Literal["skip", "halt", "rollback"] = _field("skip", resume="schedule")
     max_consecutive_skips: int = _field(10, resume="schedule")
     log_every_steps: int = _field(10, resume="free")
     eval_every_steps: int | None = _field(None, resume="free")

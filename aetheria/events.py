@@ -47,13 +47,34 @@ class StepsCompleted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonFiniteDetected:
-    """The guard left the parameters alone in `num_skipped` windows since the last report."""
+    """The guard left the parameters alone in `num_skipped` windows since the last report.
+
+    Attributes:
+        dump: where the last of these windows is kept, for `aetheria debug nan`; None: nowhere.
+    """
 
     progress: Progress
     num_skipped: int
     num_skipped_total: int
     consecutive: int
     last_skipped_step: int
+    dump: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolledBack:
+    """The run is back where a snapshot was taken, and so are the listeners that have a state; what
+    was told of later steps will be told again.
+
+    Attributes:
+        progress: of the snapshot.
+        from_step: how far the run had come.
+        snapshot: its name.
+    """
+
+    progress: Progress
+    from_step: int
+    snapshot: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +129,7 @@ Event = (
     RunStarted
     | StepsCompleted
     | NonFiniteDetected
+    | RolledBack
     | EvaluationCompleted
     | SnapshotSaved
     | SnapshotFailed

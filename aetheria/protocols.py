@@ -33,12 +33,22 @@ class Chunk(NamedTuple):
 
 
 class GuardCounters(NamedTuple):
-    """What the guard inside the step has counted, on the device, up to `step`."""
+    """What the guard inside the step has counted, on the device, up to `step`.
+
+    Attributes:
+        step: steps taken.
+        num_skipped: windows skipped.
+        consecutive_skips: those in a row, up to this step.
+        last_skipped_step: the last of them; 0 for none.
+        held_step: the non-finite window at which the state holds, and waits for the host to
+            release it; 0: it does not.
+    """
 
     step: int
     num_skipped: int
     consecutive_skips: int
     last_skipped_step: int
+    held_step: int = 0
 
 
 class HostReport(NamedTuple):
@@ -89,6 +99,12 @@ class Program(Protocol):
         """The inverse of `export_state`; raises SnapshotError naming a leaf that does not fit."""
         ...
 
+    def release(self, state: State, examined_step: int) -> State:
+        """Lets a state that holds go on; up to that step, non-finite windows do not hold it again.
+        The given state is used up.
+        """
+        ...
+
 
 class DataFeed(Protocol):
     """Where windows come from. Order is a function of (seed, epoch, index) and nothing else."""
@@ -100,6 +116,10 @@ class DataFeed(Protocol):
         """Endless chunks of at most `max_windows` windows, all of one shape, from that position on;
         `close()` frees what it holds.
         """
+        ...
+
+    def train_indices(self, examples_seen: int) -> Sequence[int]:
+        """Which examples of the training split the window that begins there holds."""
         ...
 
     def eval_batches(self) -> Iterator[Mapping[str, Any]]:
@@ -125,8 +145,16 @@ class Bus(Protocol):
     def import_state(self, states: Mapping[str, Any]) -> None: ...
 
 
-class SnapshotWriter(Protocol):
-    """Writes snapshots in the background, one at a time."""
+class Snapshot(NamedTuple):
+    """A verified snapshot in host memory: leaf path -> array, and the JSON record beside them."""
+
+    path: Path
+    arrays: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+
+class SnapshotKeeper(Protocol):
+    """Writes snapshots in the background, one at a time, and reads the newest back."""
 
     def busy(self) -> bool:
         """Whether a save is still under way."""
@@ -140,13 +168,32 @@ class SnapshotWriter(Protocol):
         """What has ended since the last call; `wait` waits for the one under way."""
         ...
 
+    def read_newest(self) -> Snapshot | None:
+        """The newest snapshot of this run that proves sound; None if there is none. Damaged ones
+        are moved aside.
+        """
+        ...
 
-class Snapshot(NamedTuple):
-    """A verified snapshot in host memory: leaf path -> array, and the JSON record beside them."""
 
-    path: Path
-    arrays: Mapping[str, Any]
-    record: Mapping[str, Any]
+class DumpKeeper(Protocol):
+    """Keeps what is needed to replay a non-finite window and find out where it went wrong."""
+
+    def wants_more(self) -> bool:
+        """Whether another dump would be kept; the first few of a run tell enough."""
+        ...
+
+    def keep(self, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> str | None:
+        """Writes a dump, and waits for it.
+
+        Args:
+            step: the step whose window was not finite.
+            examples_seen: where that window begins.
+            arrays: the exported state as it was before, and so after, that step.
+
+        Returns:
+            Where it is; None if it is not kept, or could not be written.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

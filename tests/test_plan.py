@@ -56,7 +56,7 @@ def test_a_plan_says_the_bytes_that_real_arrays_hold(mesh):
         assert bytes_on_each_device(getattr(state, field)) == [memory[field]] * 8
     rows = BATCH // (mesh.get("data", 1) * mesh.get("fsdp", 1))
     assert memory["batch"] == rows * (64 + 1 + 1) * 4
-    counters_and_key = 4 * 4 + 2 * 4
+    counters_and_key = 6 * 4 + 2 * 4
     arguments = memory["params"] + memory["opt_state"] + memory["batch"] + counters_and_key
     assert memory["peak"] >= arguments + memory["temporaries"]
 

@@ -26,9 +26,10 @@ from aetheria.config import make_config
 from aetheria.errors import ConfigError, SnapshotError
 from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.inference import Predictor
+from aetheria.logic.guard import CONSECUTIVE, release
 from aetheria.logic.loss_scale import GOOD_STEPS, SCALE
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import CONSECUTIVE, TrainState, make_init, make_train_step
+from aetheria.logic.step import TrainState, make_init, make_train_step
 from aetheria.plugins import MODELS
 from aetheria.policy import parse_policy
 from aetheria.resilience import read_snapshot
@@ -183,7 +184,14 @@ def test_an_overflow_halves_the_scale_and_changes_no_bit_of_what_was_learned():
     assert np.isfinite(report.values[0]).all() and not np.isfinite(report.values[1, 0])
     assert equal(learned(stepped), learned(state))
     assert stepped.loss_scale.tolist() == [2**14, 0]
-    assert stepped.counters.tolist() == [1, 1, 0, 1]  # counted as skipped, not towards the limit
+    assert stepped.counters.tolist() == [
+        1,
+        1,
+        0,
+        1,
+        0,
+        0,
+    ]
     fits = jitted_step(MOMENTUM)(make_state(MOMENTUM, loss_scale=[1, 0]), LARGE)[0]
     assert not equal(fits.params, state.params), "the control: with a small scale it is a step"
 
@@ -195,7 +203,7 @@ def test_the_scale_falls_until_the_step_is_taken_and_no_limit_stops_it():
         scales.append(float(state.loss_scale[SCALE]))
         state = advance(step, state, LARGE)
     assert len(scales) > 2 and scales == [2.0**15 / 2**i for i in range(len(scales))]
-    assert state.counters.tolist() == [len(scales), len(scales) - 1, 0, len(scales) - 1]
+    assert state.counters.tolist() == [len(scales), len(scales) - 1, 0, len(scales) - 1, 0, 0]
 
 
 STEEP = Scalar(lambda w, x: jnp.sqrt(w) * x, start=0.0)  # loss 0, its gradient infinite
@@ -203,17 +211,18 @@ STEEP = Scalar(lambda w, x: jnp.sqrt(w) * x, start=0.0)  # loss 0, its gradient 
 
 def test_at_the_smallest_scale_an_overflow_counts_towards_the_limit_and_then_freezes():
     step, state = jitted_step(STEEP, limit=2), make_state(STEEP, loss_scale=[4, 1])
+    state = state._replace(counters=release(state.counters, 4))
     seen = []
     for _ in range(6):
         state = advance(step, state, WINDOW)
         seen.append((float(state.loss_scale[SCALE]), int(state.counters[CONSECUTIVE])))
     assert seen == [(2, 0), (1, 0), (1, 1), (1, 2), (1, 2), (1, 2)]
-    assert state.counters.tolist() == [4, 4, 2, 4]
+    assert state.counters.tolist() == [4, 4, 2, 4, 0, 4]
 
 
 def test_a_frozen_state_keeps_its_scale():
     state = make_state(MOMENTUM, loss_scale=[2**15, 5])
-    frozen = state._replace(counters=jnp.array([7, 3, 3, 7], jnp.int32))
+    frozen = state._replace(counters=jnp.array([7, 3, 3, 7, 0, 9], jnp.int32))
     for window in (WINDOW, LARGE):
         assert equal(advance(jitted_step(MOMENTUM), frozen, window), frozen)
         assert not equal(advance(jitted_step(MOMENTUM), state, window), state), "the control"
@@ -224,7 +233,7 @@ def test_a_loss_that_is_not_finite_is_no_fault_of_the_scale():
     skipped = advance(jitted_step(MOMENTUM), state, NOT_A_NUMBER)
     assert equal(learned(skipped), learned(state))
     assert skipped.loss_scale.tolist() == [2**10, 5]
-    assert skipped.counters.tolist() == [1, 1, 1, 1]
+    assert skipped.counters.tolist() == [1, 1, 1, 1, 1, 0]
 
 
 def test_the_scale_doubles_after_a_number_of_good_steps_in_a_row():
@@ -244,7 +253,7 @@ def test_the_scale_grows_to_a_limit(scale):
     tiny = {**WINDOW, "mask": WINDOW["mask"] * np.float32(1e-6)}
     state = make_state(MODEL, loss_scale=[scale, 0])
     grown = advance(jitted_step(MODEL, growth_period=1), state, tiny)
-    assert grown.counters.tolist() == [1, 0, 0, 0]
+    assert grown.counters.tolist() == [1, 0, 0, 0, 0, 0]
     assert grown.loss_scale.tolist() == [min(2 * scale, 2.0**24), 0]
 
 

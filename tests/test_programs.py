@@ -98,7 +98,7 @@ def equal(one, other):
 def test_init_is_a_function_of_the_seed(program):
     first, second = (exported(program, program.init()) for _ in range(2))
     assert equal(first, second)
-    assert first["counters"].tolist() == [0, 0, 0, 0]
+    assert first["counters"].tolist() == [0, 0, 0, 0, 0, 0]
 
 
 def test_a_train_step_learns_and_reports(program):
@@ -113,7 +113,7 @@ def test_a_train_step_learns_and_reports(program):
     assert list(fetched.metrics) == ["loss", "grad_norm", "mae"]
     assert all(np.isfinite(value) and value > 0 for value in fetched.metrics.values())
     assert fetched.num_examples is None
-    assert fetched.guard == (1, 0, 0, 0)
+    assert fetched.guard == (1, 0, 0, 0, 0)
 
 
 def test_an_eval_step_adds_to_its_totals_and_leaves_the_state(program):
@@ -246,8 +246,21 @@ def test_a_skipped_window_is_reported_and_leaves_the_rest_of_the_state(program):
     after = exported(program, state)
     assert {path for path in after if not np.array_equal(after[path], before[path])} == {"counters"}
     fetched = program.fetch(report)
-    assert fetched.guard == (1, 1, 1, 1)
+    assert fetched.guard == (1, 1, 1, 1, 1)
     assert np.isnan(fetched.metrics["loss"])
+
+
+def test_a_state_holds_after_a_bad_window_until_it_is_released(program):
+    bad = make_window()
+    bad["inputs"][1, 3] = np.nan
+    state, report = advance(program, program.init(), [bad, *WINDOWS])
+    assert program.fetch(report).guard == (1, 1, 1, 1, 1)
+    held, compiles = exported(program, state), program.compiles["train_step"]
+    state, report = advance(program, program.release(state, 1), WINDOWS)
+    assert program.fetch(report).guard == (4, 1, 0, 1, 0)
+    after = exported(program, state)
+    assert not equal(after, held)
+    assert program.compiles["train_step"] == compiles
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,9 @@ import optax
 import pytest
 
 from aetheria import LossOutput, Model, weighted
+from aetheria.logic.guard import CONSECUTIVE, LAST_SKIPPED, NUM_SKIPPED, STEP, release
 from aetheria.logic.precision import Precision, cast_floating
 from aetheria.logic.step import (
-    CONSECUTIVE,
-    LAST_SKIPPED,
-    NUM_SKIPPED,
-    STEP,
     make_eval_step,
     make_eval_sums,
     make_gradient,
@@ -109,6 +106,13 @@ def compiled_gradient(model, precision=FLOAT32):
 def make_state(model, window):
     example = {name: column[0] for name, column in window.items()}
     return compiled_init(model)(jax.random.key(0), example)
+
+
+FOREVER = 2**31 - 1
+
+
+def never_holding(state):
+    return state._replace(counters=release(state.counters, FOREVER))
 
 
 @functools.cache
@@ -262,7 +266,7 @@ def test_a_window_of_zero_weight_changes_nothing_but_the_step():
     padding = {**window, "mask": np.zeros_like(window["mask"])}
     stepped, report = step(state, padding)
     assert equal(learned(stepped), learned(state))
-    assert stepped.counters.tolist() == [2, 0, 0, 0]
+    assert stepped.counters.tolist() == [2, 0, 0, 0, 0, 0]
     assert report.values[0].tolist() == [0, 0]
     one_example, _ = step(state, {**padding, "mask": valid(1, 0)})
     for have, had in zip(learned(one_example), learned(state), strict=True):
@@ -319,7 +323,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
     state, report = make_step(model)(make_state(model, window), window)
     assert report.values[0].tolist() == [0, 2] and np.isnan(report.values[1, 0])
     assert state.params["w"] == 0
-    assert state.counters.tolist() == [1, 1, 1, 1]
+    assert state.counters.tolist() == [1, 1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf])
@@ -336,37 +340,59 @@ def test_a_finite_sum_over_a_weight_that_is_not_is_skipped(weight):
     step, state = make_step(model), make_state(model, window)
     skipped, _ = step(state, with_value(window, "weight", (0, 1), np.float32(weight)))
     assert equal(learned(skipped), learned(state))
-    assert skipped.counters.tolist() == [1, 1, 1, 1]
-    assert step(state, window)[0].counters.tolist() == [1, 0, 0, 0]
+    assert skipped.counters.tolist() == [1, 1, 1, 1, 1, 0]
+    assert step(state, window)[0].counters.tolist() == [1, 0, 0, 0, 0, 0]
 
 
 def test_training_goes_on_after_a_skip_as_if_the_window_had_not_been():
     window, other = (make_window(valid(8, 8), seed) for seed in range(2))
     bad = with_value(window, "inputs", (0, 0), np.nan)
     step = make_step(MOMENTUM)
-    skipped = with_skip = make_state(MOMENTUM, window)
+    skipped = with_skip = never_holding(make_state(MOMENTUM, window))
     for each in (window, bad, bad, other):
         with_skip, _ = step(with_skip, each)
     for each in (window, other):
         skipped, _ = step(skipped, each)
     assert equal(learned(with_skip), learned(skipped))
-    assert with_skip.counters.tolist() == [4, 2, 0, 3]
-    assert skipped.counters.tolist() == [2, 0, 0, 0]
+    assert with_skip.counters.tolist() == [4, 2, 0, 3, 0, FOREVER]
+    assert skipped.counters.tolist() == [2, 0, 0, 0, 0, FOREVER]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])  # 1 is what `on_nonfinite: halt` means
+@pytest.mark.parametrize("examined", [0, 1, 2, 3])
+def test_the_state_holds_at_the_first_bad_window_that_is_not_examined_until_released(examined):
+    window = make_window(valid(8, 8))
+    bad = with_value(window, "inputs", (0, 0), np.nan)
+    step = make_step(MOMENTUM)
+    start = make_state(MOMENTUM, window)
+    held = start._replace(counters=release(start.counters, examined))
+    for each in (bad, bad, bad, window):
+        held, report = step(held, each)
+    assert report.counters.tolist() == held.counters.tolist()
+    if examined == 3:  # the control: it goes on
+        assert held.counters.tolist() == [4, 3, 0, 3, 0, 3]
+        assert not equal(learned(held), learned(start))
+        return
+    skipped = examined + 1
+    assert held.counters.tolist() == [skipped, skipped, skipped, skipped, skipped, examined]
+    assert equal(learned(held), learned(start))
+    freed, _ = step(held._replace(counters=release(held.counters, skipped)), window)
+    assert freed.counters.tolist() == [skipped + 1, skipped, 0, skipped, 0, skipped]
+    assert not equal(learned(freed), learned(start))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
 def test_the_state_freezes_exactly_at_the_limit_of_consecutive_skips(limit):
     window = make_window(valid(8, 8))
     bad = with_value(window, "inputs", (0, 0), np.nan)
     step = make_step(MOMENTUM, max_consecutive_skips=limit)
-    state, _ = step(make_state(MOMENTUM, window), window)
+    state, _ = step(never_holding(make_state(MOMENTUM, window)), window)
     before = state
     for _ in range(limit - 1):
         state, _ = step(state, bad)
     lively, _ = step(state, window)  # one fewer than the limit: it still learns
     assert not equal(lively.params, before.params)
     frozen, _ = step(state, bad)
-    assert frozen.counters.tolist() == [limit + 1, limit, limit, limit + 1]
+    assert frozen.counters.tolist() == [limit + 1, limit, limit, limit + 1, 0, FOREVER]
     later = frozen
     for each in (window, bad, window):
         later, report = step(later, each)
@@ -389,7 +415,7 @@ def test_the_random_numbers_of_a_step_depend_on_the_step_and_the_seed_alone():
     state = make_state(MODEL, window)
     uninterrupted = draws(state, [window] * 4)
     assert len(set(uninterrupted)) == 4
-    assert draws(state, [other, bad, other, bad]) == uninterrupted
+    assert draws(never_holding(state), [other, bad, other, bad]) == uninterrupted
     resumed = state._replace(counters=jnp.array([2, 0, 0, 0], jnp.int32))
     assert draws(resumed, [window] * 2) == uninterrupted[2:]
     seeded = state._replace(base_key=jax.random.key_data(jax.random.key(1)))

@@ -80,6 +80,12 @@ class Feed:
         """Endless chunks from the position `examples_seen` on; no window crosses an epoch."""
         return _serve(self.splits.train, self._read_train(examples_seen, max_windows))
 
+    def train_indices(self, examples_seen: int) -> list[int]:
+        """The places in the training split of the examples of the window that begins there."""
+        epoch, start = divmod(examples_seen, len(self.splits.train))
+        order = epoch_order(self.seed, epoch, len(self.splits.train))
+        return order[start : start + self.batch_size].tolist()
+
     def eval_batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The evaluation split in order, once, in batches [micro_batch, ...]."""
         return chain.from_iterable(_serve(self.splits.eval, self._read_eval()))

@@ -2,4 +2,5 @@
 
 from aetheria.engine.engine import Engine as Engine
 from aetheria.engine.engine import Outcome as Outcome
+from aetheria.engine.nonfinite import NonFinitePolicy as NonFinitePolicy
 from aetheria.engine.schedule import Schedule as Schedule

@@ -2,29 +2,31 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
+from aetheria.engine.nonfinite import NonFinitePolicy
 from aetheria.engine.phases import Phase, check_transition, is_terminal
-from aetheria.engine.reports import TrainReports
+from aetheria.engine.reports import Frozen, TrainReports
 from aetheria.engine.schedule import Schedule
+from aetheria.engine.standing import Standing
+from aetheria.engine.windows import Windows
 from aetheria.events import (
     EvaluationCompleted,
     PhaseChanged,
     Progress,
+    RolledBack,
     RunEnded,
     RunStarted,
-    progress_from,
 )
 from aetheria.protocols import (
     Bus,
-    Chunk,
     DataFeed,
     Program,
     Report,
     Snapshot,
-    SnapshotWriter,
+    SnapshotKeeper,
     State,
     StopSignal,
 )
@@ -56,21 +58,20 @@ class Engine:
         feed: DataFeed,
         schedule: Schedule,
         bus: Bus,
-        writer: SnapshotWriter,
+        snapshots: SnapshotKeeper,
         stop: StopSignal,
-        max_consecutive_skips: int,
+        nonfinite: NonFinitePolicy,
     ):
         self._program, self._feed, self._schedule = program, feed, schedule
-        self._bus, self._writer, self._stop = bus, writer, stop
-        self._reports = TrainReports(program, schedule, bus, max_consecutive_skips)
+        self._bus, self._snapshots, self._stop = bus, snapshots, stop
+        self._nonfinite = nonfinite
+        self._reports = TrainReports(program, schedule, bus, nonfinite.max_consecutive_skips)
+        self._windows = Windows(feed, program.windows_per_chunk)
         self._phase = Phase.STARTING
-        self._progress = Progress()
+        self._now = Standing()
         self._state: State = None
-        self._chunk, self._taken = Chunk({}, ()), 0
-        self._metrics: dict[str, float] = {}
-        self._num_eval_examples = 0
-        self._eval_step = -1
-        self._saved_step = -1
+        self._restored: Snapshot | None = None
+        self._halt_reason = ""
 
     def run(self, restored: Snapshot | None = None) -> Outcome:
         """Trains to the end of the schedule, or to a stop, from scratch or from a snapshot.
@@ -80,15 +81,13 @@ class Engine:
             RunEnded event with status `failed`.
         """
         try:
-            self._start(restored)
-            with contextlib.closing(
-                self._feed.train_chunks(
-                    self._progress.examples_seen, self._program.windows_per_chunk
-                )
-            ) as chunks:
+            with contextlib.closing(self._windows):
+                self._start(restored)
                 while not is_terminal(self._phase):
-                    self._settle(self._train_to_boundary(chunks))
-                    if self._phase is Phase.TRAINING:
+                    report = self._train_to_boundary()
+                    if frozen := self._settle(report):
+                        self._attend_nonfinite(frozen)
+                    elif self._phase is Phase.TRAINING:
                         self._attend_boundary()
             self._emit_saves(wait=True)
         except BaseException as error:
@@ -97,67 +96,109 @@ class Engine:
         return self._end(self._phase.value, self._reason())
 
     def _start(self, restored: Snapshot | None) -> None:
+        self._restored = restored
         if restored is None:
             self._state = self._program.init()
         else:
-            self._state = self._program.import_state(restored.arrays)
-            self._progress = progress_from(restored.record["progress"])
-            engine = restored.record["engine"]
-            self._metrics = dict(engine["metrics"])
-            self._num_eval_examples = engine["num_eval_examples"]
-            self._eval_step = engine["eval_step"]
-            self._reports.num_skipped = engine["num_skipped"]
-            self._saved_step = self._progress.step
-            self._bus.import_state(restored.record["listeners"])
+            self._restore(restored, examined_step=self._nonfinite.examined_at_start)
         self._bus.emit(
             RunStarted(
-                progress=self._progress,
+                progress=self._now.progress,
                 total_steps=self._schedule.total_steps,
                 steps_per_epoch=self._schedule.steps_per_epoch,
                 resumed=restored is not None,
             )
         )
         self._stop.agree()
-        done = self._schedule.is_finished(self._progress)
+        done = self._schedule.is_finished(self._now.progress)
         finished = self._stop.requested and not self._stop.preempt
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
-        self._reports.start(self._progress)
+        self._windows.seek(self._now.progress.examples_seen)
+        self._reports.start(self._now.progress)
+        if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
+            self._save(wait=False)  # if there is none yet: a place to go back to
 
-    def _train_to_boundary(self, chunks: Iterator[Chunk]) -> Report:
+    def _restore(self, snapshot: Snapshot, *, examined_step: int | None) -> None:
+        """Puts everything that decides the future to where it was when the snapshot was taken."""
+        self._state = None  # frees its memory first
+        self._state = self._program.import_state(snapshot.arrays)
+        if examined_step is not None:
+            self._state = self._program.release(self._state, examined_step)
+        self._now = Standing.from_record(snapshot.record)
+        self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
+        self._bus.import_state(snapshot.record["listeners"])
+
+    def _train_to_boundary(self) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
-        cursors = [self._progress.examples_seen]
-        due, report = self._schedule.steps_to_boundary(self._progress), None
+        progress, report = self._now.progress, None
+        cursors = [progress.examples_seen]
+        due = self._schedule.steps_to_boundary(progress)
         while due:
-            if self._taken == len(self._chunk.num_examples):
-                self._chunk, self._taken = next(chunks), 0
-            start, counts = self._taken, self._chunk.num_examples[self._taken :][:due]
+            taken = self._windows.take(due)
             self._state, report = self._program.train_steps(
-                self._state, self._chunk.arrays, start, len(counts)
+                self._state, taken.arrays, taken.start, len(taken.num_examples)
             )
-            cursors += list(accumulate(counts, initial=cursors[-1]))[1:]
-            self._taken, due = start + len(counts), due - len(counts)
+            cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
+            due -= len(taken.num_examples)
             if self._stop.poll():
                 break
         self._reports.follow(cursors[1:])
-        num_steps = len(cursors) - 1
-        self._progress = self._schedule.progress(self._progress.step + num_steps, cursors[-1])
+        step = progress.step + len(cursors) - 1
+        self._now.progress = self._schedule.progress(step, cursors[-1])
         return report
 
-    def _settle(self, report: Report) -> None:
+    def _settle(self, report: Report) -> Frozen | None:
         """Fetches, some steps late, if anything at this boundary needs host values."""
-        progress, schedule = self._progress, self._schedule
+        progress, schedule, frozen = self._now.progress, self._schedule, None
         attend = self._must_attend()
         if attend or schedule.is_log_due(progress):
             self._reports.hold(progress, report)
         if attend or schedule.is_fetch_due(progress):
-            halted_at = self._reports.settle(progress, self._metrics)
+            frozen = self._reports.settle(progress, self._now.metrics)
             self._stop.agree()
-            if halted_at is not None:
-                self._progress = halted_at
-                self._enter(Phase.HALTED)
+        return frozen
+
+    def _attend_nonfinite(self, frozen: Frozen) -> None:
+        """A window was not finite: keeps it for who wants to know why, and does what the policy
+        says. The device waits in the state before that window.
+        """
+        self._now.progress, step = frozen.progress, frozen.guard.step
+        self._emit_saves(wait=True)
+        dump = None
+        if self._nonfinite.wants_dump:
+            arrays = self._program.export_state(self._state)
+            dump = self._nonfinite.keep(step, frozen.began, arrays)
+        self._reports.tell_skips(frozen.progress, frozen.guard, dump=dump)
+        if self._nonfinite.halts(frozen.guard):
+            self._halt(f"non-finite loss or gradient at step {step}")
+        elif self._nonfinite.rolls_back:
+            self._roll_back(step)
+        else:
+            self._state = self._program.release(self._state, self._nonfinite.examined(step))
+            self._reports.start(self._now.progress)
+            self._windows.seek(self._now.progress.examples_seen)
+            self._attend_boundary()
+
+    def _roll_back(self, step: int) -> None:
+        """Goes back to the newest sound snapshot and takes the same steps again: a state that had
+        gone bad in memory is good then, and a window that is not finite again is stepped over.
+        """
+        snapshot = self._snapshots.read_newest() or self._restored
+        if snapshot is None:
+            self._halt(f"non-finite loss or gradient at step {step}, and no snapshot to go back to")
+            return
+        self._restore(snapshot, examined_step=step)
+        progress, name = self._now.progress, snapshot.path.name
+        self._bus.emit(RolledBack(progress=progress, from_step=step, snapshot=name))
+        self._reports.start(progress)
+        self._windows.seek(progress.examples_seen)
+
+    def _halt(self, reason: str) -> None:
+        self._halt_reason = reason
+        self._enter(Phase.HALTED)
 
     def _must_attend(self) -> bool:
-        progress, schedule = self._progress, self._schedule
+        progress, schedule = self._now.progress, self._schedule
         return (
             self._stop.requested
             or self._leaves_here()
@@ -168,13 +209,13 @@ class Engine:
         )
 
     def _leaves_here(self) -> bool:
-        return self._progress.step == self._schedule.stop_at_step
+        return self._now.progress.step == self._schedule.stop_at_step
 
     def _attend_boundary(self) -> None:
         """Evaluates, saves, and decides whether the run goes on, in this order: the snapshot then
         holds what the listeners made of the evaluation.
         """
-        progress, schedule = self._progress, self._schedule
+        progress, schedule = self._now.progress, self._schedule
         self._emit_saves(wait=False)
         if schedule.is_eval_due(progress):
             self._evaluate()
@@ -197,61 +238,53 @@ class Engine:
             totals = self._program.eval_step(self._state, batch, totals)
         fetched = self._program.fetch(totals)
         assert fetched.num_examples is not None, "an evaluation counts its examples"
-        self._num_eval_examples, self._eval_step = fetched.num_examples, self._progress.step
-        self._metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
+        now = self._now
+        now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
+        now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
         self._bus.emit(
             EvaluationCompleted(
-                progress=self._progress,
+                progress=self._now.progress,
                 metrics=fetched.metrics,
                 num_examples=fetched.num_examples,
                 seconds=time.perf_counter() - began,
             )
         )
         self._enter(Phase.TRAINING)
-        self._reports.restart_clock(self._progress)
+        self._reports.restart_clock(self._now.progress)
 
     def _save(self, *, wait: bool) -> None:
         """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
         the last) wait for it; step snapshots yield to it and are taken at the next cadence.
         """
-        if self._progress.step == self._saved_step or (not wait and self._writer.busy()):
+        if self._now.progress.step == self._now.saved_step or (not wait and self._snapshots.busy()):
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
-        record = {
-            "progress": {name: getattr(self._progress, name) for name in Progress.__slots__},
-            "engine": {
-                "metrics": self._metrics,
-                "num_eval_examples": self._num_eval_examples,
-                "eval_step": self._eval_step,
-                "num_skipped": self._reports.num_skipped,
-            },
-            "listeners": self._bus.export_state(),
-        }
-        name = self._schedule.snapshot_name(self._progress)
-        self._writer.save(name, self._program.export_state(self._state), record)
-        self._saved_step = self._progress.step
+        record = self._now.record(self._reports.num_skipped, self._bus.export_state())
+        name = self._schedule.snapshot_name(self._now.progress)
+        self._snapshots.save(name, self._program.export_state(self._state), record)
+        self._now.saved_step = self._now.progress.step
         self._enter(Phase.TRAINING)
-        self._reports.restart_clock(self._progress)
+        self._reports.restart_clock(self._now.progress)
 
     def _emit_saves(self, *, wait: bool) -> None:
-        for event in self._writer.finished(wait=wait):
+        for event in self._snapshots.finished(wait=wait):
             self._bus.emit(event)
 
     def _enter(self, target: Phase) -> None:
         check_transition(self._phase, target)
         source, self._phase = self._phase, target
         self._bus.emit(
-            PhaseChanged(progress=self._progress, source=source.value, target=target.value)
+            PhaseChanged(progress=self._now.progress, source=source.value, target=target.value)
         )
 
     def _reason(self) -> str:
         if self._phase is Phase.HALTED:
-            return f"non-finite loss or gradient at step {self._progress.step}"
+            return self._halt_reason
         if self._stop.requested:
             return self._stop.reason
         if self._phase is Phase.PREEMPTED:
-            return f"asked to stop at step {self._progress.step}"
+            return f"asked to stop at step {self._now.progress.step}"
         return "end of schedule"
 
     def _fail(self, error: BaseException) -> None:
@@ -263,14 +296,15 @@ class Engine:
             self._end("failed", f"{type(error).__name__}: {error}")
 
     def _end(self, status: str, reason: str) -> Outcome:
+        now = self._now
         self._bus.emit(
-            RunEnded(progress=self._progress, status=status, reason=reason, metrics=self._metrics)
+            RunEnded(progress=now.progress, status=status, reason=reason, metrics=now.metrics)
         )
         return Outcome(
             status=status,
             reason=reason,
-            progress=self._progress,
+            progress=now.progress,
             state=self._state,
-            metrics=self._metrics,
-            num_eval_examples=self._num_eval_examples,
+            metrics=now.metrics,
+            num_eval_examples=now.num_eval_examples,
         )

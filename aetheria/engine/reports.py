@@ -7,10 +7,25 @@ the schedule, not of time: a listener that ends the run ends it at the same step
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from aetheria.engine.schedule import Schedule
 from aetheria.events import NonFiniteDetected, Progress, StepsCompleted
 from aetheria.protocols import Bus, GuardCounters, Program, Report
+
+
+class Frozen(NamedTuple):
+    """Where the guard has frozen the state: the steps dispatched later changed nothing.
+
+    Attributes:
+        progress: after the window that was not finite.
+        began: `examples_seen` before it.
+        guard: the counters.
+    """
+
+    progress: Progress
+    began: int
+    guard: GuardCounters
 
 
 class TrainReports:
@@ -37,43 +52,39 @@ class TrainReports:
         self._clock = (time.perf_counter(), progress.step)
 
     def follow(self, cursors: Sequence[int]) -> None:
-        """Notes `examples_seen` after each step just dispatched: a halt may turn back to any."""
+        """Notes `examples_seen` after each step just dispatched: the guard may freeze at any."""
         self._trail += cursors
 
     def hold(self, progress: Progress, report: Report) -> None:
         """Keeps the report of the step that led to `progress`; does not wait for it."""
         self._held.append((progress, report))
 
-    def settle(self, dispatched: Progress, metrics: dict[str, float]) -> Progress | None:
-        """Fetches what is held and tells the bus, in order.
+    def settle(self, dispatched: Progress, metrics: dict[str, float]) -> Frozen | None:
+        """Fetches what is held and tells the bus, in order, up to where the guard froze.
 
         Args:
             dispatched: how far the run is dispatched.
             metrics: the last known values, `train/loss` style names; brought up to date.
-
-        Returns:
-            Where the guard has halted the run: the device froze there, and the steps dispatched
-            later changed nothing.
         """
         held, self._held = self._held, []
         for progress, report in held:
             fetched = self._program.fetch(report)
             guard = fetched.guard
             assert guard is not None, "a train report carries the guard's counters"
-            halted = guard.consecutive_skips >= self._max_consecutive_skips
-            if halted:
-                cursor = self._trail[guard.step - self._trail_step]
-                progress = self._schedule.progress(guard.step, cursor)
-            self._tell_skips(progress, guard)
-            if halted:
-                return progress
-            self._forget(progress.step)
-            if self._schedule.is_log_due(progress):
+            frozen = guard.held_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
+            if not frozen:
+                self.tell_skips(progress, guard)
+            if self._schedule.is_log_due(progress) and progress.step == guard.step:
                 metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
                 self._tell_metrics(progress, fetched.metrics, dispatched)
+            if frozen:
+                began, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
+                return Frozen(self._schedule.progress(guard.step, cursor), began, guard)
+            self._forget(progress.step)
         return None
 
-    def _tell_skips(self, progress: Progress, guard: GuardCounters) -> None:
+    def tell_skips(self, progress: Progress, guard: GuardCounters, **more: str | None) -> None:
+        """Tells the bus of windows the guard has skipped since it was last told."""
         if guard.num_skipped > self.num_skipped:
             self._bus.emit(
                 NonFiniteDetected(
@@ -82,6 +93,7 @@ class TrainReports:
                     num_skipped_total=guard.num_skipped,
                     consecutive=guard.consecutive_skips,
                     last_skipped_step=guard.last_skipped_step,
+                    **more,
                 )
             )
             self.num_skipped = guard.num_skipped

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
+from aetheria.logic.guard import release
 from aetheria.logic.lanes import (
     LaneSums,
     add_lanes,
@@ -73,6 +74,7 @@ class ElasticProgram:
             lambda state, total: update(state, jax.tree.map(lambda a: a[0], total)),
             donate_argnums=0,
         )
+        self._release = jax.jit(release, donate_argnums=0)
         self._lane_eval = jit(count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2)
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
         self._add_over_devices = self._butterfly()
@@ -139,6 +141,13 @@ class ElasticProgram:
             SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
         """
         return self._replicate(self._first.import_state(arrays))
+
+    def release(self, state: Replicas, examined_step: int) -> Replicas:
+        """Lets a state that holds go on, on every device."""
+        return [
+            replica._replace(counters=self._release(replica.counters, examined_step))
+            for replica in state
+        ]
 
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.guard import STEP
 from aetheria.logic.loss_scale import GROWTH_PERIOD
 from aetheria.logic.model import Batch, Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.step import (
-    STEP,
     StepOutput,
     Sums,
     TrainState,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.guard import STEP, count, initial_counters, is_frozen
 from aetheria.logic.loss_scale import (
     GROWTH_PERIOD,
     LossScale,
@@ -20,9 +21,6 @@ from aetheria.logic.loss_scale import (
 from aetheria.logic.model import Batch, LossOutput, Model
 from aetheria.logic.precision import FLOAT32, Precision, cast_floating, cast_like, widen
 
-# Positions in TrainState.counters. One packed array: every leaf more costs dispatch time.
-STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED = range(4)
-
 
 class TrainState(NamedTuple):
     """Everything on the device that decides the future of a run.
@@ -35,7 +33,7 @@ class TrainState(NamedTuple):
         model_state: batch statistics and the like.
         opt_state: the optimizer's state.
         base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
-        counters: i32 [4]: step, skipped windows, consecutive skips, last skipped step.
+        counters: i32 [6], the guard's; see `aetheria.logic.guard`.
         loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
     """
 
@@ -62,7 +60,7 @@ class StepOutput(NamedTuple):
     Attributes:
         values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric; with
             float16, one for the scale the step was taken with, after grad_norm.
-        counters: i32 [4], as in TrainState.
+        counters: i32 [6], as in TrainState.
     """
 
     values: jax.Array
@@ -88,7 +86,7 @@ def make_init(
             model_state=model_state,
             opt_state=opt_state,
             base_key=jax.random.key_data(base_key),
-            counters=jnp.zeros(4, jnp.int32),
+            counters=initial_counters(),
             loss_scale=initial_scale(precision),
         )
 
@@ -167,8 +165,9 @@ def make_train_step(
     """Builds `train_step(state, window) -> (state, report)`.
 
     The guard: a window whose loss or global gradient norm is not finite changes nothing but the
-    counters. After `max_consecutive_skips` such windows in a row the state freezes: no further
-    window changes or counts anything, so the host may find out late and still stop exactly there.
+    counters. Then, and after `max_consecutive_skips` such windows in a row, the state freezes: no
+    further window changes or counts anything, so that the host may find out late and still find
+    everything as it was; see `aetheria.logic.guard`.
     A window of zero weight takes a step that changes no parameter. With float16, a window whose
     loss is finite and whose gradients are not has overflowed: it is skipped and counted as skipped,
     and halves the loss scale; only at the smallest scale does it count towards the limit.
@@ -207,7 +206,7 @@ def make_update(
         grad_norm = optax.tree.norm(grads) * factor
         finite_loss = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight)
         finite = finite_loss & jnp.isfinite(grad_norm)
-        frozen = state.counters[CONSECUTIVE] >= max_consecutive_skips
+        frozen = is_frozen(state.counters, max_consecutive_skips)
 
         def apply() -> Any:
             mean = jax.tree.map(lambda g: g * factor, grads)
@@ -299,22 +298,6 @@ def sums_of(out: LossOutput, batch: Batch) -> Sums:
         weight=as_f32(out.weight),
         metrics=jax.tree.map(as_f32, dict(out.metrics)),
         num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
-    )
-
-
-def count(counters: jax.Array, finite: jax.Array, forgiven: jax.Array) -> jax.Array:
-    """Counts one step into the packed counters; a forgiven skip is none of the consecutive ones,
-    and does not end them either.
-    """
-    step = counters[STEP] + 1
-    skipped = jnp.where(finite, 0, 1)
-    return jnp.stack(
-        [
-            step,
-            counters[NUM_SKIPPED] + skipped,
-            jnp.where(finite, 0, counters[CONSECUTIVE] + jnp.where(forgiven, 0, 1)),
-            jnp.where(finite, counters[LAST_SKIPPED], step),
-        ]
     )
 
 

@@ -8,6 +8,7 @@ from aetheria.events import (
     EvaluationCompleted,
     Event,
     NonFiniteDetected,
+    RolledBack,
     RunEnded,
     RunStarted,
     SnapshotFailed,
@@ -40,6 +41,13 @@ class ConsoleLogger:
                 self._view.line(
                     f"step {event.last_skipped_step}: non-finite loss or gradient; "
                     f"{event.num_skipped} window(s) skipped, {event.num_skipped_total} in all"
+                )
+                if event.dump:
+                    self._view.line(f"to find out why: aetheria debug nan {event.dump}")
+            case RolledBack():
+                self._view.line(
+                    f"back from step {event.from_step} to {event.snapshot} "
+                    f"(step {event.progress.step}, verified)"
                 )
             case SnapshotFailed():
                 self._view.line(f"{event.name} could not be saved: {event.reason}; going on")

@@ -12,6 +12,7 @@ from aetheria.events import (
     EvaluationCompleted,
     Event,
     Progress,
+    RolledBack,
     RunEnded,
     RunStarted,
     StepsCompleted,
@@ -115,8 +116,10 @@ class _LineFile:
         self._file: io.TextIOBase | None = None
 
     def follow(self, event: Event) -> None:
-        """Opens with the run and closes with it."""
-        if isinstance(event, RunStarted):
+        """Opens with the run, again where it goes back, and closes with it."""
+        if isinstance(event, (RunStarted, RolledBack)):
+            if self._file is not None:
+                self._file.close()
             self._open(event.progress.step)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()

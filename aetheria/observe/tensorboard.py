@@ -4,7 +4,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
+from aetheria.events import (
+    EvaluationCompleted,
+    Event,
+    RolledBack,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+)
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -30,6 +37,8 @@ class TensorBoardLogger:
         match event:
             case RunStarted():
                 self._open(event.progress.step)
+            case RolledBack():
+                self._forget_after(event.progress.step)
             case StepsCompleted():
                 rate = {"steps_per_second": event.steps_per_second}
                 self._write("train", {**event.metrics, **rate}, event.progress.step)
@@ -45,12 +54,17 @@ class TensorBoardLogger:
 
     def _open(self, last_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
 
         self._folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self._folder.glob("events.*")))
         self._writer = EventsWriter(str(self._folder / f"events.{number:06}"))
-        # Makes a reader forget what a killed process wrote past the snapshot, or before any.
+        # What a killed process wrote past the snapshot, or before any.
+        self._forget_after(last_step)
+
+    def _forget_after(self, last_step: int) -> None:
+        """Makes a reader drop the later points of this and earlier files."""
+        from tensorboardX.proto import event_pb2
+
         proto: Any = event_pb2
         start = proto.SessionLog(status=proto.SessionLog.START)
         self._record = proto.Event

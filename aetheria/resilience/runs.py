@@ -12,10 +12,12 @@ from typing import Any
 from aetheria.errors import SnapshotError
 from aetheria.protocols import Snapshot
 from aetheria.resilience.retention import Retention, SnapshotInfo
-from aetheria.resilience.store import list_snapshots, read_snapshot, snapshot_info
+from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.resilience.store import list_snapshots, quarantine, snapshot_info
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
+DUMPS = "dumps"
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
     "config.json",
@@ -25,6 +27,7 @@ OUTPUTS = (
     "tensorboard",
     "wandb",
     CHECKPOINTS,
+    DUMPS,
 )
 _HISTORY = ("metrics.jsonl", "metrics.csv", "tensorboard")
 
@@ -77,7 +80,7 @@ class RunPlan:
         writes `config.json`.
         """
         for path, _ in self.damaged:
-            _quarantine(path)
+            quarantine(path)
         if self.overwrite:
             for name in OUTPUTS:
                 _remove(self.run_dir / name)
@@ -249,17 +252,6 @@ def _next_run(config_name: str) -> Path:
 def _run_numbers(config_name: str) -> list[int]:
     folder = RUNS / config_name
     return [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
-
-
-def _quarantine(path: Path) -> None:
-    """Moves a damaged snapshot aside; it is never deleted."""
-    folder = path.parent / "quarantine"
-    folder.mkdir(exist_ok=True)
-    target, number = folder / path.name, 1
-    while target.exists():
-        number += 1
-        target = folder / f"{path.name}.{number}"
-    path.rename(target)
 
 
 def _copy(source: Path, target: Path) -> None:

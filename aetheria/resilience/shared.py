@@ -1,38 +1,52 @@
 """Runs with several processes: what process 0 does for all, and what all must know of it."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
-from aetheria.protocols import Peers, SnapshotWriter
+from aetheria.protocols import Peers, Snapshot, SnapshotKeeper
 from aetheria.resilience.runs import RunPlan
-from aetheria.resilience.store import read_snapshot
+from aetheria.resilience.snapshot_files import read_snapshot
 
 
-class SharedWriter:
+class SharedStore:
     """Process 0 writes; whether a save is still under way is what it says, on every process.
 
     Args:
         peers: the processes.
-        writer: process 0's; None elsewhere.
+        store: process 0's; None elsewhere.
     """
 
-    def __init__(self, peers: Peers, writer: SnapshotWriter | None):
-        self._peers, self._writer = peers, writer
+    def __init__(self, peers: Peers, store: SnapshotKeeper | None):
+        self._peers, self._store = peers, store
 
     def busy(self) -> bool:
         """Whether a save is still under way; called by all processes alike."""
-        return self._peers.share(self._writer is not None and self._writer.busy())
+        return self._peers.share(self._store is not None and self._store.busy())
 
     def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Starts a save on process 0."""
-        if self._writer is not None:
-            self._writer.save(name, arrays, record)
+        if self._store is not None:
+            self._store.save(name, arrays, record)
 
     def finished(self, *, wait: bool = False) -> list[SnapshotSaved | SnapshotFailed]:
         """What has ended; nothing but on process 0."""
-        return [] if self._writer is None else self._writer.finished(wait=wait)
+        return [] if self._store is None else self._store.finished(wait=wait)
+
+    def read_newest(self) -> Snapshot | None:
+        """The newest that proves sound, if every process can read it, else None."""
+        mine = None if self._store is None else self._store.read_newest()
+        path = self._peers.share(mine and str(mine.path))
+        if path is None:
+            return None
+        if self._store is None:
+            with contextlib.suppress(SnapshotError):
+                mine = read_snapshot(Path(path))
+        everywhere = all(self._peers.gather(mine is not None))
+        return mine if everywhere else None
 
 
 def share_plan(peers: Peers, plan: RunPlan | None) -> RunPlan:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from aetheria.engine import Engine, Schedule
+from aetheria.engine import Engine, NonFinitePolicy, Schedule
 from aetheria.observe import EventBus
 from aetheria.protocols import Chunk, GuardCounters, HostReport, StopSignal
 
@@ -103,6 +103,9 @@ class CountingProgram:
     def import_state(self, arrays: Mapping) -> dict:
         return dict(arrays)
 
+    def release(self, state: Mapping, examined_step: int) -> dict:
+        return dict(state)
+
 
 class CountingFeed:
     """Examples 0..5, two a window."""
@@ -135,6 +138,14 @@ class MemoryWriter:
     def finished(self, *, wait: bool = False) -> list:
         return []
 
+    def read_newest(self) -> None:
+        return None
+
+
+class NoDumps:
+    def wants_more(self) -> bool:
+        return False
+
 
 @pytest.fixture
 def engine_over_another_framework():
@@ -144,9 +155,9 @@ def engine_over_another_framework():
         feed=CountingFeed(),
         schedule=Schedule(num_train_examples=6, batch_size=2, grad_accumulation_steps=1, epochs=2),
         bus=EventBus({}),
-        writer=writer,
+        snapshots=writer,
         stop=StopSignal(),
-        max_consecutive_skips=3,
+        nonfinite=NonFinitePolicy(action="skip", max_consecutive_skips=3, dumps=NoDumps()),
     )
     return engine, writer
 

@@ -1,0 +1,51 @@
+"""Where a run stands, in host values, and how a snapshot's record spells it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aetheria.events import Progress, progress_from
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """What the engine knows of a run.
+
+    Attributes:
+        progress: the counters, as far as is dispatched.
+        metrics: the last known values, `train/loss` and `eval/loss` style names.
+        num_eval_examples: of the last evaluation.
+        eval_step: when it was; -1: never.
+        saved_step: when a snapshot was last taken, or restored; -1: never.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    metrics: dict[str, float] = field(default_factory=dict)
+    num_eval_examples: int = 0
+    eval_step: int = -1
+    saved_step: int = -1
+
+    def record(self, num_skipped: int, listeners: Mapping[str, Any]) -> dict[str, Any]:
+        """The engine's part of a snapshot's record: JSON values."""
+        return {
+            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
+            "engine": {
+                "metrics": self.metrics,
+                "num_eval_examples": self.num_eval_examples,
+                "eval_step": self.eval_step,
+                "num_skipped": num_skipped,
+            },
+            "listeners": listeners,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Standing":
+        """The inverse of `record`."""
+        progress, engine = progress_from(record["progress"]), record["engine"]
+        return cls(
+            progress=progress,
+            metrics=dict(engine["metrics"]),
+            num_eval_examples=engine["num_eval_examples"],
+            eval_step=engine["eval_step"],
+            saved_step=progress.step,
+        )

@@ -1,0 +1,144 @@
+"""A snapshot on disk: an Orbax composite, written whole and verified when read.
+
+Three items: `state` (every leaf of the run's state), `record` (counters, listeners, config,
+versions) and `manifest` (digests). Orbax renames the folder into place when all are complete.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aetheria.errors import SnapshotError
+from aetheria.protocols import Snapshot
+from aetheria.resilience.manifest import check_manifest, make_manifest
+
+
+def write_snapshot(
+    checkpointer: Any, path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any]
+) -> int:
+    """Writes arrays and record with their digests, the whole folder at once; returns the bytes."""
+    import orbax.checkpoint as ocp
+
+    host = {name: np.asarray(array) for name, array in arrays.items()}
+    checkpointer.save(
+        path.resolve(),
+        ocp.args.Composite(
+            state=ocp.args.PyTreeSave(_nest(host)),
+            record=ocp.args.JsonSave(record),
+            manifest=ocp.args.JsonSave(make_manifest(host, record)),
+        ),
+    )
+    return sum(array.nbytes for array in host.values())
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Reads a snapshot into host memory and verifies every leaf.
+
+    Raises:
+        SnapshotError: the snapshot is unreadable or damaged; the leaf is named.
+    """
+    import orbax.checkpoint as ocp
+
+    hook = _ignore_late_reads()
+    try:
+        with make_checkpointer(ocp) as checkpointer:
+            texts = checkpointer.restore(
+                path.resolve(),
+                ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()),
+            )
+            nested = checkpointer.restore(
+                path.resolve(), ocp.args.Composite(state=_as_numpy(ocp, texts.manifest))
+            )
+        arrays = _flatten(nested.state, texts.manifest["leaves"])
+        check_manifest(texts.manifest, arrays, texts.record)
+    except Exception as error:  # a damaged file may surface as any error of any library
+        reason = str(error) if isinstance(error, SnapshotError) else _first_line(error)
+        raise SnapshotError(
+            f"{path}: expected an undamaged snapshot, got {reason}; resume from another one"
+        ) from error
+    if sys.unraisablehook is hook:
+        sys.unraisablehook = hook.previous
+    return Snapshot(path, arrays, texts.record)
+
+
+def make_checkpointer(ocp: Any) -> Any:
+    """A checkpointer for this process alone. Orbax's default waits for all processes of a run, but
+    one of them writes, and each reads when it likes.
+    """
+    index = ocp.multihost.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
+    json_handler = lambda: ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+        record=json_handler(),
+        manifest=json_handler(),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+class _LateReadFilter:
+    """Drops one message that tensorstore causes; passes on everything else.
+
+    When Orbax gives up on a damaged snapshot, reads of other leaves are still under way. Each of
+    them, when it ends, reports to an event loop that is closed by then, and Python prints a
+    traceback for it. Seen with orbax-checkpoint 0.12.8 and tensorstore 0.1.86; delete this when a
+    damaged snapshot no longer prints more than our own line.
+    """
+
+    def __init__(self, previous: Callable[[Any], Any]):
+        self.previous = previous
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.previous(unraisable)
+
+
+def _ignore_late_reads() -> _LateReadFilter:
+    """Installs the filter; after a failed read it stays, since the reads end at any time."""
+    current = sys.unraisablehook
+    if not isinstance(current, _LateReadFilter):
+        current = sys.unraisablehook = _LateReadFilter(current)
+    return current
+
+
+def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:
+    """Asks for every leaf as a NumPy array: independent of the devices that wrote it."""
+    as_array = ocp.RestoreArgs(restore_type=np.ndarray)
+    paths = manifest["leaves"]
+    return ocp.args.PyTreeRestore(
+        _nest(dict.fromkeys(paths, 0)), restore_args=_nest(dict.fromkeys(paths, as_array))
+    )
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns leaf paths into a tree that a reader of the snapshot can walk."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf
+    return tree
+
+
+def _flatten(tree: Mapping[str, Any], paths: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `_nest`, in the manifest's order, which is the tree order of the state."""
+    flat = {}
+    for path in paths:
+        node: Any = tree
+        for name in path.split("/"):
+            node = node[name]
+        flat[path] = np.asarray(node)
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return text[:200]

@@ -1,0 +1,49 @@
+"""Datasets for tests of the guard: digits with a bad number at a known place of a known step."""
+
+import dataclasses
+
+import numpy as np
+
+from aetheria.data.datasets import digits
+from aetheria.data.feed import epoch_order
+from aetheria.data.sources import ArraySource, DataSplits
+
+
+def poisoned(
+    *, steps: tuple[int, ...] = (13,), micro: int = 1, row: int = 5, micro_batch: int = 16
+) -> DataSplits:
+    """Digits; in each of `steps` of epoch 1, at seed 0, batch size 64, one example is NaN: the one
+    in `row` of micro-batch `micro`, both counted from 0.
+    """
+    splits = digits()
+    columns = splits.train.read(np.arange(len(splits.train)))
+    order = epoch_order(0, 0, len(splits.train))
+    for step in steps:
+        columns["inputs"][order[64 * (step - 1) + micro_batch * micro + row], 7] = np.nan
+    return DataSplits(train=ArraySource(columns), eval=splits.eval)
+
+
+class _Glitch:
+    """Gives the poisoned data the first time it is read, and the right data ever after."""
+
+    in_memory = True
+
+    def __init__(self, good, bad):
+        self._good, self._bad, self._seen = good, bad, set()
+
+    def __len__(self):
+        return len(self._good)
+
+    def read(self, indices):
+        good, bad = self._good.read(indices), self._bad.read(indices)
+        for place, index in enumerate(indices):
+            if np.isnan(bad["inputs"][place]).any() and int(index) not in self._seen:
+                self._seen.add(int(index))
+                good["inputs"][place] = bad["inputs"][place]
+        return good
+
+
+def glitching(**where) -> DataSplits:
+    """Poisoned digits, but the bad number is there only once: what a fault of a machine gives."""
+    splits = poisoned(**where)
+    return dataclasses.replace(splits, train=_Glitch(digits().train, splits.train))

@@ -1,0 +1,101 @@
+"""What becomes of a run when a loss is not finite: skip, halt, rollback, on any devices."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DIGITS
+from test_processes import ends, start  # noqa: F401 - a fixture
+
+from aetheria.resilience import read_snapshot
+
+# A NaN in one example of micro-batch 2 of 4, at step 13; on 8 devices it meets one of them.
+BAD = {
+    **DIGITS,
+    "data_name": "nonfinite_data:poisoned",
+    "grad_accumulation_steps": 4,
+    "epochs": 1,
+    "loggers": ["jsonl"],
+    "snapshot": {"every_steps": 10},
+}
+DEVICES = {
+    "1": {"strategy": "cpu"},
+    "8": {"strategy": "mesh", "mesh": {"data": 8}},
+    "8 elastic": {"strategy": "mesh", "mesh": {"data": 8}, "reproducibility": "elastic"},
+}
+
+
+@pytest.fixture(params=[*DEVICES, "2 processes"])
+def run(request, train, start, tmp_path, monkeypatch):  # noqa: F811
+    """Trains the bad config on some devices: (exit code, summary, run folder)."""
+    if request.param in DEVICES:
+
+        def in_process(name, **changes):
+            finished = train(name, **{**BAD, **DEVICES[request.param], **changes})
+            return finished.exit_code, finished.summary, finished.run_dir
+
+        return in_process
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+    def in_two(name, *, stop_at_step=None, **changes):
+        config = {**BAD, "reproducibility": "fast", "strategy": "mesh", **changes}
+        options = [] if stop_at_step is None else [f"--stop-at-step={stop_at_step}"]
+        codes, texts = ends(start(2, devices_each=4, options=options, **config))
+        assert codes[0] == codes[1], texts
+        folder = (tmp_path / "run").rename(tmp_path / name)
+        return codes[0], json.loads((folder / "summary.json").read_text()), folder
+
+    return in_two
+
+
+def state_of(folder, step):
+    """The learned part of a snapshot's state, and the guard's counters."""
+    arrays = dict(read_snapshot(folder / "checkpoints" / f"snapshot_step{step}").arrays)
+    counters = arrays.pop("counters").tolist()
+    return arrays, counters
+
+
+def test_skip_changes_nothing_but_the_counters(run):
+    stopped = {step: run(f"to{step}", stop_at_step=step) for step in (12, 13)}
+    assert [code for code, *_ in stopped.values()] == [75, 75]
+    before, counted_before = state_of(stopped[12][2], 12)
+    after, counted = state_of(stopped[13][2], 13)
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+    assert counted_before[:5] == [12, 0, 0, 0, 0]
+    assert counted[:5] == [13, 1, 1, 13, 0]
+    earlier, _ = state_of(stopped[13][2], 10)
+    assert not all(np.array_equal(earlier[path], before[path]) for path in before), "the control"
+
+
+def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
+    code, summary, folder = run("halted", on_nonfinite="halt")
+    assert code == summary["exit_code"] == 3
+    assert (summary["status"], summary["steps"]) == ("halted", 13)
+    assert summary["reason"] == "non-finite loss or gradient at step 13"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["snapshot_step10"]
+    arrays, _ = state_of(folder, 10)
+    assert all(np.isfinite(a).all() for a in arrays.values())
+
+
+def test_rollback_finishes_with_the_bits_of_skip(run):
+    code, rolled, folder = run("rolled", on_nonfinite="rollback")
+    assert (code, rolled["status"], rolled["steps"]) == (0, "completed", 23)
+    code, skipped, _ = run("skipped")
+    assert (code, skipped["status"], skipped["steps"]) == (0, "completed", 23)
+    assert rolled["params_sha256"] == skipped["params_sha256"]
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    reported = [(line["step"], line["split"]) for line in lines]
+    assert reported == [(10, "train"), (20, "train"), (23, "eval")]
+
+
+@pytest.mark.parametrize("run", ["1", "8 elastic"], indirect=True)
+def test_rollback_undoes_a_fault_of_the_machine_as_if_it_had_not_been(run):
+    glitch = {"data_name": "nonfinite_data:glitching"}
+    code, rolled, _ = run("rolled", on_nonfinite="rollback", **glitch)
+    assert code == 0
+    _, right, _ = run("right", data_name="digits")
+    assert rolled["params_sha256"] == right["params_sha256"]
+    _, skipped, _ = run("skipped", **glitch)
+    assert skipped["params_sha256"] != right["params_sha256"], "the control"
