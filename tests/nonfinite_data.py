@@ -7,6 +7,7 @@ import numpy as np
 from aetheria.data.datasets import digits
 from aetheria.data.feed import epoch_order
 from aetheria.data.sources import ArraySource, DataSplits
+from aetheria.events import RunStarted
 
 
 def poisoned(
@@ -47,3 +48,18 @@ def glitching(**where) -> DataSplits:
     """Poisoned digits, but the bad number is there only once: what a fault of a machine gives."""
     splits = poisoned(**where)
     return dataclasses.replace(splits, train=_Glitch(digits().train, splits.train))
+
+
+class Vandal:
+    """A callback that flips a bit in one snapshot, if it is there, when the run starts."""
+
+    def __init__(self, context, name):
+        self._folder, self._name = context.run_dir / "checkpoints", name
+
+    def notify(self, event):
+        if isinstance(event, RunStarted) and (self._folder / self._name).exists():
+            files = [f for f in (self._folder / self._name / "state").rglob("*") if f.is_file()]
+            largest = max(files, key=lambda file: file.stat().st_size)
+            content = bytearray(largest.read_bytes())
+            content[len(content) // 2] ^= 1
+            largest.write_bytes(content)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import DIGITS
 from test_processes import ends, start  # noqa: F401 - a fixture
+from test_tensorboard import curve
 
 from aetheria.resilience import read_snapshot
 
@@ -99,3 +100,75 @@ def test_rollback_undoes_a_fault_of_the_machine_as_if_it_had_not_been(run):
     assert rolled["params_sha256"] == right["params_sha256"]
     _, skipped, _ = run("skipped", **glitch)
     assert skipped["params_sha256"] != right["params_sha256"], "the control"
+
+
+# Reports, evaluations and a save lie between the snapshot gone back to and the bad window.
+TOLD = {
+    **BAD,
+    "log_every_steps": 2,
+    "eval_every_steps": 6,
+    "loggers": ["jsonl", "csv", "tensorboard"],
+    "callbacks": [{"early_stopping": {"patience": 50}}],
+    "snapshot": {"every_steps": 7},
+}
+
+
+def test_what_was_told_of_the_steps_undone_is_told_once(train):
+    rolled = train("rolled", **TOLD, on_nonfinite="rollback")
+    skipped = train("skipped", **TOLD)
+    drop = lambda lines: [{k: v for k, v in x.items() if k != "steps_per_second"} for x in lines]
+    assert drop(rolled.metrics) == drop(skipped.metrics)
+    assert [line["step"] for line in rolled.metrics if line["split"] == "eval"] == [6, 12, 18, 23]
+    texts = [(run.run_dir / "metrics.csv").read_text().splitlines() for run in (rolled, skipped)]
+    assert texts[0] == texts[1]
+    for tag in ("train/loss", "eval/loss"):
+        both = [curve(run.run_dir / "tensorboard", tag) for run in (rolled, skipped)]
+        assert both[0] == both[1] and both[0]
+    states = [
+        read_snapshot(run.run_dir / "checkpoints" / "snapshot_ep1").record["listeners"]
+        for run in (rolled, skipped)
+    ]
+    assert states[0] == states[1]
+
+
+def test_a_damaged_snapshot_is_not_gone_back_to(train):
+    vandal = {"nonfinite_data:Vandal": {"name": "snapshot_step10"}}
+    config = {**BAD, "on_nonfinite": "rollback", "callbacks": [vandal]}
+    assert train("run", **config, stop_at_step=10).exit_code == 75
+    run = train("run", **config, resume="latest")
+    assert run.exit_code == 0
+    quarantined = run.run_dir / "checkpoints" / "quarantine"
+    assert [path.name for path in quarantined.iterdir()] == ["snapshot_step10"]
+    right = train("right", **BAD)
+    assert run.summary["params_sha256"] == right.summary["params_sha256"]
+
+
+def test_without_a_snapshot_to_go_back_to_the_run_halts(train, monkeypatch):
+    from aetheria.resilience import store
+
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(store, "write_snapshot", full)
+    run = train("full", **BAD, on_nonfinite="rollback")
+    assert run.exit_code == 3
+    assert run.summary["reason"].endswith("at step 13, and no snapshot to go back to")
+
+
+@pytest.mark.parametrize("action", ["skip", "halt", "rollback"])
+def test_many_bad_windows_in_a_row_end_any_run(train, action):
+    bad = {"data_params": {"steps": list(range(8, 18))}, "max_consecutive_skips": 4}
+    run = train(action, **BAD, **bad, on_nonfinite=action)
+    assert run.exit_code == 3
+    last = 8 if action == "halt" else 11
+    assert run.summary["reason"] == f"non-finite loss or gradient at step {last}"
+
+
+def test_a_resumed_run_heeds_another_policy(train):
+    changes = {"data_params": {"steps": [2, 4, 6, 8, 20]}, "log_every_steps": 1}
+    stopped = train("run", **BAD, **changes, stop_at_step=15)  # by now no skip stops for the host
+    assert stopped.exit_code == 75
+    resumed = train(
+        "run", **BAD, **changes, on_nonfinite="halt", resume="latest", accept_changes=True
+    )
+    assert (resumed.exit_code, resumed.summary["steps"]) == (3, 20)

@@ -4,10 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import aetheria
 from aetheria.command.argument_types import mesh, positive, positives, rate, size_bytes
+from aetheria.command.debug import DebugNanCommand
 from aetheria.command.options import (
     OneLineParser,
     add_config,
@@ -55,7 +57,7 @@ def parse(argv: Sequence[str]) -> Command:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    for add in (_add_train, _add_plan, _add_prove):
+    for add in (_add_train, _add_plan, _add_prove, _add_debug):
         add(commands)
     options = parser.parse_args(argv)
     return options.make_command(options)
@@ -144,3 +146,12 @@ def _add_prove(commands: Any) -> None:
             project=options.project,
         )
     )
+
+
+def _add_debug(commands: Any) -> None:
+    debug = commands.add_parser("debug", help="find out what went wrong in a run")
+    things = debug.add_subparsers(metavar="WHAT", required=True, parser_class=OneLineParser)
+    nan = things.add_parser("nan", help="where a loss or a gradient stopped being finite")
+    nan.add_argument("dump", type=Path, metavar="DUMP", help="a folder in a run's dumps/")
+    add_project(nan)
+    nan.set_defaults(make_command=lambda o: DebugNanCommand(dump=o.dump, project=o.project))

@@ -1,0 +1,123 @@
+"""`aetheria debug nan`: why the loss or the gradient of a window was not finite."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aetheria.errors import ExitCode
+
+if TYPE_CHECKING:
+    from aetheria.debug.nan import Finding
+    from aetheria.debug.origin import Origin
+
+_WORDS = {"nan": "a NaN", "inf": "an infinity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugNanCommand:
+    """Command: replays a dump that a non-finite window left, and says where it went wrong.
+
+    Attributes:
+        dump: a folder in a run's `dumps/`.
+        project: the project folder, where the model is looked for; None: the current folder.
+    """
+
+    dump: Path
+    project: Path | None = None
+
+    def execute(self) -> int:
+        """Replays, prints, and returns the exit code: 0 if the cause was found, 1 if everything is
+        finite here.
+
+        Raises:
+            AetheriaError: this is no dump, it is damaged, or its model cannot be made.
+        """
+        from aetheria.resilience.dumps import read_dump
+
+        snapshot, window = read_dump(self.dump)
+        record = snapshot.record
+        finding = self._find(snapshot.arrays, window, record)
+        for name, text in _describe(finding, record, window):
+            print(f"{name:10} {text}")
+        return int(ExitCode.FAILED if finding is None else ExitCode.OK)
+
+    def _find(self, arrays: Any, window: Any, record: Mapping[str, Any]) -> "Finding | None":
+        from aetheria.build import build_model, is_elastic
+        from aetheria.config import make_config
+        from aetheria.debug.nan import Replay
+        from aetheria.plugins.discovery import find_project
+
+        config = make_config(record["config"], str(self.dump))
+        replay = Replay(
+            build_model(config, find_project(self.dump, self.project)),
+            mixed_precision=config.mixed_precision,
+            carries_state=not is_elastic(config),  # lanes all begin with the same
+            arrays=arrays,
+            window=window,
+            step=record["step"],
+        )
+        return replay.find()
+
+
+def _describe(
+    finding: "Finding | None", record: Mapping[str, Any], window: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    num_micro, size = window["mask"].shape
+    yield "window", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
+    if finding is None:
+        yield (
+            "finite",
+            "loss and gradient are finite when computed again: the data and the model are not the "
+            "cause; look at the machine (memory, driver) that computed them",
+        )
+        return
+    numbers = f"loss (summed) {finding.loss:g}, gradient norm {finding.grad_norm:g}"
+    if finding.micro_batch is None:
+        yield "sum", f"every micro-batch is finite, all together are not: {numbers}"
+    else:
+        yield "where", f"micro-batch {finding.micro_batch + 1} of {num_micro}: {numbers}"
+    if finding.origin is not None:
+        yield from _describe_origin(finding.origin)
+    if finding.parameter is not None:
+        if not finding.in_gradient:
+            text = "its value is not finite"
+        elif finding.micro_batch is None:
+            text = "its gradient is the largest"
+        else:
+            text = "its gradient is the first that is not finite"
+        yield "parameter", f"{finding.parameter}: {text}"
+    if finding.micro_batch is not None:
+        yield "example", _example(finding, record, size)
+
+
+def _describe_origin(origin: "Origin") -> Iterator[tuple[str, str]]:
+    chain = [origin]
+    while chain[0].because is not None:
+        chain.insert(0, chain[0].because)
+    first = chain[0]
+    if first.argument is None:
+        yield "first", f"{first.operation} gives {_WORDS[first.kind]}"
+    else:
+        what, _, name = first.argument.partition("/")
+        kind = "the data, column" if what == "batch" else what
+        yield "first", f"{_WORDS[first.kind]} in {kind} {name}"
+    yield "layer", _place(first)
+    for later in chain[1:]:
+        yield "then", f"{later.operation} makes {_WORDS[later.kind]} of it: {_place(later)}"
+
+
+def _place(origin: "Origin") -> str:
+    layer = origin.layer or "outside of any module"
+    turn = "" if origin.turn is None else f", layer {origin.turn} (from 0) of a loop"
+    source = f", {origin.source}" if origin.source else ""
+    return f"{layer}{turn}, {'backward' if origin.backward else 'forward'} pass{source}"
+
+
+def _example(finding: "Finding", record: Mapping[str, Any], size: int) -> str:
+    assert finding.micro_batch is not None
+    if finding.row is None:
+        return "no single one: alone, each of the micro-batch is finite"
+    place = finding.micro_batch * size + finding.row
+    number = record["indices"][place]
+    return f"row {finding.row} (from 0) of the micro-batch: number {number} of the training split"

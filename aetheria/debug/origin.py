@@ -1,0 +1,320 @@
+"""Where in a computation a number first is not finite: evaluates it one operation at a time.
+
+jax can stop at the first NaN (`jax_debug_nans`, checkify), but not say where an infinity came from,
+in which layer that is, or that a masked infinity did no harm. So every value here carries a mark:
+where what is not finite in it was born. An operation whose result holds a NaN passes on the mark of
+an operand with a NaN, and is itself the birthplace if there is none.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.extend import core
+
+import aetheria
+
+# Their frames are not where a user wrote the operation.
+_SHIPPED_MODELS = str(Path(aetheria.__path__[0]) / "models")
+_LIBRARIES = tuple(module.__path__[0] for module in (jax, flax, optax, aetheria))
+# Operations that are a computation of their own: looked into.
+_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_RESHAPING = ("convert_element_type", "reshape", "transpose", "broadcast_in_dim", "squeeze")
+_OPAQUE = ("while", "scatter", "reduce", "sort", "custom_root", "linear_solve")
+
+
+@dataclass(eq=False)
+class Origin:
+    """Where a value first was not finite.
+
+    Attributes:
+        operation: jax's name of it; None: it came in with the argument `argument`.
+        argument: path of an argument of the computation.
+        layer: the module the operation belongs to; of an argument, the first that uses it. Where
+            modules give no names (Flax NNX), the path of the parameter in use.
+        backward: whether that is the backward pass.
+        source: `file:line` of the user's code.
+        turn: which turn of a loop over layers, from 0; None: no loop.
+        kind: `nan` or `inf`.
+        because: the origin of an infinity that the operation made a NaN of.
+    """
+
+    kind: str
+    operation: str | None = None
+    argument: str | None = None
+    layer: str = ""
+    backward: bool = False
+    source: str = ""
+    turn: int | None = None
+    because: "Origin | None" = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is known of a value that is not finite.
+
+    Attributes:
+        origin: where it was born; None: a constant, such as the infinity a mask is made of.
+        is_nan: whether there is a NaN in it, not only infinities.
+        made_at: the number of the operation that made this value.
+    """
+
+    origin: Origin | None
+    is_nan: bool
+    made_at: int
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What surrounds an operation: the enclosing module and the turn of a loop."""
+
+    stack: str = ""
+    turn: int | None = None
+    source: str = ""
+
+
+@dataclass
+class Tracer:
+    """Evaluates jaxprs and marks what is not finite.
+
+    Attributes:
+        num_operations: how many there were so far.
+        parameters: id of an array -> the array, which keeps the id its own, and its path.
+    """
+
+    num_operations: int = 0
+    parameters: dict[int, tuple[Any, str]] = field(default_factory=dict)
+
+    def run(
+        self, closed: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: _Frame
+    ) -> tuple[list[Any], list[Mark | None]]:
+        """The outputs of a closed jaxpr and their marks."""
+        values: dict[Any, tuple[Any, Mark | None]] = {}
+
+        def read(var: Any) -> tuple[Any, Mark | None]:
+            if isinstance(var, core.Literal):
+                return var.val, self._constant(var.val)
+            return values[var]
+
+        constants = [(value, self._constant(value)) for value in closed.consts]
+        values.update(zip(closed.jaxpr.constvars, constants, strict=True))
+        given = zip(arguments, marks, strict=True)
+        values.update(zip(closed.jaxpr.invars, given, strict=True))
+        for eqn in closed.jaxpr.eqns:
+            operands = [read(var) for var in eqn.invars]
+            results = self._apply(eqn, operands, frame)
+            values.update(zip(eqn.outvars, results, strict=True))
+        outputs = [read(var) for var in closed.jaxpr.outvars]
+        return [value for value, _ in outputs], [mark for _, mark in outputs]
+
+    def _apply(
+        self, eqn: Any, operands: Sequence[tuple[Any, Mark | None]], frame: _Frame
+    ) -> list[tuple[Any, Mark | None]]:
+        arguments, marks = [value for value, _ in operands], [mark for _, mark in operands]
+        inner = _inside(eqn, frame)
+        name = eqn.primitive.name
+        if name == "scan":
+            return self._scan(eqn, arguments, marks, inner)
+        if name == "cond":
+            branch = _closed(eqn.params["branches"][int(arguments[0])])
+            return list(zip(*self.run(branch, arguments[1:], marks[1:], inner), strict=True))
+        if name not in _OPAQUE and (called := _called(eqn)) is not None:
+            return list(zip(*self.run(called, arguments, marks, inner), strict=True))
+        self.num_operations += 1
+        with eqn.ctx.manager:
+            out = eqn.primitive.bind(*arguments, **eqn.primitive.get_bind_params(eqn.params))
+        outs = list(out) if eqn.primitive.multiple_results else [out]
+        inner = self._named_by_parameter(name, arguments, outs, inner)
+        self._note_layer(marks, inner)
+        return [(value, self._mark(value, eqn, marks, inner)) for value in outs]
+
+    def _scan(
+        self, eqn: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: _Frame
+    ) -> list[tuple[Any, Mark | None]]:
+        """Takes the turns of a loop one by one."""
+        body, length = _closed(eqn.params["jaxpr"]), eqn.params["length"]
+        # Operands are constants, carry and columns; results are carry and columns. A column is what
+        # has a dim more outside than inside (jax 0.10 and 0.12 count them in different ways).
+        differ = lambda outer, inner: sum(
+            a.aval.shape != b.aval.shape for a, b in zip(outer, inner, strict=True)
+        )
+        first_xs = len(arguments) - differ(eqn.invars, body.jaxpr.invars)
+        num_carry = len(eqn.outvars) - differ(eqn.outvars, body.jaxpr.outvars)
+        num_consts = first_xs - num_carry
+        consts, const_marks = arguments[:num_consts], marks[:num_consts]
+        carry, carry_marks = list(arguments[num_consts:first_xs]), list(marks[num_consts:first_xs])
+        turns = range(length)[::-1] if eqn.params["reverse"] else range(length)
+        stacked: dict[int, list[tuple[Any, Mark | None]]] = {}
+        for turn in turns:
+            xs = [column[turn] for column in arguments[first_xs:]]
+            xs_marks = [
+                mark if mark is not None and _badness(value) else None
+                for value, mark in zip(xs, marks[first_xs:], strict=True)
+            ]
+            outs, out_marks = self.run(
+                body,
+                [*consts, *carry, *xs],
+                [*const_marks, *carry_marks, *xs_marks],
+                _Frame(frame.stack, turn, frame.source),
+            )
+            carry, carry_marks = outs[:num_carry], out_marks[:num_carry]
+            stacked[turn] = list(zip(outs[num_carry:], out_marks[num_carry:], strict=True))
+        columns = zip(*(stacked[turn] for turn in range(length)), strict=True)
+        ys = [(_stack([v for v, _ in c]), _first([m for _, m in c])) for c in columns]
+        return [*zip(carry, carry_marks, strict=True), *ys]
+
+    def _named_by_parameter(
+        self, name: str, arguments: Sequence[Any], outs: Sequence[Any], frame: _Frame
+    ) -> _Frame:
+        known = [self.parameters[id(a)] for a in arguments if id(a) in self.parameters]
+        if not known:
+            return frame
+        path = known[0][1]
+        if name in _RESHAPING:  # the same parameter still
+            self.parameters[id(outs[0])] = (outs[0], path)
+        return frame if _layer(frame.stack) else _Frame(path, frame.turn, frame.source)
+
+    def _constant(self, value: Any) -> Mark | None:
+        bad = _badness(value)
+        return Mark(None, bad == "nan", self.num_operations) if bad else None
+
+    def _mark(
+        self, value: Any, eqn: Any, marks: Sequence[Mark | None], frame: _Frame
+    ) -> Mark | None:
+        bad = _badness(value)
+        if not bad:
+            return None
+        is_nan = bad == "nan"
+        known = [mark for mark in marks if mark is not None]
+        heirs = [mark for mark in known if mark.is_nan] if is_nan else known
+        if heirs:
+            from_computation = [mark for mark in heirs if mark.origin is not None]
+            return Mark((from_computation or heirs)[0].origin, is_nan, self.num_operations)
+        because = next((mark.origin for mark in known if mark.origin is not None), None)
+        origin = Origin(
+            kind=bad,
+            operation=eqn.primitive.name,
+            layer=_layer(frame.stack),
+            backward="transpose" in frame.stack,
+            source=frame.source,
+            turn=frame.turn,
+            because=because,
+        )
+        return Mark(origin, is_nan, self.num_operations)
+
+    def _note_layer(self, marks: Sequence[Mark | None], frame: _Frame) -> None:
+        """Remembers the first layer that meets a bad argument."""
+        for mark in marks:
+            origin = mark.origin if mark else None
+            if origin and origin.argument and not origin.layer and frame.stack:
+                origin.layer, origin.source = _layer(frame.stack), frame.source
+                origin.turn = frame.turn
+
+
+def trace_origins(
+    function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> tuple[Any, dict[str, Mark]]:
+    """Evaluates `function(**arguments)` one operation at a time.
+
+    Args:
+        function: of trees of arrays; returns a tree of arrays.
+        arguments: by name, as the paths of bad ones will begin.
+
+    Returns:
+        The outputs, and the marks of those leaves that are not finite, by path.
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(dict(arguments))
+    values = [value for _, value in flat]
+    by_position = lambda *leaves: function(**jax.tree.unflatten(treedef, leaves))
+    closed, shape = jax.make_jaxpr(by_position, return_shape=True)(*values)
+    marks = [
+        Mark(Origin(kind=bad, argument=_path(path)), bad == "nan", 0)
+        if (bad := _badness(value))
+        else None
+        for path, value in flat
+    ]
+    parameters = {id(value): (value, _path(path[1:-1])) for path, value in flat if len(path) > 2}
+    outputs, out_marks = Tracer(parameters=parameters).run(closed, values, marks, _Frame())
+    tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    paths = [_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    marked = zip(paths, out_marks, strict=True)
+    return tree, {path: mark for path, mark in marked if mark is not None}
+
+
+def _badness(value: Any) -> str:
+    """`nan`, `inf`, or nothing."""
+    if not jnp.issubdtype(_dtype(value), jnp.inexact):
+        return ""
+    if bool(jnp.isfinite(value).all()):
+        return ""
+    return "nan" if bool(jnp.isnan(value).any()) else "inf"
+
+
+def _called(eqn: Any) -> Any:
+    """The computation that an operation calls, closed; None if it calls none."""
+    for name in _CALLS:
+        if (jaxpr := eqn.params.get(name)) is not None:
+            return _closed(jaxpr)
+    return None
+
+
+def _closed(jaxpr: Any) -> Any:
+    return jaxpr if hasattr(jaxpr, "consts") else core.ClosedJaxpr(jaxpr, ())
+
+
+def _inside(eqn: Any, frame: _Frame) -> _Frame:
+    own = str(eqn.source_info.name_stack)
+    # The stack inside a call is empty, or begins anew at the module that made the call.
+    stack = own or frame.stack
+    if own and "transpose" in frame.stack and "transpose" not in own:
+        stack = f"transpose({own})"
+    return _Frame(stack, frame.turn, _source(eqn) or frame.source)
+
+
+def _source(eqn: Any) -> str:
+    """`file:line` of the innermost frame that is no library's."""
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        file = frame.file_name
+        if file.startswith(_SHIPPED_MODELS) or not file.startswith((*_LIBRARIES, "<")):
+            return f"{_shortened(file)}:{frame.line_num}"
+    return ""
+
+
+def _shortened(file: str) -> str:
+    return "/".join(Path(file).parts[-2:])
+
+
+def _layer(stack: str) -> str:
+    """The module path of a name stack.
+
+    >>> _layer("transpose(jvp(_Layers))/blocks/attention/vmap()")
+    'blocks/attention'
+    """
+    parts = [part for part in re.split(r"[/()]", stack) if part]
+    modules = [part for part in parts if part not in ("jvp", "vmap", "transpose", "checkpoint")]
+    rooted = bool(re.match(r"^(transpose\()?(jvp)\(", stack)) and len(modules) > 1
+    return "/".join(modules[1:] if rooted else modules)
+
+
+def _first(marks: Sequence[Mark | None]) -> Mark | None:
+    return next((mark for mark in marks if mark is not None), None)
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    return jnp.stack(values)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _dtype(value: Any) -> Any:
+    return value.dtype if hasattr(value, "dtype") else np.result_type(value)
