@@ -1,5 +1,5 @@
 # Sourced by quickstart.sh and test.sh: makes .venv if needed, installs Aetheria into it, activates it.
-# Usage: ensure_environment [EXTRA]. PYTHON=python3.13 chooses the interpreter of a new .venv.
+# Usage: ensure_environment [EXTRA,EXTRA]. PYTHON=python3.13 chooses the interpreter of a new .venv.
 
 ensure_environment() {
     local extra="${1:-}" python="${PYTHON:-python3}" stamp

@@ -98,6 +98,29 @@ def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path):
     assert folders[0] == folders[1]
 
 
+def test_torchrun_gives_the_bits_of_one_process(start, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed, and with it torchrun")
+    codes, texts = ends(start(1))
+    assert codes == [0], texts
+    one = summary(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = [sys.executable, "-m", *launcher, "-m", "aetheria", "train", "config.yaml"]
+    done = subprocess.run(
+        # A device each: the mesh is there only if the two have found each other.
+        [*command, "--workdir=two", "--set", "mesh={data: 2}"],
+        cwd=tmp_path,
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert two["params_sha256"] == one["params_sha256"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, rank):
