@@ -158,7 +158,7 @@ def fit_snapshot(plan: RunPlan, config: Config, program: JaxProgram | ElasticPro
 
 def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
-    shorts = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
+    shorts = {name: getattr(config, name) for name in ("learning_rate", "max_grad_norm", "remat")}
     given = {name: value for name, value in shorts.items() if value is not None}
     return make_model(config.model_name, {**config.model_params, **given}, project)
 

@@ -59,6 +59,8 @@ class Config:
         batch_size: examples in one optimizer step.
         learning_rate: handed to the model; null: the model's own default.
         max_grad_norm: handed to the model; 0: no clipping; null: the model's own default.
+        remat: handed to the model: what its backward pass computes again to save memory, `none`,
+            `dots` (all but products with weights) or `full`; null: the model's own default.
         mixed_precision: compute in bfloat16, everything that accumulates in float32; or a policy
             by name, such as `params=float32,compute=float16,output=float32`.
         grad_accumulation_steps: micro-batches in one optimizer step.
@@ -89,6 +91,7 @@ class Config:
     batch_size: int = _field(64, resume="schedule")
     learning_rate: float | None = _field(None, resume="schedule")
     max_grad_norm: float | None = _field(None, resume="schedule")
+    remat: Literal["none", "dots", "full"] | None = _field(None, resume="schedule")
     mixed_precision: bool | str = _field(False, resume="schedule")
     grad_accumulation_steps: int = _field(1, resume="schedule")
     strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
@@ -226,7 +229,7 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
         parse_policy(values.get("mixed_precision", False))
     except ValueError as error:
         yield f"{where('mixed_precision')}: mixed_precision: {error}"
-    for name in ("learning_rate", "max_grad_norm"):
+    for name in ("learning_rate", "max_grad_norm", "remat"):
         short, own = values.get(name), values.get("model_params", {}).get(name)
         with contextlib.suppress(TypeError, ValueError):
             own = convert(own, float)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aetheria.build import build_model
+from aetheria.config import make_config
 from aetheria.errors import AetheriaError
 from aetheria.logic.precision import Precision
 from aetheria.plugins import MODELS
@@ -179,6 +181,14 @@ def test_logits_are_float32_beyond_bfloat16_in_mixed_precision():
 
 def gradient_program(model, params, batch):
     return jax.jit(jax.value_and_grad(lambda p: loss_of(model, p, batch, train=True))).lower(params)
+
+
+def test_remat_is_a_key_of_the_config_too():
+    config = make_config({"model_name": "Transformer", "remat": "dots"}, "test")
+    assert build_model(config, None).remat == "dots"
+    without = make_config({"model_name": "SimpleMLP", "remat": "dots"}, "test")
+    with pytest.raises(AetheriaError, match=r"model_params.remat: expected one of input_dim"):
+        build_model(without, None)
 
 
 def test_remat_changes_memory_and_no_value():
