@@ -145,8 +145,9 @@ def make_gather(mesh: Mesh) -> Gather:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         number = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-        bits = jax.lax.bitcast_convert_type(leaf, number)
-        bits = jax.lax.with_sharding_constraint(bits, whole)
+        # The barriers: XLA else finds that bits there and back are nothing, and drops both.
+        bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(leaf, number))
+        bits = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(bits, whole))
         return jax.lax.bitcast_convert_type(bits, leaf.dtype)
 
     return jax.jit(lambda leaves: [gather(leaf) for leaf in leaves], out_shardings=whole)
