@@ -136,13 +136,13 @@ class Shards:
 def make_gather(mesh: Mesh) -> Gather:
     """Builds the program that makes split arrays whole on every device of a mesh.
 
-    As whole numbers of the same width: a compiler may move bfloat16 as float32 (XLA does on a CPU),
-    or sum where zeros would do, but leaves the bits of a whole number alone.
+    Floats of fewer than 32 bits travel as whole numbers: XLA moves bfloat16 as float32 on a CPU,
+    there and back, and a conversion is not a move.
     """
     whole = NamedSharding(mesh, PartitionSpec())
 
     def gather(leaf: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize >= 4:
             return leaf
         number = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
         # The barriers: XLA else finds that bits there and back are nothing, and drops both.
