@@ -49,6 +49,18 @@ def make_window(model, seed=0):
     return {"inputs": inputs, "labels": inputs[..., :3].argmax(-1).astype(np.int32), "mask": mask}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """A program compiled for eight devices is eight in memory, and each takes some of the 65,530
+    mappings that Linux gives a process; XLA crashes where there are none left.
+    """
+    yield
+    compiled.cache_clear()
+    end_of_run.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+
+
 def program_of(mesh, model="mlp", mixed_precision=False):
     return compiled(mesh, model, mixed_precision)
 
