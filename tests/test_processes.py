@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
 from conftest import DIGITS
 
+from aetheria.resilience import read_snapshot
+
 pytestmark = pytest.mark.slow
 
+LAST = ("two", "run")
 ELASTIC = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
 
 
@@ -147,6 +151,63 @@ def test_a_run_stopped_with_two_processes_goes_on_with_two_and_with_one(start, t
     (tmp_path / "run").rename(tmp_path / "moved")
     ends(start(1))
     assert summary(tmp_path)["params_sha256"] == moved["params_sha256"]
+
+
+LAYOUTS = {
+    "fsdp over both": {"fsdp": 4},
+    "data over both": {"data": 2, "fsdp": 2},
+}
+
+
+@pytest.mark.parametrize("mesh", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_state_in_parts_over_two_processes_has_the_bits_of_one_device(start, tmp_path, mesh):
+    codes, texts = ends(start(2, devices_each=2, mesh=mesh, options=["--stop-at-step=20"]))
+    assert codes == [75, 75], texts
+    codes, texts = ends(start(2, devices_each=2, mesh=mesh, options=["--resume=latest"]))
+    assert codes == [0, 0], texts
+    two = summary(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "two")
+    codes, texts = ends(start(1, mesh={"data": 1}))
+    assert codes == [0], texts
+    one = summary(tmp_path)
+    for name in ("params_sha256", "steps", "examples_seen", "n_eval_examples", "final"):
+        assert one[name] == two[name]
+    saved = [read_snapshot(tmp_path / name / "checkpoints" / "snapshot_ep2") for name in LAST]
+    arrays = [{path: a.tobytes() for path, a in each.arrays.items()} for each in saved]
+    assert arrays[0] == arrays[1]
+
+
+FAST = {
+    "data": {"data": 4},
+    "fsdp over both": {"fsdp": 4},
+    "data over both": {"data": 2, "fsdp": 2},
+    "tensor over both": {"tensor": 4},
+    "all": {"fsdp": 2, "tensor": 2},
+}
+
+
+@pytest.mark.parametrize("mesh", FAST.values(), ids=FAST)
+def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(start, tmp_path, mesh):
+    fast = {"reproducibility": "fast", "learning_rate": 1e-4, "epochs": 1, "mesh": mesh}
+    codes, texts = ends(start(2, devices_each=2, options=["--stop-at-step=10"], **fast))
+    assert codes == [75, 75], texts
+    codes, texts = ends(start(2, devices_each=2, options=["--resume=latest"], **fast))
+    assert codes == [0, 0], texts
+    steps = summary(tmp_path)["steps"]
+    (tmp_path / "run").rename(tmp_path / "two")
+    codes, texts = ends(start(1, **{**fast, "mesh": {"data": 1}}))
+    assert codes == [0], texts
+    assert summary(tmp_path)["steps"] == steps == 23
+    two, one = (read_snapshot(tmp_path / name / "checkpoints" / "snapshot_ep1") for name in LAST)
+    assert set(two.arrays) == set(one.arrays)
+    for path in one.arrays:
+        np.testing.assert_allclose(
+            two.arrays[path], one.arrays[path], rtol=0, atol=1e-5, err_msg=path
+        )
+    # The control: what was learnt is far more than that.
+    kernel = "params/Dense_0/kernel"
+    early = read_snapshot(tmp_path / "two/checkpoints/snapshot_step10").arrays[kernel]
+    assert abs(early - one.arrays[kernel]).max() > 1e-4
 
 
 def test_a_listener_stops_all_at_the_step_at_which_it_stops_one(start, tmp_path):

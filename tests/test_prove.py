@@ -28,6 +28,17 @@ def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config):
 
 
 @pytest.mark.slow
+def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, config):
+    options = ("--steps=10", "--devices=1", "--processes=1,2", "--mesh=data=2,fsdp=2")
+    done = cli("prove", "elastic", config, *options)
+    assert done.returncode == 0, done.stderr
+    for name in ("4", "2 x 2"):
+        assert f"devices {name} (data=2, fsdp=2): done" in done.stdout
+    assert "devices 4 (data=2, fsdp=2) -> 1: done" in done.stdout
+    assert done.stdout.count("same bits") == 5 + 1  # with the one of other threads; the verdict
+
+
+@pytest.mark.slow
 def test_the_control_finds_the_difference_and_names_it(cli, config):
     options = ("--steps=5", "--devices=1,8", "--processes=1", "--control")
     done = cli("prove", "elastic", config, *options)
@@ -42,6 +53,9 @@ def test_the_control_finds_the_difference_and_names_it(cli, config):
         (["--devices=1"], "--devices: expected at least two numbers"),
         (["--devices=1,x"], "expected a number of 1 or more, got 'x'"),
         (["--devices=1,2", "--processes=3"], "--processes: expected numbers that divide the 2"),
+        (["--mesh=data=2,tensor=2"], "--mesh: expected the axes data and fsdp, got 'tensor'; "),
+        (["--mesh=fsdp"], "expected sizes of axes such as data=16,fsdp=8"),
+        (["--devices=1", "--mesh=fsdp=3"], "expected numbers that divide the 3 devices, got 2"),
         (["--set", "lanes=3"], "lanes: expected a power of two, got 3"),
         (["--set", "epocs=3"], "did you mean 'epochs'?"),
     ],
@@ -92,3 +106,6 @@ def test_the_first_difference_is_named(other, difference):
 def test_places_are_named_by_devices_and_processes():
     assert [Place(8).name, Place(8, 2).name] == ["8", "2 x 4"]
     assert [len(options) for options in Place(8, 2).options()] == [3, 3]
+    laid_out = Place(8, 2, mesh={"data": 2, "fsdp": 4})
+    assert laid_out.name == "2 x 4 (data=2, fsdp=4)"
+    assert [Place(8).setting, laid_out.setting] == ["mesh={data: 8}", "mesh={data: 2, fsdp: 4}"]

@@ -130,6 +130,14 @@ def _add_prove(commands: Any) -> None:
         help="such as 1,2: with two processes, each has half of the devices",
     )
     elastic.add_argument(
+        "--mesh",
+        type=mesh,
+        action="append",
+        default=[],
+        metavar="AXIS=N,…",
+        help="another layout to compare, such as data=2,fsdp=4; may be given several times",
+    )
+    elastic.add_argument(
         "--control",
         action="store_true",
         help="the same with reproducibility: fast, which is expected to fail",
@@ -142,6 +150,7 @@ def _add_prove(commands: Any) -> None:
             steps=options.steps,
             devices=options.devices,
             processes=options.processes,
+            meshes=tuple(options.mesh),
             control=options.control,
             project=options.project,
         )

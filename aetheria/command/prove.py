@@ -1,6 +1,7 @@
 """`aetheria prove …`: a claim, tested on your config; exit 0 if it holds, 1 if it does not."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ class ProveElasticCommand:
         steps: optimizer steps to compare.
         devices: the numbers of devices.
         processes: the numbers of processes; those above 1 share the largest number of devices.
+        meshes: layouts of devices to compare as well, axis -> size.
         control: show instead that `reproducibility: fast` does not.
         project: the project folder; None: found from the config file.
     """
@@ -33,6 +35,7 @@ class ProveElasticCommand:
     steps: int = 20
     devices: tuple[int, ...] = (1, 2, 4, 8)
     processes: tuple[int, ...] = (1, 2)
+    meshes: tuple[Mapping[str, int], ...] = ()
     control: bool = False
     project: Path | None = None
 
@@ -52,6 +55,7 @@ class ProveElasticCommand:
             steps=self.steps,
             devices=self.devices,
             processes=self.processes,
+            meshes=self.meshes,
             control=self.control,
             project=self.project,
         )
@@ -65,16 +69,30 @@ class ProveElasticCommand:
         return int(ExitCode.OK if same else ExitCode.FAILED)
 
     def _check(self) -> None:
-        if len(set(self.devices)) < 2:
+        if len(set(self.devices)) < 2 and not self.meshes:
             raise AetheriaError(
                 f"--devices: expected at least two numbers to compare, got {self.devices[0]}; "
                 "write 1,2"
             )
+        for mesh in self.meshes:
+            self._check_mesh(mesh)
+        shared = [max(self.devices), *(math.prod(mesh.values()) for mesh in self.meshes)]
         for count in self.processes:
-            if max(self.devices) % count:
+            if all(size % count for size in shared):
                 raise AetheriaError(
-                    f"--processes: expected numbers that divide the {max(self.devices)} devices, "
+                    f"--processes: expected numbers that divide the {max(shared)} devices, "
                     f"got {count}; change one of them"
+                )
+
+    def _check_mesh(self, mesh: Mapping[str, int]) -> None:
+        from aetheria.logic.sharding import BATCH_AXES, MESH_AXES
+
+        covered = MESH_AXES if self.control else BATCH_AXES
+        for axis in mesh:
+            if axis not in covered:
+                raise AetheriaError(
+                    f"--mesh: expected the axes {' and '.join(covered)}, got {axis!r}; "
+                    "elastic covers no other"
                 )
 
     def _verdict(self, first: "Row", same: bool) -> str:

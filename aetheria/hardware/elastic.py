@@ -1,8 +1,9 @@
 """The elastic program: the same bits on 1, 2, 4, 8, … devices.
 
 Everything that multiplies is compiled for one device and run on each: the gradient of a lane,
-and the update. What crosses devices is added only, in one fixed tree. A program compiled for the
-mesh as a whole would not do: XLA simplifies it otherwise for one partition than for several.
+and the update. What crosses devices is added only, in one fixed tree, or moved only, where a state
+is kept in parts. A program compiled for the mesh as a whole would not do: XLA simplifies it
+otherwise for one partition than for several.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.placement import make_mesh
+from aetheria.hardware.placement import make_mesh, place_state
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
+from aetheria.hardware.shards import Replicas, Shards, on_each_device, wait_on_cpu
 from aetheria.logic.guard import release
 from aetheria.logic.lanes import (
     LaneSums,
@@ -30,18 +32,23 @@ from aetheria.protocols import HostReport
 
 _AXIS = "lanes"
 
-Replicas = list[TrainState]  # one state a device, all of the same bits
-
 
 class LaneTotals(NamedTuple):
-    """Evaluation totals: how many batches were taken, and the sums of each lane so far."""
+    """Evaluation totals.
+
+    Attributes:
+        num_batches: how many batches were taken.
+        lanes: the sums of each lane so far.
+        replicas: the states that are evaluated, their parameters whole.
+    """
 
     num_batches: int
     lanes: tuple[Sums, ...]
+    replicas: Replicas
 
 
 class ElasticProgram:
-    """One model on several devices, each with a whole replica and its share of the lanes.
+    """One model on several devices, each with its share of the lanes, and of a split state.
 
     Lanes are the leading dim of a window, so that accumulation and data parallelism are one thing:
     lanes placed in time or in space. Evaluation batches go to the lanes in turn. Of several
@@ -50,16 +57,22 @@ class ElasticProgram:
     Args:
         model: the model.
         spec: what to compile for; the example window leads with [num_lanes, lane_size].
-        devices: a power of two of them, at most one a lane; those of a process follow each other.
+        mesh: a power of two of devices on `data` and `fsdp`, at most one a lane; those of a process
+            follow each other.
     """
 
-    def __init__(self, model: Model, spec: ProgramSpec, devices: Sequence[Any]):
+    def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
+        devices = list(mesh.devices.flat)
         mine = [d for d in devices if d.process_index == jax.process_index()]
         self._first = JaxProgram(model, spec, make_mesh({}, mine))
+        abstract = self._first.abstract_state
+        placed = place_state(model.partition_rules(), abstract, mesh)
+        self._shards = Shards(abstract, placed, mine)
+        self._joined = JaxProgram(model, spec, mesh) if self._shards.is_split else None
         self._compiles = dict.fromkeys(self._first.compiles, 0)
         self._devices, self._num_devices = mine, len(devices)
         self._share = len(spec.example_window["mask"]) // len(devices)
-        self._first_lane = list(devices).index(mine[0]) * self._share
+        self._first_lane = devices.index(mine[0]) * self._share
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
         precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
@@ -95,8 +108,8 @@ class ElasticProgram:
         return dict(self._compiles)
 
     def init(self) -> Replicas:
-        """Makes the state of step 0 on the first device, and copies it to the others."""
-        return self._replicate(self._first.init())
+        """Makes the state of step 0 on the first device, and gives the others theirs."""
+        return self._shards.spread(self._first.init())
 
     def train_steps(
         self, state: Replicas, arrays: Mapping[str, Any], start: int, count: int
@@ -105,24 +118,31 @@ class ElasticProgram:
         report = None
         for index in range(start, start + count):
             window = {name: column[index] for name, column in arrays.items()}
+            whole = self._shards.gather(state, "params", free=True)
             totals = self._over_devices(
-                tree_sum(self._gradients(state[place], window, place), self._add_lanes)
+                tree_sum(self._gradients(whole[place], window, place), self._add_lanes)
                 for place in range(len(self._devices))
             )
-            stepped = [self._update(*pair) for pair in zip(state, totals, strict=True)]
-            state, report = [new for new, _ in stepped], stepped[0][1]
+            if self._shards.is_split:
+                wait_on_cpu(totals)
+            whole = self._shards.gather(whole, "opt_state", free=True)
+            stepped = [self._update(*pair) for pair in zip(whole, totals, strict=True)]
+            state, report = self._shards.part([new for new, _ in stepped]), stepped[0][1]
         assert report is not None, "at least one step"
         return state, report
 
     def eval_step(
         self, state: Replicas, batch: Mapping[str, Any], totals: LaneTotals | None = None
     ) -> LaneTotals:
-        """Adds a batch [lane_size, ...] to the totals of the lane whose turn it is."""
-        totals = self._no_totals() if totals is None else totals
+        """Adds a batch [lane_size, ...] to the totals of the lane whose turn it is. An evaluation
+        is of one state, whose parameters are gathered at the first batch.
+        """
+        totals = self._no_totals(state) if totals is None else totals
         lanes = list(totals.lanes)
         turn = totals.num_batches % len(lanes)
-        lanes[turn] = self._lane_eval(state[turn // self._share], batch, lanes[turn])
-        return LaneTotals(totals.num_batches + 1, tuple(lanes))
+        replica = totals.replicas[turn // self._share]
+        lanes[turn] = self._lane_eval(_without_optimizer(replica), batch, lanes[turn])
+        return LaneTotals(totals.num_batches + 1, tuple(lanes), totals.replicas)
 
     def fetch(self, report: StepOutput | LaneTotals) -> HostReport:
         """Waits for the device and turns sums into weighted means."""
@@ -131,16 +151,20 @@ class ElasticProgram:
         )
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
-        """Copies the first replica, without waiting: path -> array."""
-        return self._first.export_state(state[0])
+        """Copies the state, as split as it is: path -> array. Without waiting, unless it is split
+        over several processes: then it is gathered in the memory of process 0.
+        """
+        if self._joined is None:
+            return self._first.export_state(state[0])
+        return self._joined.export_state(self._shards.join(state))
 
     def import_state(self, arrays: Mapping[str, Any]) -> Replicas:
-        """Places host arrays as a state on every device.
+        """Places host arrays as a state: whole on the first device, which gives the others theirs.
 
         Raises:
             SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
         """
-        return self._replicate(self._first.import_state(arrays))
+        return self._shards.spread(self._first.import_state(arrays))
 
     def release(self, state: Replicas, examined_step: int) -> Replicas:
         """Lets a state that holds go on, on every device."""
@@ -157,23 +181,22 @@ class ElasticProgram:
         """A state of another precision policy as this program's policy keeps it."""
         return self._first.adapt_state(arrays)
 
-    def _replicate(self, state: TrainState) -> Replicas:
-        return [jax.device_put(state, SingleDeviceSharding(device)) for device in self._devices]
-
     def _gradients(
         self, replica: TrainState, window: Mapping[str, Any], place: int
     ) -> Iterator[LaneSums]:
+        replica = _without_optimizer(replica)
         for row in range(place * self._share, (place + 1) * self._share):
             batch = {name: column[row] for name, column in window.items()}
             yield self._lane_gradient(replica, np.int32(self._first_lane + row), batch)
 
-    def _no_totals(self) -> LaneTotals:
+    def _no_totals(self, state: Replicas) -> LaneTotals:
         zeros = [
             jax.device_put(self._first.no_totals(), SingleDeviceSharding(device))
             for device in self._devices
             for _ in range(self._share)
         ]
-        return LaneTotals(0, tuple(zeros))
+        whole = self._shards.gather(state, "params", free=False)
+        return LaneTotals(0, tuple(zeros), whole)
 
     def _sum(self, lanes: Sequence[Sums]) -> Sums:
         """The sum of all lanes' totals, those of other processes too."""
@@ -187,19 +210,15 @@ class ElasticProgram:
         trees = list(parts)
         if self._num_devices == 1:
             return trees
-        if self._devices[0].platform == "cpu":
-            # The devices of one CPU share a pool of threads, and meet in a collective by blocking
-            # one each: with other work still queued there, the last may never get its thread (a
-            # deadlock, seen on jax 0.10.2 with eight devices on two cores).
-            jax.block_until_ready(trees)
+        wait_on_cpu(trees)
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
         join = lambda *leaves: jax.make_array_from_single_device_arrays(
             (self._num_devices, *leaves[0].shape[1:]), sharding, list(leaves)
         )
         total = self._add_over_devices(jax.tree.map(join, *trees))
         leaves, treedef = jax.tree.flatten(total)
-        shards = [{s.device: s.data for s in leaf.addressable_shards} for leaf in leaves]
-        return [treedef.unflatten([of[device] for of in shards]) for device in self._devices]
+        views = [on_each_device(leaf, self._devices) for leaf in leaves]
+        return [treedef.unflatten(parts) for parts in zip(*views, strict=True)]
 
     def _butterfly(self) -> Any:
         """Adds the parts of neighbouring devices, then of neighbouring pairs, and so on. Both
@@ -220,3 +239,8 @@ class ElasticProgram:
             jax.shard_map(add, mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False),
             donate_argnums=0,
         )
+
+
+def _without_optimizer(state: TrainState) -> TrainState:
+    """What a lane reads: its program knows of no optimizer's state, whole or in parts."""
+    return state._replace(opt_state=())

@@ -14,6 +14,7 @@ from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware.adapt import adapt_state
 from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import leaf_paths, place_state
+from aetheria.hardware.shards import gather_on_first, make_gather
 from aetheria.logic.guard import EXAMINED, release
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
@@ -113,9 +114,9 @@ class JaxProgram:
             out_shardings=whole,
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
-        # One process reads every shard itself; among several, each must hold what it writes.
         shards = dict(zip(leaf_paths(placed), jax.tree.leaves(placed), strict=True))
-        self._export = jax.jit(_export, out_shardings=whole if mesh.is_multi_process else shards)
+        self._export = jax.jit(_export, out_shardings=shards)
+        self._gather = make_gather(mesh)
 
     @property
     def windows_per_chunk(self) -> int:
@@ -188,8 +189,12 @@ class JaxProgram:
         return HostReport(_means(names, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
-        """Copies the state on the device, without waiting: path -> array, keys as uint32 data."""
-        return self._export(state)
+        """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,
+        unless it is split over several processes: then it is gathered in the memory of process 0.
+        """
+        copied = self._export(state)
+        # One process reads every shard itself.
+        return gather_on_first(copied, self._gather) if self._mesh.is_multi_process else copied
 
     def import_state(self, arrays: Mapping[str, Any]) -> TrainState:
         """Places host arrays as a state.

@@ -16,11 +16,6 @@ from aetheria.hardware.program import JaxProgram, ProgramSpec
 from aetheria.logic.model import Model
 from aetheria.logic.sharding import BATCH_AXES, MESH_AXES
 
-_NOT_ELASTIC = {
-    "tensor": "it splits contractions, and so changes the order of their sums",
-    "fsdp": "a lane needs the parameters whole on its device, so it would save nothing",
-}
-
 
 @dataclass(frozen=True)
 class MeshStrategy:
@@ -64,17 +59,17 @@ class ElasticStrategy:
 
     def check(self, num_lanes: int, lane_size: int) -> None:
         """Raises HardwareError if the lanes cannot be shared evenly."""
-        for axis, reason in _NOT_ELASTIC.items():
-            if self.mesh.shape[axis] > 1:
-                raise HardwareError(
-                    f"mesh: expected the axis data alone with reproducibility elastic, got "
-                    f"{axis}={self.mesh.shape[axis]}: {reason}; use reproducibility fast for it"
-                )
+        if (tensor := self.mesh.shape["tensor"]) > 1:
+            raise HardwareError(
+                "mesh: expected the axes data and fsdp alone with reproducibility elastic, got "
+                f"tensor={tensor}: it splits contractions, and so changes the order of their sums; "
+                "use reproducibility fast for it"
+            )
         size = self.mesh.devices.size
         if num_lanes % size:
             raise HardwareError(
                 f"mesh: expected a number of devices that divides the {num_lanes} lanes, got "
-                f"{size}; set mesh to {{data: N}}, or lanes to a larger power of two"
+                f"{size} (data x fsdp); set mesh to fewer, or lanes to a larger power of two"
             )
 
         mine = [d for d in self.mesh.local_devices if d.platform == "cpu"]
@@ -96,7 +91,7 @@ class ElasticStrategy:
 
     def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
         """Builds the program; each part is compiled at its first call."""
-        return ElasticProgram(model, spec, list(self.mesh.devices.flat))
+        return ElasticProgram(model, spec, self.mesh)
 
 
 def select_strategy(

@@ -1,7 +1,8 @@
 """`prove elastic`: the same run on different numbers of devices, compared bit for bit."""
 
+import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class ElasticProof:
         steps: optimizer steps to compare.
         devices: the numbers of devices; the first is the one that the others are compared with.
         processes: the numbers of processes; those above 1 share the largest number of devices.
+        meshes: layouts to compare as well, axis -> size: in one process, in each number of
+            processes that divides their devices, and moved from there to the first of `devices`.
         control: train with `reproducibility: fast`, which does not make the promise.
         project: the project folder.
     """
@@ -53,21 +56,34 @@ class ElasticProof:
     processes: Sequence[int]
     control: bool
     project: Path | None
+    meshes: Sequence[Mapping[str, int]] = ()
 
     def cases(self) -> list[Case]:
         """One for each number of devices, and of processes; one with another number of threads,
-        as a machine with other cores has; and one that begins on the most devices and goes on,
-        from its snapshot, on fewer.
+        as a machine with other cores has; one that begins on the most devices and goes on, from
+        its snapshot, on fewer; and those of each mesh.
         """
         most = max(self.devices)
         places = [Place(devices) for devices in self.devices]
-        places += [Place(most, processes) for processes in self.processes if processes > 1]
+        places += [Place(most, count) for count in self._several(most)]
         places.append(Place(self.devices[0], threads=_OTHER_THREADS))
         cases = [Case(((place, self.steps),)) for place in places]
         fewer = [devices for devices in self.devices if devices < most]
         if fewer and self.steps > 1:
-            cases.append(Case(((Place(most), self.steps // 2), (Place(fewer[-1]), self.steps))))
+            cases.append(self._move(Place(most), Place(fewer[-1])))
+        for mesh in self.meshes:
+            size = math.prod(mesh.values())
+            laid_out = [Place(size, count, mesh=mesh) for count in (1, *self._several(size))]
+            cases += [Case(((place, self.steps),)) for place in laid_out]
+            if self.steps > 1:
+                cases.append(self._move(laid_out[0], Place(self.devices[0])))
         return cases
+
+    def _several(self, devices: int) -> list[int]:
+        return [count for count in self.processes if count > 1 and devices % count == 0]
+
+    def _move(self, first: Place, second: Place) -> Case:
+        return Case(((first, self.steps // 2), (second, self.steps)))
 
     def rows(self) -> Iterator[Row]:
         """Runs one case after another.

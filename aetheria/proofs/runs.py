@@ -47,20 +47,29 @@ class Evidence:
 @dataclass(frozen=True)
 class Place:
     """Where a run runs: how many devices, over how many processes, on how many threads of the
-    CPU (None: as many as XLA takes by itself, which depends on the machine's cores).
+    CPU (None: as many as XLA takes by itself, which depends on the machine's cores), and how the
+    devices are laid out (None: all on the axis `data`).
     """
 
     devices: int
     processes: int = 1
     threads: int | None = None
+    mesh: Mapping[str, int] | None = None
 
     @property
     def name(self) -> str:
-        """`8`, or `2 x 4` for two processes with four devices each."""
+        """`8`, or `2 x 4` for two processes with four devices each; with a mesh, its axes."""
         name = str(self.devices)
         if self.processes > 1:
             name = f"{self.processes} x {self.devices // self.processes}"
+        if self.mesh is not None:
+            name += f" ({_axes(self.mesh, '=')})"
         return name if self.threads is None else f"{name} ({self.threads} threads)"
+
+    @property
+    def setting(self) -> str:
+        """The layout as a `key=value` text."""
+        return f"mesh={{{_axes(self.mesh or {'data': self.devices}, ': ')}}}"
 
     @property
     def ranks(self) -> range:
@@ -115,7 +124,7 @@ class ChildRun:
         command += [f"--workdir={self.workdir}", f"--stop-at-step={to_step}"]
         command += [f"--project={self.project}"] if self.project else []
         command += ["--resume=latest"] if resume else []
-        for setting in (*self.overrides, f"mesh={{data: {place.devices}}}"):
+        for setting in (*self.overrides, place.setting):
             command += ["--set", setting]
         # Files, not pipes: nobody reads while the other processes are waited for.
         with contextlib.ExitStack() as stack:
@@ -141,6 +150,10 @@ class ChildRun:
             line.pop("steps_per_second", None)
         arrays = read_snapshot(find_snapshot(str(self.workdir), [])).arrays
         return Evidence(tuple(metrics), {part: part_sha256(arrays, part) for part in _PARTS})
+
+
+def _axes(mesh: Mapping[str, int], sign: str) -> str:
+    return ", ".join(f"{axis}{sign}{size}" for axis, size in mesh.items())
 
 
 def _last_words(text: str) -> str:
