@@ -17,7 +17,6 @@ from aetheria.logic.layers import causal_attention
 from aetheria.logic.optimizers import clip, warmup_cosine
 
 _DECAYED = ("kernel", "embedding")  # matrices; not biases, not scales of norms
-
 _UNROLLED_LAYERS = 4  # at most so many; more take too long to compile
 
 
@@ -105,9 +104,10 @@ class _Layers(nn.Module):
 
 
 def _stacked(model: "Transformer", train: bool) -> nn.Module:
-    """All blocks as a scan over one, so that many layers compile as fast as one. A few are unrolled:
-    without a loop, what the backward pass keeps need not be copied into one array of all layers,
-    and a step takes a fifth less time on a CPU.
+    """All blocks as a scan over one, so that many layers compile as fast as one.
+
+    A few are unrolled: without a loop, what the backward pass keeps need not be copied into one
+    array of all layers, and a step takes a fifth less time on a CPU.
 
     Parameters lead with [num_layers]. What the backward pass keeps is `remat`: everything (`none`),
     the products with weights (`dots`), or each block's input alone (`full`).

@@ -14,7 +14,9 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     over the last dim but one, where its maximum and its sum are vectors' and no scalars'.
 
     Args:
-        q: [batch, length, num_heads, size], and so are `k`, `v` and the output.
+        q: queries [batch, length, num_heads, size].
+        k: keys, of the same shape.
+        v: values, of the same shape, as is the output.
 
     Source: Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), 3.2.1.
     """
