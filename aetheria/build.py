@@ -22,6 +22,7 @@ from aetheria.hardware import (
 )
 from aetheria.hardware.compiler import fix_threads
 from aetheria.hardware.launch import detect_launch
+from aetheria.hardware.memory import keep_freed_memory
 from aetheria.hardware.process_group import ProcessGroup, SharedStopSignal
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
@@ -56,6 +57,8 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
     """Sets what must be set before jax starts."""
     if is_elastic(config):
         fix_threads(environ)
+    if config.strategy != "gpu":
+        keep_freed_memory(environ)
 
 
 def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -249,13 +250,28 @@ def test_the_large_config_has_1_3_billion_parameters():
     assert {leaf.shape[0] for leaf in blocks} == {layers}
 
 
-def test_more_layers_are_no_more_program():
-    programs = []
-    for num_layers in (2, 24):
-        model = dataclasses.replace(SMALL, num_layers=num_layers)
-        text = gradient_program(model, make_params(model), make_batch()).as_text()
-        programs.append(len(text.splitlines()))
-    assert programs[0] == programs[1] > 100
+def program_lines(**changes):
+    model = dataclasses.replace(SMALL, **changes)
+    text = gradient_program(model, make_params(model), make_batch()).as_text()
+    return len(text.splitlines())
+
+
+def test_many_layers_are_no_more_program():
+    assert program_lines(num_layers=6) == program_lines(num_layers=24) > 100
+
+
+def test_few_layers_are_unrolled_where_nothing_is_rematerialized():
+    assert program_lines(num_layers=2) < program_lines(num_layers=4)
+    assert program_lines(num_layers=2, remat="full") == program_lines(num_layers=4, remat="full")
+
+
+def test_unrolling_changes_no_value(monkeypatch):
+    params, batch = make_params(), make_batch()
+    unrolled = gradient_program(SMALL, params, batch).compile()(params)
+    monkeypatch.setattr(sys.modules[Transformer.__module__], "_UNROLLED_LAYERS", 0)
+    looped = gradient_program(SMALL, params, batch).compile()(params)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, unrolled, looped)
 
 
 def test_layers_start_from_different_parameters():
