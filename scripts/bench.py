@@ -111,18 +111,31 @@ def run_work(name: str, contestants: Sequence[str], options: argparse.Namespace)
         num_steps = options.steps or work.num_steps
         spec |= {"work": name, "device": options.device, "num_steps": num_steps}
         spec["snapshot_every"] = work.snapshot_every
-        rounds: list[dict[str, Any]] = []
-        for number in range(options.pairs):
-            _say(f"{name}: round {number + 1} of {options.pairs}")
-            rounds.append(
-                {
-                    each: measure(each, CONTESTANTS[each], spec, options.peers, options.launcher)
-                    for each in contestants
-                }
-            )
+        rounds, failures = run_rounds(spec, contestants, options)
     batch_size = spec["config"]["batch_size"]
     about = {"title": work.title, "batch_size": batch_size, "steps": num_steps}
-    return {**about, **reduce_work(name, rounds), "rounds": rounds}
+    return {**about, **reduce_work(name, rounds), "rounds": rounds, "failures": failures}
+
+
+def run_rounds(
+    spec: dict[str, Any], contestants: Sequence[str], options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Measures in turns; one that fails is left out of all rounds, and the others go on."""
+    rounds: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    for number in range(options.pairs):
+        rounds.append({})
+        for each in (name for name in contestants if name not in failures):
+            _say(f"{spec['work']}: round {number + 1} of {options.pairs}: {each}")
+            try:
+                rounds[-1][each] = measure(
+                    each, CONTESTANTS[each], spec, options.peers, options.launcher
+                )
+            except ContestantError as error:
+                _say(f"bench: {error}")
+                failures[each] = str(error)
+    sound = [{name: f for name, f in each.items() if name not in failures} for each in rounds]
+    return sound, failures
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -139,15 +152,16 @@ def main(arguments: Sequence[str]) -> int:
     ):
         _say("--device: expected a GPU that JAX finds, got none; use --device cpu")
         return 2
-    contestants, reports = choose(options), {}
+    contestants, reports, failed = choose(options), {}, False
     for name in options.works:
         try:
             report = run_work(name, contestants, options)
-        except (ContestantError, ValueError) as error:
+        except ValueError as error:
             _say(f"bench: {error}")
             return 1
         if report is None:
             continue
+        failed = failed or bool(report["failures"])
         reports[name] = report
         if not options.json:
             print(
@@ -159,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
         precision = "bfloat16" if options.mixed_precision else "float32"
         head = {"device": options.device, "precision": precision, "pairs": options.pairs}
         print(json.dumps({**head, "works": reports}, indent=2))
-    return 0
+    return int(failed)
 
 
 def _say(text: str) -> None:

@@ -89,6 +89,7 @@ def table(report: Mapping[str, Any]) -> str:
             f"{low:.3f} to {high:.3f} of {guard['num_bouts']} bouts)"
             f"{_verdict(guard['bar'], guard['time_ratio'], least=False)}"
         )
+    lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
     return "\n".join(lines)
 
 
