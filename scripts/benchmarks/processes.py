@@ -43,7 +43,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         result, order = Path(folder) / "result.json", Path(folder) / "spec.json"
         whole = {"warmup": _WARMUP, "changes": dict(contestant.changes), "folder": folder}
-        if contestant.xla_flags and spec["device"] == "cpu":
+        if contestant.environ and spec["device"] == "cpu":
             whole["changes"]["strategy"] = "mesh"
         order.write_text(json.dumps({**spec, **whole, "result": str(result)}))
         module = f"benchmarks.{contestant.module}"
@@ -64,7 +64,7 @@ def _python(contestant: Contestant, peers: Path | None) -> str:
 def _environment(contestant: Contestant, device: str) -> dict[str, str]:
     own = {"PYTHONPATH": str(_SCRIPTS), "TERM": "xterm", "COLUMNS": "100", "KERAS_BACKEND": "jax"}
     if device == "cpu":
-        own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": contestant.xla_flags}
+        own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **contestant.environ}
     return {**os.environ, **own}
 
 
