@@ -91,10 +91,10 @@ def _folder(text: str) -> Path:
 def choose(options: argparse.Namespace) -> list[str]:
     """The contestants that can run; says who is left out."""
     names = options.contestants or [*DEFAULT, *(PEERS if options.peers else ())]
-    if options.peers:
+    absent = PEERS if not options.contestants else [name for name in names if name in PEERS]
+    if options.peers or not absent:
         return names
-    named = [name for name in names if name in PEERS]
-    _say(f"left out without --peers FOLDER: {', '.join(named or PEERS)}")
+    _say(f"left out without --peers FOLDER: {', '.join(absent)}")
     return [name for name in names if name not in PEERS]
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-# Eight devices share a pool of threads, and wait for each other in collectives by blocking one each.
-# With as many as two cores give, the CNN's step stands still (jax 0.10.2).
+# Eight devices share a pool of threads, and meet in collectives by blocking one each. With as many
+# threads as two cores give, the CNN's step stands still (jax 0.10.2).
 _ENOUGH_THREADS = {"NPROC": "32"}
 
 
