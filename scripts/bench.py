@@ -153,6 +153,8 @@ def main(arguments: Sequence[str]) -> int:
         _say("--device: expected a GPU that JAX finds, got none; use --device cpu")
         return 2
     contestants, reports, failed = choose(options), {}, False
+    if not contestants:
+        return 2
     for name in options.works:
         try:
             report = run_work(name, contestants, options)

@@ -52,7 +52,7 @@ def main() -> None:
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        seconds=ended - began,
+        times=ended.since(began),
         num_params=count_params(folder / "run"),
         loss=loss,
         packages=("jax", "flax", "optax"),

@@ -23,7 +23,8 @@ def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
             {
                 "of": item.of,
                 "over": item.over,
-                **_spread([_rate(each, item.of) / _rate(each, item.over) for each in rounds]),
+                **_spread(_ratios(rounds, item.of, item.over, "steps_per_second")),
+                "cpu": _spread(_ratios(rounds, item.over, item.of, "cpu_ms_per_step")),
                 "bar": item.bars.get(work),
             }
             for item in COMPARISONS
@@ -48,8 +49,8 @@ def _check_sizes(work: str, figures: Round, names: Sequence[str]) -> None:
         raise ValueError(f"{work}: expected one number of parameters, got {sizes}; mend the model")
 
 
-def _rate(figures: Round, name: str) -> float:
-    return figures[name]["steps_per_second"]
+def _ratios(rounds: Sequence[Round], top: str, bottom: str, figure: str) -> list[float]:
+    return [each[top][figure] / each[bottom][figure] for each in rounds]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -59,6 +60,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "steps_per_second": _spread([each["steps_per_second"] for each in results]),
+        "cpu_ms_per_step": statistics.median(each["cpu_ms_per_step"] for each in results),
         "peak_rss_mib": statistics.median(each["peak_rss_mib"] for each in results),
         "loss": statistics.median(each["loss"] for each in results),
         "num_params": results[0]["num_params"],
@@ -74,12 +76,12 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(
             f"  {name:10} {_number(rate['median'])} steps/s "
             f"({_number(rate['min'])} to {_number(rate['max'])}) "
-            f"{each['peak_rss_mib']:6.0f} MiB   loss {each['loss']:.3f}"
+            f"{each['cpu_ms_per_step']:8.3f} ms of CPU a step {each['peak_rss_mib']:6.0f} MiB   "
+            f"loss {each['loss']:.3f}"
         )
     for ratio in report["ratios"]:
-        spread = f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})"
         lines.append(
-            f"  {ratio['of']} / {ratio['over']}: {spread}"
+            f"  {ratio['of']} / {ratio['over']}: {_text(ratio)}, by CPU time {_text(ratio['cpu'])}"
             f"{_verdict(ratio['bar'], ratio['median'], least=True)}"
         )
     if guard := report.get("guard"):
@@ -91,6 +93,10 @@ def table(report: Mapping[str, Any]) -> str:
         )
     lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
     return "\n".join(lines)
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.3f} ({spread['min']:.3f} to {spread['max']:.3f})"
 
 
 def _number(value: float) -> str:

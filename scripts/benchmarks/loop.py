@@ -36,7 +36,7 @@ def measure(spec: dict[str, Any], step: Callable[..., Any], state: Any, params: 
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        seconds=watch.seconds,
+        times=watch.times,
         num_params=sum(sizes),
         loss=float(loss),
         packages=("jax", "flax", "optax"),

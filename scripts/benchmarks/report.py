@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def read_spec() -> dict[str, Any]:
@@ -17,23 +17,37 @@ def read_spec() -> dict[str, Any]:
     return json.loads(Path(sys.argv[1]).read_text())
 
 
+class Times(NamedTuple):
+    """Seconds on the wall, and seconds of all cores that this process used."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Times":
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self, began: "Times") -> "Times":
+        return Times(self.wall - began.wall, self.cpu - began.cpu)
+
+
 class Stopwatch:
     """Times what lies between `start`, after compilation and warm-up, and `stop`."""
 
-    seconds = 0.0
+    times = Times(0.0, 0.0)
 
     def start(self) -> None:
-        self._began = time.perf_counter()
+        self._began = Times.now()
 
     def stop(self) -> None:
-        self.seconds = time.perf_counter() - self._began
+        self.times = Times.now().since(self._began)
 
 
 def write_speed(
     spec: dict[str, Any],
     *,
     num_steps: int,
-    seconds: float,
+    times: Times,
     num_params: int,
     loss: float,
     packages: Sequence[str],
@@ -42,7 +56,8 @@ def write_speed(
     write(
         spec,
         {
-            "steps_per_second": num_steps / seconds,
+            "steps_per_second": num_steps / times.wall,
+            "cpu_ms_per_step": 1000 * times.cpu / num_steps,
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "num_params": num_params,
             "loss": loss,

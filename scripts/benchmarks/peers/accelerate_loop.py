@@ -43,7 +43,7 @@ def main():
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        seconds=watch.seconds,
+        times=watch.times,
         num_params=sum(p.numel() for p in network.parameters()),
         loss=float(loss),
         packages=("accelerate", "torch"),

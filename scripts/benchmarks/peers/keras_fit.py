@@ -138,7 +138,7 @@ def main():
     write_speed(
         spec,
         num_steps=epochs * per_epoch,
-        seconds=watch.seconds,
+        times=watch.times,
         num_params=model.count_params(),
         loss=history.history["loss"][-1],
         packages=("keras", "jax"),

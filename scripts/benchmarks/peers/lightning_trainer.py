@@ -67,7 +67,7 @@ def main():
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        seconds=watch.seconds,
+        times=watch.times,
         num_params=sum(p.numel() for p in module.network.parameters()),
         loss=clock.loss,
         packages=("lightning", "torch"),
