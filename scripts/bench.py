@@ -1,196 +1,187 @@
-"""Speed and memory of Aetheria against a hand-written JAX loop on the same model, data and batch.
+"""Speed and memory of Aetheria beside hand-written loops and other trainers, as ratios.
 
-    python scripts/bench.py [--steps 20000] [--pairs 5] [--json]
+    python scripts/bench.py [--works mlp,cnn,lm] [--contestants NAMES | all] [--pairs 2] [--json]
+    python scripts/bench.py --setup FOLDER      # environments for keras, lightning, accelerate
+    python scripts/bench.py --peers FOLDER      # with these
+    python scripts/bench.py --device gpu [--mixed-precision]
 
-Each measurement is a process of its own; the two kinds alternate (A B A B …), so that a machine
-whose speed drifts serves both alike, and the figure is the median of the pairs' ratios. Compilation
-is not counted. Aetheria runs with all it does by default: guard, live progress bar in a terminal,
-JSONL, CSV and TensorBoard every 100 steps, and a verified snapshot every 5,000 steps.
+Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
+machine whose speed drifts serves all alike, and a figure is the median of the rounds' ratios.
+Compilation is not counted. What runs, and what it is compared with: `benchmarks/contestants.py`.
 """
 
 import argparse
 import json
-import os
-import pty
-import resource
-import statistics
+import shlex
 import subprocess
 import sys
 import tempfile
-import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-BATCH_SIZE = 64
-MODEL_PARAMS = {"input_dim": 64, "hidden_dim": 128, "num_classes": 10}
-DIGITS = {
-    "model_name": "SimpleMLP",
-    "model_params": MODEL_PARAMS,
-    "data_name": "digits",
-    "batch_size": BATCH_SIZE,
-    "strategy": "cpu",
-    "log_every_steps": 100,
-    "callbacks": ["bench:Clock"],
-}
+from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS
+from benchmarks.environments import make_environments, missing
+from benchmarks.figures import reduce_work, table
+from benchmarks.processes import ContestantError, measure
+from benchmarks.works import WORKS, describe
+
+from aetheria.errors import AetheriaError
+
+_CADENCE = 100  # of Aetheria's reports, between which it is measured
+_FIND_GPU = "import jax; jax.devices('gpu')"
 
 
-class Clock:
-    """A listener that notes when training metrics arrive; the first note follows compilation."""
-
-    marks: list[tuple[float, int]] = []  # noqa: RUF012 - one run a process
-
-    def __init__(self, context: Any):
-        pass
-
-    def notify(self, event: Any) -> None:
-        if type(event).__name__ == "StepsCompleted":
-            self.marks.append((time.perf_counter(), event.progress.step))
-
-
-def bare_loop(num_steps: int, folder: Path) -> float:
-    """What a researcher would write by hand: asynchronous, no guard, no logging, no snapshot.
-
-    Returns:
-        Steps a second.
-    """
-    import jax
-    import numpy as np
-    import optax
-    from aetheria.models.mlp import SimpleMLP
-
-    from aetheria.data.datasets import digits
-
-    source = digits().train
-    data = source.read(np.arange(len(source)))
-    inputs, labels = data["inputs"], data["labels"]
-    model = SimpleMLP(**MODEL_PARAMS)
-    network, optimizer = model.network(), model.optimizer(num_steps)
-    params = network.init(jax.random.key(0), inputs[:1], train=False)
-    opt_state = optimizer.init(params)
-    base_key = jax.random.key(0)
-
-    def step(params, opt_state, inputs, labels, number):
-        def mean_loss(params):
-            rngs = {"dropout": jax.random.fold_in(base_key, number)}
-            logits = network.apply(params, inputs, train=True, rngs=rngs)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        loss, grads = jax.value_and_grad(mean_loss)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
-
-    jitted = jax.jit(step, donate_argnums=(0, 1))
-    order = np.random.default_rng(0)
-    number, began = 0, 0.0
-    while number < num_steps:
-        shuffled = order.permutation(len(inputs))
-        for start in range(0, len(inputs) - BATCH_SIZE + 1, BATCH_SIZE):
-            rows = shuffled[start : start + BATCH_SIZE]
-            params, opt_state, loss = jitted(params, opt_state, inputs[rows], labels[rows], number)
-            number += 1
-            if number == 100:
-                jax.block_until_ready(loss)
-                began = time.perf_counter()
-    jax.block_until_ready(params)
-    return (number - 100) / (time.perf_counter() - began)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--works", type=_names(WORKS), default=list(WORKS), help="default: all")
+    add(
+        "--contestants",
+        type=_names(CONTESTANTS),
+        help=f"of {','.join(CONTESTANTS)}; default: {','.join(DEFAULT)}, and peers if there are",
+    )
+    add("--pairs", type=_count, default=2, help="rounds of all contestants; default: 2")
+    add("--steps", type=_steps, help=f"steps measured, a multiple of {_CADENCE}")
+    add("--device", choices=("cpu", "gpu"), default="cpu")
+    add("--mixed-precision", action="store_true", help="compute in bfloat16")
+    add("--peers", type=_folder, metavar="FOLDER", help="where --setup made the environments")
+    add("--setup", type=_folder, metavar="FOLDER", help="make the peers' environments, and leave")
+    add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
+    add("--json", action="store_true", help="figures for programs, and each round's")
+    options = parser.parse_args(arguments)
+    if options.peers and (absent := missing(options.peers)):
+        parser.error(f"--peers: expected {', '.join(absent)} in {options.peers}; --setup it")
+    return options
 
 
-def aetheria_run(num_steps: int, folder: Path) -> float:
-    """The same work through `aetheria train`'s own path. Returns steps a second."""
-    from aetheria.command.train import TrainCommand
+def _names(known: Any) -> Any:
+    def parse_names(text: str) -> list[str]:
+        names = list(known) if text == "all" else text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(known)}, got {unknown[0]!r}; use these"
+            )
+        return names
 
-    file = folder / "bench.json"
-    changes = {
-        "epochs": num_steps,
-        "max_steps": num_steps,
-        "eval_every_steps": num_steps,
-        "snapshot": {"every_epochs": 0, "every_steps": 5000},
-    }
-    file.write_text(json.dumps({**DIGITS, **changes}))
-    assert TrainCommand(config_file=file, workdir=folder / "run").execute() == 0
-    from bench import Clock as imported  # the registry imported this file under its own name
-
-    (began, first), (ended, last) = imported.marks[0], imported.marks[-1]
-    return (last - first) / (ended - began)
+    return parse_names
 
 
-KINDS = {"bare": bare_loop, "aetheria": aetheria_run}
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}; use 3")
+    return int(text)
 
 
-def child(kind: str, num_steps: int, result: Path) -> None:
-    """Measures in this process and writes the figures to a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        rate = KINDS[kind](num_steps, Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result.write_text(json.dumps({"steps_per_second": rate, "peak_rss_mib": peak / 1024}))
-
-
-def measure(kind: str, num_steps: int) -> dict[str, float]:
-    """Measures in a process whose stdout is a terminal, so that the live bar is at work."""
-    here = str(Path(__file__).resolve().parent)
-    environment = {**os.environ, "PYTHONPATH": here, "TERM": "xterm", "COLUMNS": "100"}
-    leader, follower = pty.openpty()
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--child", kind, "--steps", str(num_steps)]
-        process = subprocess.Popen(
-            [*command, "--result", str(result)], stdout=follower, env=environment
+def _steps(text: str) -> int:
+    if _count(text) % _CADENCE:
+        raise argparse.ArgumentTypeError(
+            f"expected a multiple of {_CADENCE}, got {text}; use {_CADENCE}"
         )
-        os.close(follower)
-        threading.Thread(target=_drain, args=(leader,), daemon=True).start()
-        if process.wait() != 0:
-            raise SystemExit(f"bench: the {kind} process ended with {process.returncode}")
-        return json.loads(result.read_text())
+    return int(text)
 
 
-def _drain(terminal: int) -> None:
-    try:
-        while os.read(terminal, 65536):
-            pass
-    except OSError:  # the other end is closed
-        os.close(terminal)
+def _folder(text: str) -> Path:
+    return Path(text).absolute()
 
 
-def compare(num_steps: int, num_pairs: int) -> dict[str, Any]:
-    """Alternates the two kinds and reduces the pairs to medians and spreads."""
-    pairs = [{kind: measure(kind, num_steps) for kind in KINDS} for _ in range(num_pairs)]
-    report: dict[str, Any] = {"steps": num_steps, "pairs": num_pairs}
-    for figure in ("steps_per_second", "peak_rss_mib"):
-        ratios = [pair["aetheria"][figure] / pair["bare"][figure] for pair in pairs]
-        report[figure] = {
-            **{kind: statistics.median(pair[kind][figure] for pair in pairs) for kind in KINDS},
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-        }
-    return report
+def choose(options: argparse.Namespace) -> list[str]:
+    """The contestants that can run; says who is left out."""
+    names = options.contestants or [*DEFAULT, *(PEERS if options.peers else ())]
+    absent = PEERS if not options.contestants else [name for name in names if name in PEERS]
+    if options.peers or not absent:
+        return names
+    _say(f"left out without --peers FOLDER: {', '.join(absent)}")
+    return [name for name in names if name not in PEERS]
 
 
-def main() -> None:
-    """Parses and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        child(options.child, options.steps, options.result)
-        return
-    report = compare(options.steps, options.pairs)
+def run_work(name: str, contestants: Sequence[str], options: argparse.Namespace) -> Any:
+    """Measures a work; returns its report, or None if its data is not there."""
+    work = WORKS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.npz"
+        try:
+            spec = describe(work, options.device, options.mixed_precision, data)
+        except AetheriaError as error:
+            _say(f"{name}: skipped: {error}")
+            return None
+        num_steps = options.steps or work.num_steps
+        spec |= {"work": name, "device": options.device, "num_steps": num_steps}
+        spec["snapshot_every"] = work.snapshot_every
+        rounds, failures = run_rounds(spec, contestants, options)
+    batch_size = spec["config"]["batch_size"]
+    about = {"title": work.title, "batch_size": batch_size, "steps": num_steps}
+    return {**about, **reduce_work(name, rounds), "rounds": rounds, "failures": failures}
+
+
+def run_rounds(
+    spec: dict[str, Any], contestants: Sequence[str], options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Measures in turns; one that fails is left out of all rounds, and the others go on."""
+    rounds: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+    for number in range(options.pairs):
+        rounds.append({})
+        for each in (name for name in contestants if name not in failures):
+            _say(f"{spec['work']}: round {number + 1} of {options.pairs}: {each}")
+            try:
+                rounds[-1][each] = measure(
+                    each, CONTESTANTS[each], spec, options.peers, options.launcher
+                )
+            except ContestantError as error:
+                _say(f"bench: {error}")
+                failures[each] = str(error)
+    sound = [{name: f for name, f in each.items() if name not in failures} for each in rounds]
+    return sound, failures
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs and prints; returns the exit code."""
+    options = parse(arguments)
+    if options.setup:
+        make_environments(options.setup, options.device)
+        return 0
+    if (
+        options.device == "gpu"
+        and subprocess.run(
+            [sys.executable, "-c", _FIND_GPU], capture_output=True, check=False
+        ).returncode
+    ):
+        _say("--device: expected a GPU that JAX finds, got none; use --device cpu")
+        return 2
+    contestants, reports, failed = choose(options), {}, False
+    if not contestants:
+        return 2
+    for name in options.works:
+        try:
+            report = run_work(name, contestants, options)
+        except ValueError as error:
+            _say(f"bench: {error}")
+            return 1
+        if report is None:
+            continue
+        failed = failed or bool(report["failures"])
+        reports[name] = report
+        if not options.json:
+            print(
+                f"{name}: {report['title']}, batch {report['batch_size']}, {report['steps']} "
+                f"steps, {options.pairs} rounds (medians, least to most)\n{table(report)}",
+                flush=True,
+            )
     if options.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(f"digits MLP, batch {BATCH_SIZE}, {options.steps} steps, {options.pairs} pairs (medians)")
-    for figure in ("steps_per_second", "peak_rss_mib"):
-        row = report[figure]
-        print(
-            f"{figure:17} bare {row['bare']:8.0f}   aetheria {row['aetheria']:8.0f}   "
-            f"ratio {row['ratio']:.3f} ({row['ratio_min']:.3f} to {row['ratio_max']:.3f})"
-        )
+        precision = "bfloat16" if options.mixed_precision else "float32"
+        head = {"device": options.device, "precision": precision, "pairs": options.pairs}
+        print(json.dumps({**head, "works": reports}, indent=2))
+    return int(failed)
+
+
+def _say(text: str) -> None:
+    """To stderr, so that stdout holds figures alone."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,11 @@ import pytest
 from conftest import REPOSITORY
 
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [["README.md"], ["docs/config.md", "docs/design.md"], ["docs/plan.md"]]
+PAGES = [
+    ["README.md"],
+    ["docs/config.md", "docs/design.md", "docs/benchmarks.md"],
+    ["docs/plan.md"],
+]
 
 
 def run_blocks(text: str, folder: Path) -> int:

@@ -1,0 +1,72 @@
+"""Who takes part, what is compared with what, and the bars set for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+# Eight devices share a pool of threads, and meet in collectives by blocking one each. With as many
+# threads as two cores give, the CNN's step stands still (jax 0.10.2).
+_ENOUGH_THREADS = {"NPROC": "32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A process that measures one thing.
+
+    Attributes:
+        module: under `benchmarks`, run with the path of what to do.
+        environment: of the peers' environments, the one it needs; None: Aetheria's own.
+        changes: to the config, for Aetheria's own runs.
+        environ: environment variables, on a CPU.
+    """
+
+    module: str
+    environment: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The rate of one contestant over that of another, and the least it should be in a work."""
+
+    of: str
+    over: str
+    bars: Mapping[str, float] = field(default_factory=dict)
+
+
+# A lane is a micro-batch of its own: both sides cut the batch by devices alone.
+_LANES = {"grad_accumulation_steps": 1, "lanes": 8}
+
+CONTESTANTS: Mapping[str, Contestant] = {
+    "aetheria": Contestant(module="aetheria_run"),
+    "bare": Contestant(module="bare"),
+    "naive": Contestant(module="naive"),
+    "keras": Contestant(module="peers.keras_fit", environment="keras"),
+    "lightning": Contestant(module="peers.lightning_trainer", environment="torch"),
+    "accelerate": Contestant(module="peers.accelerate_loop", environment="torch"),
+    "guard": Contestant(module="guard"),
+    "elastic": Contestant(
+        module="aetheria_run",
+        changes={**_LANES, "reproducibility": "elastic"},
+        environ=_EIGHT,  # it chooses its number of threads itself
+    ),
+    "fast": Contestant(
+        module="aetheria_run",
+        changes={**_LANES, "reproducibility": "fast"},
+        environ={**_EIGHT, **_ENOUGH_THREADS},
+    ),
+}
+
+DEFAULT = ("aetheria", "bare", "naive")
+PEERS = tuple(name for name, each in CONTESTANTS.items() if each.environment)
+
+COMPARISONS = (
+    Comparison(of="aetheria", over="bare", bars={"mlp": 0.92, "cnn": 0.98, "lm": 0.98}),
+    Comparison(of="aetheria", over="naive", bars={"cnn": 2.0, "lm": 1.5}),
+    *(Comparison(of="aetheria", over=peer) for peer in PEERS),
+    Comparison(of="elastic", over="fast"),
+)
+
+GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over one without

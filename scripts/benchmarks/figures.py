@@ -1,0 +1,110 @@
+"""From measurements to figures: medians, ratios of what ran side by side, and the table."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.contestants import COMPARISONS, GUARD_BARS
+
+Round = Mapping[str, Mapping[str, Any]]  # contestant -> what its process wrote
+
+
+def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
+    """Reduces the rounds of a work to JSON values: each ratio is taken within a round.
+
+    Raises:
+        ValueError: contestants with different numbers of parameters: they did not do one work.
+    """
+    names = [name for name in rounds[0] if name != "guard"]
+    _check_sizes(work, rounds[0], names)
+    report: dict[str, Any] = {
+        "contestants": {name: _summary([each[name] for each in rounds]) for name in names},
+        "ratios": [
+            {
+                "of": item.of,
+                "over": item.over,
+                **_spread(_ratios(rounds, item.of, item.over, "steps_per_second")),
+                "cpu": _spread(_ratios(rounds, item.over, item.of, "cpu_ms_per_step")),
+                "bar": item.bars.get(work),
+            }
+            for item in COMPARISONS
+            if item.of in names and item.over in names
+        ],
+    }
+    if "guard" in rounds[0]:
+        ratios = [r for each in rounds for r in each["guard"]["guarded_over_unguarded"]]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        report["guard"] = {
+            "time_ratio": median,
+            "quartiles": [low, high],
+            "num_bouts": len(ratios),
+            "bar": GUARD_BARS.get(work),
+        }
+    return report
+
+
+def _check_sizes(work: str, figures: Round, names: Sequence[str]) -> None:
+    sizes = {name: figures[name]["num_params"] for name in names}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"{work}: expected one number of parameters, got {sizes}; mend the model")
+
+
+def _ratios(rounds: Sequence[Round], top: str, bottom: str, figure: str) -> list[float]:
+    return [each[top][figure] / each[bottom][figure] for each in rounds]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "steps_per_second": _spread([each["steps_per_second"] for each in results]),
+        "cpu_ms_per_step": statistics.median(each["cpu_ms_per_step"] for each in results),
+        "peak_rss_mib": statistics.median(each["peak_rss_mib"] for each in results),
+        "loss": statistics.median(each["loss"] for each in results),
+        "num_params": results[0]["num_params"],
+        "versions": results[0]["versions"],
+    }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The figures of a work as text."""
+    lines = []
+    for name, each in report["contestants"].items():
+        rate = each["steps_per_second"]
+        lines.append(
+            f"  {name:10} {_number(rate['median'])} steps/s "
+            f"({_number(rate['min'])} to {_number(rate['max'])}) "
+            f"{each['cpu_ms_per_step']:8.3f} ms of CPU a step {each['peak_rss_mib']:6.0f} MiB   "
+            f"loss {each['loss']:.3f}"
+        )
+    for ratio in report["ratios"]:
+        lines.append(
+            f"  {ratio['of']} / {ratio['over']}: {_text(ratio)}, by CPU time {_text(ratio['cpu'])}"
+            f"{_verdict(ratio['bar'], ratio['median'], least=True)}"
+        )
+    if guard := report.get("guard"):
+        low, high = guard["quartiles"]
+        lines.append(
+            f"  a step's time with the guard / without: {guard['time_ratio']:.3f} (quartiles "
+            f"{low:.3f} to {high:.3f} of {guard['num_bouts']} bouts)"
+            f"{_verdict(guard['bar'], guard['time_ratio'], least=False)}"
+        )
+    lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
+    return "\n".join(lines)
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.3f} ({spread['min']:.3f} to {spread['max']:.3f})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _verdict(bar: float | None, value: float, *, least: bool) -> str:
+    if bar is None:
+        return ""
+    met = value >= bar if least else value <= bar
+    return f"   {'at least' if least else 'at most'} {bar:g}: {'met' if met else 'MISSED'}"

@@ -1,0 +1,109 @@
+"""What the guard costs: Aetheria's compiled step, and the same step without the finite check and
+the `lax.cond`, in many short bouts of one process, so that a machine's drift meets both alike.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria.build import build_feed, make_model
+from aetheria.config import make_config
+from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware.compiler import jit_for
+from aetheria.logic import step as steps
+from aetheria.logic.precision import Precision
+from benchmarks.report import read_spec, write
+
+_NUM_BOUTS = 40  # of each kind
+_BOUT_SECONDS = 0.3
+
+
+def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Callable[..., Any]:
+    """Builds a train step that does all that Aetheria's does, but whatever the numbers are."""
+    gradient = steps.make_gradient(model, precision)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def train_step(state: steps.TrainState, window: Any) -> Any:
+        rng = steps.step_key(state.base_key, state.counters[steps.STEP])
+        grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
+        factor = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
+        grad_norm = optax.tree.norm(grads) * factor
+        mean = jax.tree.map(lambda g: g * factor, grads)
+        updates, opt_state = optimizer.update(
+            mean, state.opt_state, state.params, grad_norm=grad_norm
+        )
+        counters = state.counters + (jnp.arange(4) == steps.STEP)
+        values = steps.pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
+        state = state._replace(
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+            counters=counters,
+        )
+        return state, steps.StepOutput(values, counters)
+
+    return train_step
+
+
+class Bout:
+    """A step compiled as Aetheria compiles it, with a state and a chunk of windows of its own."""
+
+    def __init__(self, train_step: Any, state: Any, chunk: Any):
+        jit = jit_for(jax.devices()[0].platform)
+        self._steps = jit(steps.make_train_steps(jax.jit(train_step)), donate_argnums=0)
+        self._state, self._chunk = state, chunk
+        self.run(2)
+
+    def run(self, num_calls: int) -> float:
+        """Takes that many calls of the whole chunk; returns seconds."""
+        began = time.perf_counter()
+        for _ in range(num_calls):
+            self._state, _ = self._steps(
+                self._state, self._chunk.arrays, 0, len(self._chunk.num_examples)
+            )
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - began
+
+
+def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
+    """Compiles the step with the guard, and the step without."""
+    config = make_config(spec["config"], "bench")
+    model = make_model(config.model_name, spec["model"], None)
+    feed = build_feed(config, None)
+    total_steps = 100_000
+    optimizer, precision = model.optimizer(total_steps), Precision.parse(config.mixed_precision)
+    program = select_strategy(config.strategy, {}).compile(
+        model,
+        ProgramSpec(
+            example_window=feed.example_window(),
+            total_steps=total_steps,
+            seed=config.seed,
+            mixed_precision=config.mixed_precision,
+            max_consecutive_skips=config.max_consecutive_skips,
+        ),
+    )
+    chunk = next(feed.train_chunks(0, program.windows_per_chunk))
+    guarded = steps.make_train_step(model, optimizer, precision, config.max_consecutive_skips)
+    unguarded = make_unguarded_step(model, optimizer, precision)
+    return Bout(guarded, program.init(), chunk), Bout(unguarded, program.init(), chunk)
+
+
+def main() -> None:
+    """Measures; which of the two begins changes from bout to bout."""
+    spec = read_spec()
+    guarded, unguarded = make_bouts(spec)
+    num_calls = max(1, round(_BOUT_SECONDS / (unguarded.run(5) / 5)))
+    ratios = []
+    for number in range(_NUM_BOUTS):
+        first, second = (guarded, unguarded) if number % 2 else (unguarded, guarded)
+        times = {first: first.run(num_calls), second: second.run(num_calls)}
+        ratios.append(times[guarded] / times[unguarded])
+    write(spec, {"guarded_over_unguarded": ratios})
+
+
+if __name__ == "__main__":
+    main()

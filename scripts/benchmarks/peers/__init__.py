@@ -1,0 +1,1 @@
+"""Other trainers at the same works. Nothing here imports Aetheria or Flax."""

@@ -1,0 +1,131 @@
+"""The benchmark does what it says. No figure of a time is looked at here."""
+
+import ast
+import copy
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+SCRIPTS = REPOSITORY / "scripts"
+sys.path.append(str(SCRIPTS))
+
+from benchmarks.contestants import CONTESTANTS  # noqa: E402
+from benchmarks.figures import reduce_work, table  # noqa: E402
+
+
+def bench(*arguments, **options):
+    command = [sys.executable, str(SCRIPTS / "bench.py"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+@pytest.mark.slow
+def test_a_short_benchmark_reports_what_it_compares():
+    contestants = "--contestants=aetheria,bare,keras"
+    done = bench("--works=mlp", contestants, "--pairs=1", "--steps=100", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("left out without --peers FOLDER: keras\n")
+    report = json.loads(done.stdout)["works"]["mlp"]
+    sizes = {name: each["num_params"] for name, each in report["contestants"].items()}
+    assert sizes == dict.fromkeys(["aetheria", "bare"], 64 * 128 + 128 + 128 * 10 + 10)
+    (ratio,) = report["ratios"]
+    rate = {name: each["steps_per_second"] for name, each in report["rounds"][0].items()}
+    assert (ratio["of"], ratio["over"]) == ("aetheria", "bare")
+    assert ratio["median"] == rate["aetheria"] / rate["bare"]
+    # They train: less than the loss of a guess among ten, ln 10 = 2.30.
+    assert all(0 < each["loss"] < 2 for each in report["contestants"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--works=mpl"], "argument --works: expected some of mlp, cnn, lm, got 'mpl'; use these"),
+        (["--contestants=keres"], "expected some of aetheria, bare, .* got 'keres'"),
+        (["--steps=150"], "argument --steps: expected a multiple of 100, got 150; use 100"),
+        (["--pairs=0"], "argument --pairs: expected a number above 0, got '0'; use 3"),
+        (["--peers=nowhere"], "--peers: expected keras, torch in .*nowhere; --setup it"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line(arguments, message, capsys):
+    from bench import parse
+
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, last), last
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_exit_2():
+    import jax
+
+    if any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("this machine has a GPU")
+    done = bench("--device=gpu", "--works=mlp", "--pairs=1", "--steps=100")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--device: expected a GPU that JAX finds, got none; use --device cpu\n"
+
+
+def figures(rate, size=10):
+    return {
+        "steps_per_second": rate,
+        "cpu_ms_per_step": 1000 / rate,
+        "peak_rss_mib": 1.0,
+        "loss": 0.5,
+        "num_params": size,
+        "versions": {},
+    }
+
+
+ROUNDS = [
+    {"aetheria": figures(97), "bare": figures(100), "guard": {"guarded_over_unguarded": [1.0]}},
+    {"aetheria": figures(50), "bare": figures(50), "guard": {"guarded_over_unguarded": [1.1, 1]}},
+    {"aetheria": figures(9), "bare": figures(10), "guard": {"guarded_over_unguarded": [1.0]}},
+]
+
+
+def test_a_ratio_is_taken_within_a_round_and_held_against_its_bar():
+    report = reduce_work("cnn", ROUNDS)
+    (ratio,) = report["ratios"]
+    assert (ratio["min"], ratio["median"], ratio["max"]) == (0.9, 0.97, 1.0)
+    assert report["guard"]["num_bouts"] == 4
+    text = table(report)
+    assert "aetheria / bare: 0.970 (0.900 to 1.000), by CPU time 0.970 (" in text
+    assert "   at least 0.98: MISSED" in text
+    assert "at least 0.92: met" in table(reduce_work("mlp", ROUNDS))
+
+
+def test_contestants_of_different_sizes_are_not_compared():
+    rounds = copy.deepcopy(ROUNDS)
+    rounds[0]["bare"]["num_params"] += 1
+    with pytest.raises(ValueError, match=r"one number of parameters, got .*'bare': 11"):
+        reduce_work("cnn", rounds)
+
+
+def imported(file):
+    nodes = ast.walk(ast.parse(file.read_text()))
+    names = [
+        [n.module] if isinstance(n, ast.ImportFrom) else [a.name for a in n.names]
+        for n in nodes
+        if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    return {name.split(".")[0] for group in names for name in group}
+
+
+def test_peers_import_nothing_of_ours_but_the_report():
+    files = [*(SCRIPTS / "benchmarks" / "peers").glob("*.py"), SCRIPTS / "benchmarks/report.py"]
+    assert len(files) == 6
+    for file in files:
+        assert not imported(file) & {"aetheria", "flax", "optax", "orbax"}, file
+    # The control: the same look at a hand-written loop finds it.
+    assert "aetheria" in imported(SCRIPTS / "benchmarks" / "bare.py")
+
+
+def test_every_contestant_has_a_file():
+    for each in CONTESTANTS.values():
+        assert (SCRIPTS / "benchmarks" / f"{each.module.replace('.', '/')}.py").is_file()

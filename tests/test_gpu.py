@@ -1,0 +1,110 @@
+"""What only a GPU can show. Each test is skipped where JAX finds none."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.plugins import MODELS
+
+SimpleMLP = MODELS.get("SimpleMLP")
+LANES, LANE_SIZE, NUM_STEPS = 4, 16, 20
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu():
+    if not any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("jax finds no GPU on this machine")
+
+
+def make_window(seed):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(LANES, LANE_SIZE, 6)).astype(np.float32)
+    return {
+        "inputs": inputs,
+        "labels": (inputs[..., :1] > 0).astype(np.int32)[..., 0],
+        "mask": np.ones((LANES, LANE_SIZE), np.float32),
+    }
+
+
+def make_program(device, *, mixed_precision=False, elastic=False):
+    # Dropout off: a GPU's random bits are the CPU's, but a mask flips where rounding differs.
+    model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
+    spec = ProgramSpec(
+        example_window=make_window(0),
+        total_steps=NUM_STEPS,
+        seed=0,
+        mixed_precision=mixed_precision,
+        max_consecutive_skips=3,
+    )
+    return select_strategy(device, {}, elastic=elastic).compile(model, spec)
+
+
+def train(program, state, first=0, last=NUM_STEPS):
+    """Takes the steps from `first` to `last`; returns the state and each step's metrics."""
+    metrics = []
+    for number in range(first, last):
+        chunk = {name: column[None] for name, column in make_window(number).items()}
+        state, report = program.train_steps(state, chunk, 0, 1)
+        metrics.append(program.fetch(report).metrics)
+    return state, metrics
+
+
+def arrays_of(program, state):
+    return {path: np.asarray(array) for path, array in program.export_state(state).items()}
+
+
+def bits(arrays):
+    return {path: array.tobytes() for path, array in arrays.items()}
+
+
+@functools.cache
+def on_cpu():
+    program = make_program("cpu")
+    return arrays_of(program, program.init()), train(program, program.init())[1]
+
+
+@pytest.mark.parametrize(
+    ("mixed_precision", "tolerance"), [(False, 1e-2), (True, 5e-2)], ids=["float32", "bfloat16"]
+)
+def test_a_gpu_trains_as_a_cpu_does_within_rounding(mixed_precision, tolerance):
+    """A GPU may take float32 products in TF32, 10 bits of mantissa; bfloat16 has 7."""
+    start, want = on_cpu()
+    program = make_program("gpu", mixed_precision=mixed_precision)
+    _, have = train(program, program.import_state(start))
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(
+            [m[name] for m in have], [m[name] for m in want], rtol=tolerance, atol=tolerance
+        )
+    # The control: the bound is less than what training changes.
+    assert want[0]["loss"] - want[-1]["loss"] > 2 * tolerance * (1 + want[-1]["loss"])
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "bfloat16"])
+def test_an_elastic_run_on_one_gpu_gives_the_same_bits_twice(mixed_precision):
+    def run(last):
+        program = make_program("gpu", mixed_precision=mixed_precision, elastic=True)
+        return bits(arrays_of(program, train(program, program.init(), last=last)[0]))
+
+    assert run(NUM_STEPS) == run(NUM_STEPS)
+    assert run(NUM_STEPS - 1) != run(NUM_STEPS), "the control: a step changes bits"
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "bfloat16"])
+def test_a_run_resumed_on_a_gpu_goes_on_bit_for_bit(mixed_precision):
+    program = make_program("gpu", mixed_precision=mixed_precision)
+    whole = bits(arrays_of(program, train(program, program.init())[0]))
+    saved = arrays_of(program, train(program, program.init(), last=7)[0])
+
+    def resume(arrays):
+        fresh = make_program("gpu", mixed_precision=mixed_precision)
+        return bits(arrays_of(fresh, train(fresh, fresh.import_state(arrays), first=7)[0]))
+
+    assert resume(saved) == whole
+    start = arrays_of(program, program.init())
+    lost = {p: start[p] if p.startswith("opt_state") else a for p, a in saved.items()}
+    assert resume(lost) != whole, "the control: the optimizer's state decides how the run goes on"
