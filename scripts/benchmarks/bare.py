@@ -1,7 +1,8 @@
-"""A loop by hand around Aetheria's own network, optimizer, micro-batches and compiler options: what
-is left out is the engine, with its guard, records, progress bar and snapshots.
+"""A loop by hand around Aetheria's own network, optimizer, micro-batches, compiler options and way to
+keep memory: what is left out is the engine, with its guard, records, progress bar and snapshots.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from aetheria.build import make_model
 from aetheria.hardware.compiler import jit_for
+from aetheria.hardware.memory import keep_freed_memory
 from aetheria.logic.precision import Precision
 from benchmarks import loop
 from benchmarks.report import read_spec
@@ -55,6 +57,7 @@ def make_step(spec: dict[str, Any], network: Any, optimizer: Any) -> Any:
 def main() -> None:
     """Measures."""
     spec = read_spec()
+    keep_freed_memory(os.environ)
     model = make_model(spec["config"]["model_name"], spec["model"], None)
     network = model.network()  # type: ignore[attr-defined]
     optimizer = model.optimizer(spec["warmup"] + spec["num_steps"])

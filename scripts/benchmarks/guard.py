@@ -15,6 +15,7 @@ from aetheria.config import make_config
 from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.hardware.compiler import jit_for
 from aetheria.logic import step as steps
+from aetheria.logic.guard import STEP
 from aetheria.logic.precision import Precision
 from benchmarks.report import read_spec, write
 
@@ -28,7 +29,7 @@ def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Cal
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: steps.TrainState, window: Any) -> Any:
-        rng = steps.step_key(state.base_key, state.counters[steps.STEP])
+        rng = steps.step_key(state.base_key, state.counters[STEP])
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
         factor = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grad_norm = optax.tree.norm(grads) * factor
@@ -36,7 +37,7 @@ def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Cal
         updates, opt_state = optimizer.update(
             mean, state.opt_state, state.params, grad_norm=grad_norm
         )
-        counters = state.counters + (jnp.arange(4) == steps.STEP)
+        counters = state.counters.at[STEP].add(1)
         values = steps.pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
         state = state._replace(
             params=optax.apply_updates(state.params, updates),
