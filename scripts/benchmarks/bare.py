@@ -1,5 +1,5 @@
-"""A loop by hand around Aetheria's own network, optimizer, micro-batches, compiler options and way to
-keep memory: what is left out is the engine, with its guard, records, progress bar and snapshots.
+"""A loop by hand around Aetheria's own network, optimizer, micro-batches, compiler options and
+memory: what is left out is the engine, with its guard, records, progress bar and snapshots.
 """
 
 import os
