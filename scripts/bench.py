@@ -134,6 +134,8 @@ def run_rounds(
             except ContestantError as error:
                 _say(f"bench: {error}")
                 failures[each] = str(error)
+            else:
+                _say(f"  {json.dumps(rounds[-1][each])[:200]}")
     sound = [{name: f for name, f in each.items() if name not in failures} for each in rounds]
     return sound, failures
 
