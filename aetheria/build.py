@@ -20,7 +20,7 @@ from aetheria.hardware import (
     ProgramSpec,
     select_strategy,
 )
-from aetheria.hardware.compiler import fix_threads
+from aetheria.hardware.compiler import fix_threads, make_room_for_devices
 from aetheria.hardware.launch import detect_launch
 from aetheria.hardware.memory import keep_freed_memory
 from aetheria.hardware.process_group import ProcessGroup, SharedStopSignal
@@ -57,6 +57,8 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
     """Sets what must be set before jax starts."""
     if is_elastic(config):
         fix_threads(environ)
+    else:
+        make_room_for_devices(environ)
     if config.strategy != "gpu":
         keep_freed_memory(environ)
 

@@ -16,9 +16,9 @@ from flax import nnx
 from aetheria import LossOutput, Model, NnxModel, weighted
 from aetheria.debug.nan import Replay
 from aetheria.debug.origin import trace_origins
-from aetheria.hardware.placement import leaf_paths
+from aetheria.hardware.leaves import leaf_paths
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import make_init
+from aetheria.logic.state import make_init
 
 
 def make_window(model, seed=0, num_micro=2, size=3):

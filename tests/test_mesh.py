@@ -16,7 +16,7 @@ from test_models import PlainLinear
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
 from aetheria.hardware import ProgramSpec, select_strategy
-from aetheria.hardware.placement import leaf_paths
+from aetheria.hardware.leaves import leaf_paths
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")

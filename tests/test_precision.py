@@ -29,7 +29,8 @@ from aetheria.inference import Predictor
 from aetheria.logic.guard import CONSECUTIVE, release
 from aetheria.logic.loss_scale import GOOD_STEPS, SCALE
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import TrainState, make_init, make_train_step
+from aetheria.logic.state import TrainState, make_init
+from aetheria.logic.step import make_train_step
 from aetheria.plugins import MODELS
 from aetheria.policy import parse_policy
 from aetheria.resilience import read_snapshot

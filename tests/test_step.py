@@ -11,15 +11,11 @@ import optax
 import pytest
 
 from aetheria import LossOutput, Model, weighted
+from aetheria.logic.gradient import make_gradient
 from aetheria.logic.guard import CONSECUTIVE, LAST_SKIPPED, NUM_SKIPPED, STEP, release
 from aetheria.logic.precision import Precision, cast_floating
-from aetheria.logic.step import (
-    make_eval_step,
-    make_eval_sums,
-    make_gradient,
-    make_init,
-    make_train_step,
-)
+from aetheria.logic.state import make_init
+from aetheria.logic.step import make_eval_step, make_eval_sums, make_train_step
 
 FLOAT32 = Precision()
 MIXED = Precision.parse(True)

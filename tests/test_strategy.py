@@ -9,6 +9,7 @@ from conftest import train_step
 
 from aetheria.errors import HardwareError
 from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware.compiler import make_room_for_devices
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -103,3 +104,21 @@ def test_training_on_a_gpu_stays_there_and_lowers_the_loss():
         program.fetch(last)
     assert {device.platform for device in state.counters.devices()} == {"gpu"}
     assert program.fetch(last).metrics["loss"] < 0.5 * program.fetch(first).metrics["loss"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "threads"),
+    [
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, "32"),
+        ({"XLA_FLAGS": "--a=1 --xla_force_host_platform_device_count=6 --b=2"}, "24"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "9"}, "9"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, None),
+        ({}, None),
+    ],
+)
+def test_virtual_devices_that_outnumber_the_cores_get_threads_to_meet_on(
+    environ, threads, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    make_room_for_devices(environ)
+    assert environ.get("NPROC") == threads

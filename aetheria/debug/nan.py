@@ -11,11 +11,10 @@ import optax
 
 from aetheria.debug.origin import Mark, Origin, trace_origins
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.placement import leaf_paths
-from aetheria.hardware.program import check_leaves
+from aetheria.hardware.leaves import check_leaves, leaf_paths
+from aetheria.logic.gradient import make_micro_gradient, step_key
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import make_micro_gradient, step_key
 
 
 @dataclass(frozen=True, kw_only=True)

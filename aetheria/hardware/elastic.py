@@ -27,7 +27,8 @@ from aetheria.logic.lanes import (
 )
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import StepOutput, Sums, TrainState, make_eval_step
+from aetheria.logic.state import StepOutput, Sums, TrainState
+from aetheria.logic.step import make_eval_step
 from aetheria.protocols import HostReport
 
 _AXIS = "lanes"

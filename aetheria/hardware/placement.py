@@ -9,9 +9,10 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
+from aetheria.hardware.leaves import leaf_paths
 from aetheria.logic.model import PartitionRules
 from aetheria.logic.sharding import MESH_AXES
-from aetheria.logic.step import TrainState
+from aetheria.logic.state import TrainState
 
 
 def make_mesh(mesh_shape: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
@@ -25,16 +26,6 @@ def make_mesh(mesh_shape: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
         axis_types=(AxisType.Auto,) * len(MESH_AXES),
         devices=devices[: math.prod(sizes)],
     )
-
-
-def leaf_paths(tree: Any) -> list[str]:
-    """Names every leaf by its path, `params/Dense_0/kernel` style, in tree order.
-
-    >>> leaf_paths({"a": [1, 2], "b": {"c": 3}})
-    ['a/0', 'a/1', 'b/c']
-    """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
 def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainState:

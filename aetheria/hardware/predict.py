@@ -10,8 +10,7 @@ import numpy as np
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.placement import leaf_paths
-from aetheria.hardware.program import check_leaves
+from aetheria.hardware.leaves import check_leaves, leaf_paths
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 

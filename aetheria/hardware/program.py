@@ -10,27 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.errors import AetheriaError
 from aetheria.hardware.adapt import adapt_state
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.placement import leaf_paths, place_state
+from aetheria.hardware.leaves import check_leaves, export_leaves, import_leaves, leaf_paths
+from aetheria.hardware.placement import place_state
 from aetheria.hardware.shards import gather_on_first, make_gather
 from aetheria.logic.guard import EXAMINED, release
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.sharding import BATCH_AXES
-from aetheria.logic.step import (
-    StepOutput,
-    Sums,
-    TrainState,
-    make_eval_step,
-    make_eval_sums,
-    make_init,
-    make_train_step,
-    make_train_steps,
-    pack_values,
-    value_names,
-)
+from aetheria.logic.state import StepOutput, Sums, TrainState, make_init, pack_values, value_names
+from aetheria.logic.step import make_eval_step, make_eval_sums, make_train_step, make_train_steps
 from aetheria.protocols import GuardCounters, HostReport
 
 # A call of 2e8 operations takes some 10 ms of one core: long against a dispatch (some 20 us), short
@@ -115,7 +106,7 @@ class JaxProgram:
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
         shards = dict(zip(leaf_paths(placed), jax.tree.leaves(placed), strict=True))
-        self._export = jax.jit(_export, out_shardings=shards)
+        self._export = jax.jit(export_leaves, out_shardings=shards)
         self._gather = make_gather(mesh)
 
     @property
@@ -205,7 +196,9 @@ class JaxProgram:
         self.check_state(arrays)
         # The jitted copy gives buffers of our own: a placed NumPy array may alias host memory,
         # and the first step donates it.
-        place = jax.jit(lambda leaves: _import(leaves, self._abstract), out_shardings=self._placed)
+        place = jax.jit(
+            lambda leaves: import_leaves(leaves, self._abstract), out_shardings=self._placed
+        )
         return place([np.asarray(arrays[path]) for path in leaf_paths(self._abstract)])
 
     def release(self, state: TrainState, examined_step: int) -> TrainState:
@@ -214,7 +207,7 @@ class JaxProgram:
 
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
-        check_leaves(arrays, jax.eval_shape(_export, self._abstract), "snapshot")
+        check_leaves(arrays, jax.eval_shape(export_leaves, self._abstract), "snapshot")
 
     def _joined(self, arrays: Mapping[str, Any], sharding: NamedSharding) -> Mapping[str, Any]:
         """Of several processes, each gives its own rows; together they are one array."""
@@ -231,7 +224,7 @@ class JaxProgram:
 
     def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """A state of another precision policy as this program's policy keeps it."""
-        return adapt_state(arrays, jax.eval_shape(_export, self._abstract), self._precision)
+        return adapt_state(arrays, jax.eval_shape(export_leaves, self._abstract), self._precision)
 
     def _counted(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)
@@ -293,47 +286,3 @@ def _means(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
         name: float(total / weight) if weight else float("nan")
         for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
     }
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _export(state: TrainState) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves(state)
-    arrays = [jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf) for leaf in leaves]
-    return dict(zip(leaf_paths(state), arrays, strict=True))
-
-
-def _import(leaves: list[jax.Array], abstract: TrainState) -> TrainState:
-    likes, treedef = jax.tree.flatten(abstract)
-    placed = [
-        jax.random.wrap_key_data(leaf) if _is_key(like) else jnp.copy(leaf)
-        for leaf, like in zip(leaves, likes, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, placed)
-
-
-def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
-    """Compares stored arrays with what a model expects, leaf by leaf.
-
-    Raises:
-        SnapshotError: names the first leaf that is missing, unknown, or differs in shape or dtype.
-    """
-    for path in [*expected, *arrays]:
-        if path not in arrays:
-            raise SnapshotError(
-                f"{where}: expected a leaf {path!r}, got none; it was made by another model or "
-                "optimizer"
-            )
-        if path not in expected:
-            raise SnapshotError(
-                f"{where}: expected no leaf {path!r}, got one; it was made by another model or "
-                "optimizer"
-            )
-        have, want = arrays[path], expected[path]
-        if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
-            raise SnapshotError(
-                f"{where}: expected {path!r} to be {want.dtype}{list(want.shape)}, got "
-                f"{have.dtype}{list(have.shape)}; give the model the parameters it was trained with"
-            )

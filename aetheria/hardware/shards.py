@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aetheria.logic.step import TrainState
+from aetheria.logic.state import TrainState
 
 Replicas = list[TrainState]  # one state a device of this process
 Gather = Callable[[list[jax.Array]], list[jax.Array]]

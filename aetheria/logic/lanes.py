@@ -13,18 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.gradient import make_micro_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.loss_scale import GROWTH_PERIOD
 from aetheria.logic.model import Batch, Model
 from aetheria.logic.precision import Precision
-from aetheria.logic.step import (
-    StepOutput,
-    Sums,
-    TrainState,
-    make_micro_gradient,
-    make_update,
-    step_key,
-)
+from aetheria.logic.state import StepOutput, Sums, TrainState
+from aetheria.logic.step import make_update
 
 Item = TypeVar("Item")
 

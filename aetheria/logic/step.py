@@ -1,157 +1,24 @@
 """The train and eval step as pure functions of a state: grad, guard, update, count."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from aetheria.logic.guard import STEP, count, initial_counters, is_frozen
+from aetheria.logic.gradient import make_gradient, step_key
+from aetheria.logic.guard import STEP, count, is_frozen
 from aetheria.logic.loss_scale import (
     GROWTH_PERIOD,
-    LossScale,
     adjust_scale,
     can_fall,
-    initial_scale,
-    scale_loss,
     scale_row,
     unscale,
 )
-from aetheria.logic.model import Batch, LossOutput, Model
-from aetheria.logic.precision import FLOAT32, Precision, cast_floating, cast_like, widen
-
-
-class TrainState(NamedTuple):
-    """Everything on the device that decides the future of a run.
-
-    A named tuple, and the key as plain data: a step of a small model spends most of its time in
-    jax's dispatch, which is slower for a dataclass and for typed keys.
-
-    Attributes:
-        params: the model's parameters, f32 unless the policy says otherwise.
-        model_state: batch statistics and the like.
-        opt_state: the optimizer's state.
-        base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
-        counters: i32 [6], the guard's; see `aetheria.logic.guard`.
-        loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
-    """
-
-    params: Any
-    model_state: Any
-    opt_state: Any
-    base_key: jax.Array
-    counters: jax.Array
-    loss_scale: LossScale = ()
-
-
-class Sums(NamedTuple):
-    """Sums over micro-batches: the loss, its weight, the metrics, and the real examples."""
-
-    total: jax.Array
-    weight: jax.Array
-    metrics: Mapping[str, Any]
-    num_examples: jax.Array
-
-
-class StepOutput(NamedTuple):
-    """A train report still on the device.
-
-    Attributes:
-        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric; with
-            float16, one for the scale the step was taken with, after grad_norm.
-        counters: i32 [6], as in TrainState.
-    """
-
-    values: jax.Array
-    counters: jax.Array
-
-
-def make_init(
-    model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
-) -> Callable[[jax.Array, Batch], TrainState]:
-    """Builds the function (base key, example batch) -> state of step 0."""
-
-    def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
-        # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
-        params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
-        params = precision.store_params(params)
-        # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
-        params, model_state, opt_state = jax.tree.map(
-            lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
-            (params, model_state, optimizer.init(precision.optimizer_params(params))),
-        )
-        return TrainState(
-            params=params,
-            model_state=model_state,
-            opt_state=opt_state,
-            base_key=jax.random.key_data(base_key),
-            counters=initial_counters(),
-            loss_scale=initial_scale(precision),
-        )
-
-    return init
-
-
-def make_micro_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
-    """Builds (params, model_state, batch, rng, scaling) -> (summed gradients, Sums, model_state).
-
-    Gradients are of the *sum* of the loss, in float32 and still scaled; whoever has the whole
-    weight divides, once. `scaling` is the state's `loss_scale`.
-    """
-
-    def micro_loss(
-        params: Any, model_state: Any, batch: Batch, rng: jax.Array, scaling: Any
-    ) -> Any:
-        cast = precision.cast_params(params)
-        out = model.loss(cast, model_state, precision.cast_batch(batch), rng, True)
-        return scale_loss(out.total.astype(jnp.float32), scaling), out
-
-    def micro_gradient(
-        params: Any, model_state: Any, batch: Batch, rng: jax.Array, scaling: Any = ()
-    ) -> Any:
-        gradient = jax.grad(micro_loss, has_aux=True)
-        grads, out = gradient(widen(params), model_state, batch, rng, scaling)
-        return cast_floating(grads, jnp.float32), sums_of(out, batch), out.model_state
-
-    return micro_gradient
-
-
-def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
-    """Builds (params, model_state, window, rng, scaling) -> (summed gradients, Sums, model_state).
-
-    The window leads with [grad_accumulation_steps, micro_batch]; micro-batches are added in their
-    order, and the model state goes from one to the next.
-    """
-    micro_gradient = make_micro_gradient(model, precision)
-
-    def gradient(
-        params: Any, model_state: Any, window: Batch, rng: jax.Array, scaling: Any = ()
-    ) -> Any:
-        num_micro = jax.tree.leaves(window)[0].shape[0]
-        if num_micro == 1:
-            batch = jax.tree.map(lambda a: a[0], window)
-            return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0), scaling)
-
-        def accumulate(carry: Any, item: Any) -> Any:
-            *carry, model_state = carry
-            index, batch = item
-            key = jax.random.fold_in(rng, index)
-            *more, new_state = micro_gradient(params, model_state, batch, key, scaling)
-            # A micro-batch of padding alone says nothing of the data's statistics.
-            counts = more[1].weight > 0
-            model_state = jax.tree.map(
-                lambda new, old: jnp.where(counts, new, old), new_state, model_state
-            )
-            return (*jax.tree.map(jnp.add, carry, more), model_state), None
-
-        first = jax.tree.map(lambda a: a[0], window)
-        shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng, scaling)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
-        carry, _ = jax.lax.scan(accumulate, (*zeros, model_state), (jnp.arange(num_micro), window))
-        return carry
-
-    return gradient
+from aetheria.logic.model import Batch, Model
+from aetheria.logic.precision import Precision, cast_like, widen
+from aetheria.logic.state import StepOutput, Sums, TrainState, pack_values, sums_of
 
 
 def make_train_step(
@@ -283,31 +150,3 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
         return sums_of(model.loss(params, state.model_state, batch, key, False), batch)
 
     return eval_sums
-
-
-def step_key(base_key: jax.Array, step: jax.Array) -> jax.Array:
-    """The key of a step: a function of the run's key data u32 [2] and the step's number."""
-    return jax.random.fold_in(jax.random.wrap_key_data(base_key), step)
-
-
-def sums_of(out: LossOutput, batch: Batch) -> Sums:
-    """Takes the sums of a loss output, in float32 whatever the model computed in."""
-    as_f32 = lambda a: jnp.asarray(a, jnp.float32)
-    return Sums(
-        total=as_f32(out.total),
-        weight=as_f32(out.weight),
-        metrics=jax.tree.map(as_f32, dict(out.metrics)),
-        num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
-    )
-
-
-def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Packs loss, other values and metrics as rows of one f32 array; `value_names` names them."""
-    rows = [(sums.total, sums.weight), *others.values()]
-    rows += [sums.metrics[name] for name in sorted(sums.metrics)]
-    return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])
-
-
-def value_names(metrics: Mapping[str, Any], *others: str) -> tuple[str, ...]:
-    """The row names of `pack_values` for the same arguments."""
-    return ("loss", *others, *sorted(metrics))

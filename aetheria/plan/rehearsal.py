@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from aetheria.hardware import JaxProgram
-from aetheria.hardware.placement import copied_parameter, leaf_paths
+from aetheria.hardware.leaves import leaf_paths
+from aetheria.hardware.placement import copied_parameter
 from aetheria.plan.collectives import Collective, find_collectives
 from aetheria.plan.operations import count_operations
 

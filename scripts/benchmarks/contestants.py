@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-# Eight devices share a pool of threads, and meet in collectives by blocking one each. With as many
-# threads as two cores give, the CNN's step stands still (jax 0.10.2).
-_ENOUGH_THREADS = {"NPROC": "32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "fast": Contestant(
         module="aetheria_run",
         changes={**_LANES, "reproducibility": "fast"},
-        environ={**_EIGHT, **_ENOUGH_THREADS},
+        environ=_EIGHT,
     ),
 }
 

@@ -14,9 +14,11 @@ from aetheria.build import build_feed, make_model
 from aetheria.config import make_config
 from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.hardware.compiler import jit_for
-from aetheria.logic import step as steps
+from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.precision import Precision
+from aetheria.logic.state import StepOutput, TrainState, pack_values
+from aetheria.logic.step import make_train_step, make_train_steps
 from benchmarks.report import read_spec, write
 
 _NUM_BOUTS = 40  # of each kind
@@ -25,11 +27,11 @@ _BOUT_SECONDS = 0.3
 
 def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Callable[..., Any]:
     """Builds a train step that does all that Aetheria's does, but whatever the numbers are."""
-    gradient = steps.make_gradient(model, precision)
+    gradient = make_gradient(model, precision)
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: steps.TrainState, window: Any) -> Any:
-        rng = steps.step_key(state.base_key, state.counters[STEP])
+    def train_step(state: TrainState, window: Any) -> Any:
+        rng = step_key(state.base_key, state.counters[STEP])
         grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
         factor = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grad_norm = optax.tree.norm(grads) * factor
@@ -38,14 +40,14 @@ def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Cal
             mean, state.opt_state, state.params, grad_norm=grad_norm
         )
         counters = state.counters.at[STEP].add(1)
-        values = steps.pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
+        values = pack_values(sums, grad_norm=(grad_norm, jnp.ones(())))
         state = state._replace(
             params=optax.apply_updates(state.params, updates),
             model_state=model_state,
             opt_state=opt_state,
             counters=counters,
         )
-        return state, steps.StepOutput(values, counters)
+        return state, StepOutput(values, counters)
 
     return train_step
 
@@ -55,7 +57,7 @@ class Bout:
 
     def __init__(self, train_step: Any, state: Any, chunk: Any):
         jit = jit_for(jax.devices()[0].platform)
-        self._steps = jit(steps.make_train_steps(jax.jit(train_step)), donate_argnums=0)
+        self._steps = jit(make_train_steps(jax.jit(train_step)), donate_argnums=0)
         self._state, self._chunk = state, chunk
         self.run(2)
 
@@ -88,7 +90,7 @@ def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
         ),
     )
     chunk = next(feed.train_chunks(0, program.windows_per_chunk))
-    guarded = steps.make_train_step(model, optimizer, precision, config.max_consecutive_skips)
+    guarded = make_train_step(model, optimizer, precision, config.max_consecutive_skips)
     unguarded = make_unguarded_step(model, optimizer, precision)
     return Bout(guarded, program.init(), chunk), Bout(unguarded, program.init(), chunk)
 

@@ -1,0 +1,107 @@
+"""What a step takes and gives: the train state, sums over micro-batches, a report."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria.logic.guard import initial_counters
+from aetheria.logic.loss_scale import LossScale, initial_scale
+from aetheria.logic.model import Batch, LossOutput, Model
+from aetheria.logic.precision import FLOAT32, Precision
+
+
+class TrainState(NamedTuple):
+    """Everything on the device that decides the future of a run.
+
+    A named tuple, and the key as plain data: a step of a small model spends most of its time in
+    jax's dispatch, which is slower for a dataclass and for typed keys.
+
+    Attributes:
+        params: the model's parameters, f32 unless the policy says otherwise.
+        model_state: batch statistics and the like.
+        opt_state: the optimizer's state.
+        base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
+        counters: i32 [6], the guard's; see `aetheria.logic.guard`.
+        loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+    base_key: jax.Array
+    counters: jax.Array
+    loss_scale: LossScale = ()
+
+
+class Sums(NamedTuple):
+    """Sums over micro-batches: the loss, its weight, the metrics, and the real examples."""
+
+    total: jax.Array
+    weight: jax.Array
+    metrics: Mapping[str, Any]
+    num_examples: jax.Array
+
+
+class StepOutput(NamedTuple):
+    """A train report still on the device.
+
+    Attributes:
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric; with
+            float16, one for the scale the step was taken with, after grad_norm.
+        counters: i32 [6], as in TrainState.
+    """
+
+    values: jax.Array
+    counters: jax.Array
+
+
+def make_init(
+    model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
+) -> Callable[[jax.Array, Batch], TrainState]:
+    """Builds the function (base key, example batch) -> state of step 0."""
+
+    def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
+        # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
+        params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
+        params = precision.store_params(params)
+        # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
+        params, model_state, opt_state = jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
+            (params, model_state, optimizer.init(precision.optimizer_params(params))),
+        )
+        return TrainState(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            base_key=jax.random.key_data(base_key),
+            counters=initial_counters(),
+            loss_scale=initial_scale(precision),
+        )
+
+    return init
+
+
+def sums_of(out: LossOutput, batch: Batch) -> Sums:
+    """Takes the sums of a loss output, in float32 whatever the model computed in."""
+    as_f32 = lambda a: jnp.asarray(a, jnp.float32)
+    return Sums(
+        total=as_f32(out.total),
+        weight=as_f32(out.weight),
+        metrics=jax.tree.map(as_f32, dict(out.metrics)),
+        num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
+    )
+
+
+def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Packs loss, other values and metrics as rows of one f32 array; `value_names` names them."""
+    rows = [(sums.total, sums.weight), *others.values()]
+    rows += [sums.metrics[name] for name in sorted(sums.metrics)]
+    return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])
+
+
+def value_names(metrics: Mapping[str, Any], *others: str) -> tuple[str, ...]:
+    """The row names of `pack_values` for the same arguments."""
+    return ("loss", *others, *sorted(metrics))
