@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aetheria.command.cli import run_command
-from aetheria.command.options import OneLineParser, add_run_options, make_command
+from aetheria.command.options import (
+    OneLineParser,
+    add_run_options,
+    make_command,
+    split_overrides,
+)
 from aetheria.command.train import TrainCommand
 
 
@@ -19,15 +24,7 @@ def parse(argv: Sequence[str]) -> TrainCommand:
     >>> parse(["--config=configs/mlp.py", "--config.epochs=3"]).overrides
     ('epochs=3',)
     """
-    overrides, rest = [], []
-    arguments = iter(argv)
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--config."):
-            rest.append(argument)
-            continue
-        key = name.removeprefix("--config.")
-        overrides.append(f"{key}={value}" if equals else f"{key}={next(arguments, '')}")
+    overrides, rest = split_overrides(argv)
     parser = OneLineParser(prog="python -m aetheria.main", description=__doc__, usage=_USAGE)
     parser.add_argument("--config", type=Path, required=True, help="a .py, .yaml or .json file")
     add_run_options(parser)

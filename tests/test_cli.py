@@ -10,6 +10,9 @@ import pytest
 import yaml
 from conftest import DIGITS, REPOSITORY
 
+from aetheria.command.cli import parse
+from aetheria.errors import AetheriaError
+
 MAIN = "aetheria.main"
 
 
@@ -170,3 +173,10 @@ def test_shipped_configs_parse():
     assert files
     for file in files:
         load_config(file)
+
+
+def test_overrides_may_be_spelled_as_for_the_module():
+    command = parse(["plan", "c.yaml", "--config.seed=1", "--set", "epochs=2", "--devices=2"])
+    assert command.overrides == ("epochs=2", "seed=1")
+    with pytest.raises(AetheriaError, match=r"unrecognized arguments: --config\.seed=1"):
+        parse(["debug", "nan", "dump", "--config.seed=1"])

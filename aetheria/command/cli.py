@@ -16,6 +16,7 @@ from aetheria.command.options import (
     add_project,
     add_run_options,
     make_command,
+    split_overrides,
 )
 from aetheria.command.plan import PlanCommand
 from aetheria.command.prove import ProveElasticCommand
@@ -59,7 +60,12 @@ def parse(argv: Sequence[str]) -> Command:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
     for add in (_add_train, _add_plan, _add_prove, _add_debug):
         add(commands)
-    options = parser.parse_args(argv)
+    overrides, rest = split_overrides(argv)
+    options = parser.parse_args(rest)
+    if overrides and not hasattr(options, "set"):
+        parser.error(f"unrecognized arguments: --config.{overrides[0]}")
+    if overrides:
+        options.set = [*options.set, *overrides]
     return options.make_command(options)
 
 

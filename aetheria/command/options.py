@@ -18,6 +18,24 @@ class OneLineParser(argparse.ArgumentParser):
         raise AetheriaError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes ml_collections' spelling of overrides out of an argument vector.
+
+    >>> split_overrides(["train", "--config.epochs=3", "--config.seed", "1", "--overwrite"])
+    (['epochs=3', 'seed=1'], ['train', '--overwrite'])
+    """
+    overrides, rest = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--config."):
+            rest.append(argument)
+            continue
+        key = name.removeprefix("--config.")
+        overrides.append(f"{key}={value}" if equals else f"{key}={next(arguments, '')}")
+    return overrides, rest
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The config and its overrides."""
     parser.add_argument("config", type=Path, help="a .yaml, .json or .py file")
@@ -26,7 +44,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="override a key of the config, dotted if nested; may be repeated",
+        help="override a key of the config, dotted if nested; may be repeated, and may be written "
+        "--config.KEY=VALUE",
     )
 
 
