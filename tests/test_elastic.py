@@ -171,3 +171,28 @@ def test_each_part_is_traced_once_on_all_devices():
     run(program)
     assert isinstance(program, ElasticProgram)
     assert program.compiles == {"train_step": 1, "eval_step": 1}
+
+
+def on_devices(count):
+    return {"reproducibility": "elastic", "strategy": "mesh", "mesh": {"data": count}}
+
+
+def test_accumulation_in_four_on_one_device_gives_the_bits_of_four_devices_without(train):
+    one = train("one", **on_devices(1), grad_accumulation_steps=4)
+    four = train("four", **on_devices(4), grad_accumulation_steps=1)
+    assert one.summary["params_sha256"] == four.summary["params_sha256"]
+    assert one.summary["micro_steps"] == 4 * four.summary["micro_steps"]
+    fast = {"reproducibility": "fast"}
+    control = [
+        train("fast one", **{**on_devices(1), **fast}, grad_accumulation_steps=4),
+        train("fast four", **{**on_devices(4), **fast}, grad_accumulation_steps=1),
+    ]
+    assert len({run.summary["params_sha256"] for run in control}) == 2
+
+
+def test_a_run_that_starts_on_eight_devices_and_ends_on_two_was_never_moved(train):
+    stayed = train("stayed", **on_devices(8))
+    assert train("moved", **on_devices(8), stop_at_step=21).exit_code == 75
+    moved = train("moved", **on_devices(2), resume="latest")
+    for name in ("params_sha256", "final", "steps", "examples_seen"):
+        assert moved.summary[name] == stayed.summary[name]
