@@ -412,7 +412,7 @@ def test_the_random_numbers_of_a_step_depend_on_the_step_and_the_seed_alone():
     uninterrupted = draws(state, [window] * 4)
     assert len(set(uninterrupted)) == 4
     assert draws(never_holding(state), [other, bad, other, bad]) == uninterrupted
-    resumed = state._replace(counters=jnp.array([2, 0, 0, 0], jnp.int32))
+    resumed = state._replace(counters=jnp.array([2, 0, 0, 0, 0, 0], jnp.int32))
     assert draws(resumed, [window] * 2) == uninterrupted[2:]
     seeded = state._replace(base_key=jax.random.key_data(jax.random.key(1)))
     assert not set(draws(seeded, [window] * 4)) & set(uninterrupted)
