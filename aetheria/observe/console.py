@@ -94,7 +94,7 @@ class _Bar:
             progress.TextColumn("{task.fields[metrics]}"),
             progress.TextColumn("{task.fields[rate]}"),
             progress.TimeRemainingColumn(),
-            refresh_per_second=4,
+            refresh_per_second=2,
         )
         self._task: Any = None
 

@@ -49,8 +49,8 @@ WORKS: Mapping[str, Work] = {
     "cnn": Work(
         title="SimpleCNN on Fashion-MNIST",
         config_file="cnn.py",
-        num_steps=200,
-        snapshot_every=170,
+        num_steps=500,
+        snapshot_every=469,
     ),
     "lm": Work(
         title="Transformer, 4 layers of width 128, on text of length 128",
