@@ -113,8 +113,7 @@ class Engine:
         done = self._schedule.is_finished(self._now.progress)
         finished = self._stop.requested and not self._stop.preempt
         self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
-        self._windows.seek(self._now.progress.examples_seen)
-        self._reports.start(self._now.progress)
+        self._begin_here()
         if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
             self._save(wait=False)  # if there is none yet: a place to go back to
 
@@ -127,6 +126,11 @@ class Engine:
         self._now = Standing.from_record(snapshot.record)
         self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
         self._bus.import_state(snapshot.record["listeners"])
+
+    def _begin_here(self) -> None:
+        """Takes data and reports up from where the run stands now."""
+        self._windows.seek(self._now.progress.examples_seen)
+        self._reports.start(self._now.progress)
 
     def _train_to_boundary(self) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
@@ -165,18 +169,17 @@ class Engine:
         self._now.progress, step = frozen.progress, frozen.guard.step
         self._emit_saves(wait=True)
         dump = None
-        if self._nonfinite.wants_dump:
+        if self._nonfinite.dumps.wants_more():
             arrays = self._program.export_state(self._state)
-            dump = self._nonfinite.keep(step, frozen.began, arrays)
-        self._reports.tell_skips(frozen.progress, frozen.guard, dump=dump)
+            dump = self._nonfinite.dumps.keep(step, frozen.began, arrays)
+        self._reports.tell_skips(frozen.progress, frozen.guard, dump)
         if self._nonfinite.halts(frozen.guard):
             self._halt(f"non-finite loss or gradient at step {step}")
         elif self._nonfinite.rolls_back:
             self._roll_back(step)
         else:
             self._state = self._program.release(self._state, self._nonfinite.examined(step))
-            self._reports.start(self._now.progress)
-            self._windows.seek(self._now.progress.examples_seen)
+            self._begin_here()
             self._attend_boundary()
 
     def _roll_back(self, step: int) -> None:
@@ -190,8 +193,7 @@ class Engine:
         self._restore(snapshot, examined_step=step)
         progress, name = self._now.progress, snapshot.path.name
         self._bus.emit(RolledBack(progress=progress, from_step=step, snapshot=name))
-        self._reports.start(progress)
-        self._windows.seek(progress.examples_seen)
+        self._begin_here()
 
     def _halt(self, reason: str) -> None:
         self._halt_reason = reason

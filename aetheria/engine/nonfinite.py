@@ -1,8 +1,7 @@
 """What becomes of a run whose loss or gradient is not finite."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from aetheria.protocols import DumpKeeper, GuardCounters
 
@@ -28,14 +27,6 @@ class NonFinitePolicy:
     @property
     def rolls_back(self) -> bool:
         return self.action == "rollback"
-
-    @property
-    def wants_dump(self) -> bool:
-        return self.dumps.wants_more()
-
-    def keep(self, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> str | None:
-        """Keeps the window and the state it met; see DumpKeeper."""
-        return self.dumps.keep(step, examples_seen, arrays)
 
     def halts(self, guard: GuardCounters) -> bool:
         """Whether the run ends here."""

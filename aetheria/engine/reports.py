@@ -83,8 +83,10 @@ class TrainReports:
             self._forget(progress.step)
         return None
 
-    def tell_skips(self, progress: Progress, guard: GuardCounters, **more: str | None) -> None:
-        """Tells the bus of windows the guard has skipped since it was last told."""
+    def tell_skips(self, progress: Progress, guard: GuardCounters, dump: str | None = None) -> None:
+        """Tells the bus of windows the guard has skipped since it was last told, and where the last
+        of them is kept.
+        """
         if guard.num_skipped > self.num_skipped:
             self._bus.emit(
                 NonFiniteDetected(
@@ -93,7 +95,7 @@ class TrainReports:
                     num_skipped_total=guard.num_skipped,
                     consecutive=guard.consecutive_skips,
                     last_skipped_step=guard.last_skipped_step,
-                    **more,
+                    dump=dump,
                 )
             )
             self.num_skipped = guard.num_skipped
