@@ -16,7 +16,7 @@ from flax import nnx
 from aetheria import LossOutput, Model, NnxModel, weighted
 from aetheria.debug.nan import Replay
 from aetheria.debug.origin import trace_origins
-from aetheria.hardware.leaves import leaf_paths
+from aetheria.hardware.leaves import named_leaves
 from aetheria.logic.precision import Precision
 from aetheria.logic.state import make_init
 
@@ -42,9 +42,8 @@ def make_replay(model, window=None, change=lambda arrays: None, precision=False)
     batch = {name: column[0] for name, column in window.items()}
     init = make_init(model, model.optimizer(10), Precision.parse(precision))
     state = init(jax.random.key(3), batch)
-    leaves = [np.array(leaf) for leaf in jax.tree.leaves(state)]
-    arrays = dict(zip(leaf_paths(state), leaves, strict=True))
-    arrays = {path: a for path, a in arrays.items() if not path.startswith("opt_state")}
+    leaves = named_leaves(state).items()
+    arrays = {path: np.array(a) for path, a in leaves if not path.startswith("opt_state")}
     change(arrays)
     return Replay(
         model,
@@ -233,7 +232,10 @@ def test_a_value_is_the_one_that_the_whole_computation_gives(size):
         _, forward = jax.lax.scan(body, jnp.ones(2), x)
         last, backward = jax.lax.scan(body, jnp.ones(2), x, reverse=True)
         ended = jax.lax.while_loop(lambda v: v.sum() < 5, lambda v: v + 1, last)
-        return jax.nn.softmax(forward), jax.nn.relu(backward), ended
+        multiply = lambda a, b: a * b
+        products = jax.lax.reduce_window(x, 1.0, multiply, (1, 2), (1, 2), "VALID")
+        remat = jax.grad(lambda v: jax.checkpoint(jnp.sin)(v).sum())(x)
+        return jax.nn.softmax(forward), jax.nn.relu(backward), ended, products, remat
 
     x = jnp.linspace(0.5, 1.5, 2 * size).reshape(size, 2)
     outputs, marks = trace_origins(function, {"x": x})

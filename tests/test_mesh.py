@@ -16,7 +16,7 @@ from test_models import PlainLinear
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
 from aetheria.hardware import ProgramSpec, select_strategy
-from aetheria.hardware.leaves import leaf_paths
+from aetheria.hardware.leaves import named_leaves
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -89,7 +89,7 @@ def bytes_on_each_device(tree):
 
 
 def kernels_and_others(tree):
-    leaves = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+    leaves = named_leaves(tree)
     kernels = sum(leaf.nbytes for path, leaf in leaves.items() if path.endswith("kernel"))
     return kernels, sum(leaf.nbytes for leaf in leaves.values()) - kernels
 
@@ -197,7 +197,7 @@ def test_what_an_optimizer_holds_of_a_parameter_is_split_like_it(optimizer, mirr
 
     program = make_program({"fsdp": 8}, Optimized(**dataclasses.asdict(MODEL)))
     state = trained(program, program.init(), range(1))
-    leaves = zip(leaf_paths(state.opt_state), jax.tree.leaves(state.opt_state), strict=True)
+    leaves = named_leaves(state.opt_state).items()
     split = [path for path, leaf in leaves if not leaf.sharding.is_fully_replicated]
     assert len(split) == mirrors * (MODEL.num_layers + 1)
     assert all(path.endswith("/kernel") for path in split)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from aetheria.debug.origin import Mark, Origin, trace_origins
+from aetheria.debug.origin import Mark, Origin, badness, trace_origins
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import check_leaves, leaf_paths
+from aetheria.hardware.leaves import abstract_weights, named_leaves, place_weights
 from aetheria.logic.gradient import make_micro_gradient, step_key
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
@@ -70,7 +70,8 @@ class Replay:
     ):
         precision = Precision.parse(mixed_precision)
         self._window, self._carries_state = window, carries_state
-        self._params, self._model_state = _restore(model, precision, arrays, self._batch(0))
+        abstract = abstract_weights(model, precision, self._batch(0))
+        self._params, self._model_state = place_weights(arrays, abstract, "dump")
         self._scaling = jnp.asarray(arrays["loss_scale"]) if "loss_scale" in arrays else ()
         self._step_key = step_key(jnp.asarray(arrays["base_key"]), jnp.int32(step - 1))
         self._gradient = make_micro_gradient(model, precision)
@@ -92,7 +93,8 @@ class Replay:
         norm = float(optax.tree.norm(grads))
         if np.isfinite(norm) and _is_finite(sums.total):
             return None
-        sizes = {path: float(jnp.abs(leaf).max()) for path, leaf in _named(grads).items()}
+        named = named_leaves({"params": grads})
+        sizes = {path: float(jnp.abs(leaf).max()) for path, leaf in named.items()}
         return Finding(
             micro_batch=None,
             loss=float(sums.total),
@@ -127,7 +129,7 @@ class Replay:
         )
 
     def _parameter(self, marks: Mapping[str, Mark]) -> tuple[str | None, bool]:
-        for path, leaf in _named(self._params).items():
+        for path, leaf in named_leaves({"params": self._params}).items():
             if not _is_finite(leaf):
                 return path, False
         gradients = {p: m for p, m in marks.items() if p.startswith("0/")}  # the first output
@@ -164,29 +166,5 @@ def _in_backward_pass(origin: Origin | None) -> None:
         origin.backward, origin = origin.argument is None, origin.because
 
 
-def _restore(
-    model: Model, precision: Precision, arrays: Mapping[str, np.ndarray], batch: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """Params and model state as the model shapes them."""
-    params, model_state = jax.eval_shape(model.init, jax.random.key(0), batch)
-    abstract = {
-        "params": jax.eval_shape(precision.store_params, params),
-        "model_state": model_state,
-    }
-    expected = dict(zip(leaf_paths(abstract), jax.tree.leaves(abstract), strict=True))
-    given = {p: a for p, a in arrays.items() if p.split("/")[0] in abstract}
-    check_leaves(given, expected, "dump")
-    leaves = [jnp.asarray(given[path]) for path in expected]
-    tree = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-    return tree["params"], tree["model_state"]
-
-
-def _named(params: Any) -> dict[str, Any]:
-    return dict(
-        zip([f"params/{p}" for p in leaf_paths(params)], jax.tree.leaves(params), strict=True)
-    )
-
-
 def _is_finite(tree: Any) -> bool:
-    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in floats)
+    return not any(badness(leaf) for leaf in jax.tree.leaves(tree))

@@ -6,28 +6,24 @@ where what is not finite in it was born. An operation whose result holds a NaN p
 an operand with a NaN, and is itself the birthplace if there is none.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.extend import core
 
-import aetheria
+from aetheria.debug.places import Frame, inside, layer_of
+from aetheria.hardware.leaves import leaf_paths, named_leaves
 
-# Their frames are not where a user wrote the operation.
-_SHIPPED_MODELS = str(Path(aetheria.__path__[0]) / "models")
-_LIBRARIES = tuple(module.__path__[0] for module in (jax, flax, optax, aetheria))
-# Operations that are a computation of their own: looked into.
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+# Operations that only call another computation: looked into. Others that hold one, such as
+# `reduce_window`, apply it in ways of their own, and are taken as a whole.
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call")
+_CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr")
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _RESHAPING = ("convert_element_type", "reshape", "transpose", "broadcast_in_dim", "squeeze")
-_OPAQUE = ("while", "scatter", "reduce", "sort", "custom_root", "linear_solve")
 
 
 @dataclass(eq=False)
@@ -71,15 +67,6 @@ class Mark:
     made_at: int
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What surrounds an operation: the enclosing module and the turn of a loop."""
-
-    stack: str = ""
-    turn: int | None = None
-    source: str = ""
-
-
 @dataclass
 class Tracer:
     """Evaluates jaxprs and marks what is not finite.
@@ -93,7 +80,7 @@ class Tracer:
     parameters: dict[int, tuple[Any, str]] = field(default_factory=dict)
 
     def run(
-        self, closed: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: _Frame
+        self, closed: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: Frame
     ) -> tuple[list[Any], list[Mark | None]]:
         """The outputs of a closed jaxpr and their marks."""
         values: dict[Any, tuple[Any, Mark | None]] = {}
@@ -115,17 +102,18 @@ class Tracer:
         return [value for value, _ in outputs], [mark for _, mark in outputs]
 
     def _apply(
-        self, eqn: Any, operands: Sequence[tuple[Any, Mark | None]], frame: _Frame
+        self, eqn: Any, operands: Sequence[tuple[Any, Mark | None]], frame: Frame
     ) -> list[tuple[Any, Mark | None]]:
         arguments, marks = [value for value, _ in operands], [mark for _, mark in operands]
-        inner = _inside(eqn, frame)
+        inner = inside(eqn, frame)
         name = eqn.primitive.name
         if name == "scan":
             return self._scan(eqn, arguments, marks, inner)
         if name == "cond":
             branch = _closed(eqn.params["branches"][int(arguments[0])])
             return list(zip(*self.run(branch, arguments[1:], marks[1:], inner), strict=True))
-        if name not in _OPAQUE and (called := _called(eqn)) is not None:
+        if name in _CALLS:
+            called = _called(eqn)
             return list(zip(*self.run(called, arguments, marks, inner), strict=True))
         self.num_operations += 1
         with eqn.ctx.manager:
@@ -136,7 +124,7 @@ class Tracer:
         return [(value, self._mark(value, eqn, marks, inner)) for value in outs]
 
     def _scan(
-        self, eqn: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: _Frame
+        self, eqn: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: Frame
     ) -> list[tuple[Any, Mark | None]]:
         """Takes the turns of a loop one by one."""
         body, length = _closed(eqn.params["jaxpr"]), eqn.params["length"]
@@ -155,40 +143,40 @@ class Tracer:
         for turn in turns:
             xs = [column[turn] for column in arguments[first_xs:]]
             xs_marks = [
-                mark if mark is not None and _badness(value) else None
+                mark if mark is not None and badness(value) else None
                 for value, mark in zip(xs, marks[first_xs:], strict=True)
             ]
             outs, out_marks = self.run(
                 body,
                 [*consts, *carry, *xs],
                 [*const_marks, *carry_marks, *xs_marks],
-                _Frame(frame.stack, turn, frame.source),
+                Frame(frame.stack, turn, frame.source),
             )
             carry, carry_marks = outs[:num_carry], out_marks[:num_carry]
             stacked[turn] = list(zip(outs[num_carry:], out_marks[num_carry:], strict=True))
         columns = zip(*(stacked[turn] for turn in range(length)), strict=True)
-        ys = [(_stack([v for v, _ in c]), _first([m for _, m in c])) for c in columns]
+        ys = [(jnp.stack([v for v, _ in c]), _first([m for _, m in c])) for c in columns]
         return [*zip(carry, carry_marks, strict=True), *ys]
 
     def _named_by_parameter(
-        self, name: str, arguments: Sequence[Any], outs: Sequence[Any], frame: _Frame
-    ) -> _Frame:
+        self, name: str, arguments: Sequence[Any], outs: Sequence[Any], frame: Frame
+    ) -> Frame:
         known = [self.parameters[id(a)] for a in arguments if id(a) in self.parameters]
         if not known:
             return frame
         path = known[0][1]
         if name in _RESHAPING:  # the same parameter still
             self.parameters[id(outs[0])] = (outs[0], path)
-        return frame if _layer(frame.stack) else _Frame(path, frame.turn, frame.source)
+        return frame if layer_of(frame.stack) else Frame(path, frame.turn, frame.source)
 
     def _constant(self, value: Any) -> Mark | None:
-        bad = _badness(value)
+        bad = badness(value)
         return Mark(None, bad == "nan", self.num_operations) if bad else None
 
     def _mark(
-        self, value: Any, eqn: Any, marks: Sequence[Mark | None], frame: _Frame
+        self, value: Any, eqn: Any, marks: Sequence[Mark | None], frame: Frame
     ) -> Mark | None:
-        bad = _badness(value)
+        bad = badness(value)
         if not bad:
             return None
         is_nan = bad == "nan"
@@ -201,7 +189,7 @@ class Tracer:
         origin = Origin(
             kind=bad,
             operation=eqn.primitive.name,
-            layer=_layer(frame.stack),
+            layer=layer_of(frame.stack),
             backward="transpose" in frame.stack,
             source=frame.source,
             turn=frame.turn,
@@ -209,12 +197,12 @@ class Tracer:
         )
         return Mark(origin, is_nan, self.num_operations)
 
-    def _note_layer(self, marks: Sequence[Mark | None], frame: _Frame) -> None:
+    def _note_layer(self, marks: Sequence[Mark | None], frame: Frame) -> None:
         """Remembers the first layer that meets a bad argument."""
         for mark in marks:
             origin = mark.origin if mark else None
             if origin and origin.argument and not origin.layer and frame.stack:
-                origin.layer, origin.source = _layer(frame.stack), frame.source
+                origin.layer, origin.source = layer_of(frame.stack), frame.source
                 origin.turn = frame.turn
 
 
@@ -230,27 +218,30 @@ def trace_origins(
     Returns:
         The outputs, and the marks of those leaves that are not finite, by path.
     """
-    flat, treedef = jax.tree_util.tree_flatten_with_path(dict(arguments))
-    values = [value for _, value in flat]
+    named = named_leaves(dict(arguments))
+    values, treedef = jax.tree.flatten(dict(arguments))
     by_position = lambda *leaves: function(**jax.tree.unflatten(treedef, leaves))
     closed, shape = jax.make_jaxpr(by_position, return_shape=True)(*values)
     marks = [
-        Mark(Origin(kind=bad, argument=_path(path)), bad == "nan", 0)
-        if (bad := _badness(value))
-        else None
-        for path, value in flat
+        Mark(Origin(kind=bad, argument=path), bad == "nan", 0) if (bad := badness(value)) else None
+        for path, value in named.items()
     ]
-    parameters = {id(value): (value, _path(path[1:-1])) for path, value in flat if len(path) > 2}
-    outputs, out_marks = Tracer(parameters=parameters).run(closed, values, marks, _Frame())
+    # The module a parameter belongs to: its path without the argument's name and its own.
+    parameters = {
+        id(value): (value, "/".join(path.split("/")[1:-1]))
+        for path, value in named.items()
+        if path.count("/") > 1
+    }
+    outputs, out_marks = Tracer(parameters=parameters).run(closed, values, marks, Frame())
     tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
-    paths = [_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    marked = zip(paths, out_marks, strict=True)
+    marked = zip(leaf_paths(tree), out_marks, strict=True)
     return tree, {path: mark for path, mark in marked if mark is not None}
 
 
-def _badness(value: Any) -> str:
-    """`nan`, `inf`, or nothing."""
-    if not jnp.issubdtype(_dtype(value), jnp.inexact):
+def badness(value: Any) -> str:
+    """What is not finite in an array or a number: `nan`, else `inf`, else nothing."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.inexact):
         return ""
     if bool(jnp.isfinite(value).all()):
         return ""
@@ -258,63 +249,13 @@ def _badness(value: Any) -> str:
 
 
 def _called(eqn: Any) -> Any:
-    """The computation that an operation calls, closed; None if it calls none."""
-    for name in _CALLS:
-        if (jaxpr := eqn.params.get(name)) is not None:
-            return _closed(jaxpr)
-    return None
+    """The computation that an operation calls, closed."""
+    return _closed(next(eqn.params[name] for name in _CALLED if name in eqn.params))
 
 
 def _closed(jaxpr: Any) -> Any:
     return jaxpr if hasattr(jaxpr, "consts") else core.ClosedJaxpr(jaxpr, ())
 
 
-def _inside(eqn: Any, frame: _Frame) -> _Frame:
-    own = str(eqn.source_info.name_stack)
-    # The stack inside a call is empty, or begins anew at the module that made the call.
-    stack = own or frame.stack
-    if own and "transpose" in frame.stack and "transpose" not in own:
-        stack = f"transpose({own})"
-    return _Frame(stack, frame.turn, _source(eqn) or frame.source)
-
-
-def _source(eqn: Any) -> str:
-    """`file:line` of the innermost frame that is no library's."""
-    traceback = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        file = frame.file_name
-        if file.startswith(_SHIPPED_MODELS) or not file.startswith((*_LIBRARIES, "<")):
-            return f"{_shortened(file)}:{frame.line_num}"
-    return ""
-
-
-def _shortened(file: str) -> str:
-    return "/".join(Path(file).parts[-2:])
-
-
-def _layer(stack: str) -> str:
-    """The module path of a name stack.
-
-    >>> _layer("transpose(jvp(_Layers))/blocks/attention/vmap()")
-    'blocks/attention'
-    """
-    parts = [part for part in re.split(r"[/()]", stack) if part]
-    modules = [part for part in parts if part not in ("jvp", "vmap", "transpose", "checkpoint")]
-    rooted = bool(re.match(r"^(transpose\()?(jvp)\(", stack)) and len(modules) > 1
-    return "/".join(modules[1:] if rooted else modules)
-
-
 def _first(marks: Sequence[Mark | None]) -> Mark | None:
     return next((mark for mark in marks if mark is not None), None)
-
-
-def _stack(values: Sequence[Any]) -> Any:
-    return jnp.stack(values)
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _dtype(value: Any) -> Any:
-    return value.dtype if hasattr(value, "dtype") else np.result_type(value)

@@ -1,12 +1,14 @@
 """A state as a flat mapping, leaf path -> array: named, copied, checked, and made a state again."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from aetheria.errors import SnapshotError
+from aetheria.logic.model import Model
+from aetheria.logic.precision import Precision
 from aetheria.logic.state import TrainState
 
 
@@ -20,13 +22,51 @@ def leaf_paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Every leaf by its path, in tree order.
+
+    >>> named_leaves({"a": [1, 2], "b": {"c": 3}})
+    {'a/0': 1, 'a/1': 2, 'b/c': 3}
+    """
+    return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+class Weights(NamedTuple):
+    """What a model's output needs of a state."""
+
+    params: Any
+    model_state: Any
+
+
+def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any]) -> Weights:
+    """Shapes and dtypes of a model's weights, as a precision policy stores them."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, model_state = jax.eval_shape(model.init, key, batch)
+    return Weights(jax.eval_shape(precision.store_params, params), model_state)
+
+
+def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> Weights:
+    """Puts the weights of an exported state on the default device.
+
+    Raises:
+        SnapshotError: they are not this model's; the leaf is named.
+    """
+    expected = named_leaves(abstract)
+    own = tuple(f"{field}/" for field in Weights._fields)
+    given = {path: array for path, array in arrays.items() if path.startswith(own)}
+    check_leaves(given, expected, where)
+    leaves = [jnp.asarray(given[path]) for path in expected]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
 def export_leaves(state: TrainState) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves(state)
-    arrays = [jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf) for leaf in leaves]
-    return dict(zip(leaf_paths(state), arrays, strict=True))
+    """Copies of a state's leaves, path -> array, keys as uint32 data."""
+    as_data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
+    return {path: as_data(leaf) for path, leaf in named_leaves(state).items()}
 
 
 def import_leaves(leaves: list[jax.Array], abstract: TrainState) -> TrainState:
+    """The inverse of `export_leaves`, from leaves in tree order."""
     likes, treedef = jax.tree.flatten(abstract)
     placed = [
         jax.random.wrap_key_data(leaf) if _is_key(like) else jnp.copy(leaf)

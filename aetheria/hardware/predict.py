@@ -2,24 +2,16 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import check_leaves, leaf_paths
+from aetheria.hardware.leaves import Weights, abstract_weights, place_weights
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
-
-
-class Weights(NamedTuple):
-    """What prediction needs of a state."""
-
-    params: Any
-    model_state: Any
 
 
 class PredictProgram:
@@ -62,10 +54,7 @@ class PredictProgram:
                 "name what the network sees so in its dataset"
             )
         self._inputs = batch["inputs"]
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        params, model_state = jax.eval_shape(model.init, key, batch)
-        stored = jax.eval_shape(Precision.parse(trained_with).store_params, params)
-        self._abstract = Weights(stored, model_state)
+        self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
     def place(self, arrays: Mapping[str, Any]) -> Weights:
         """Puts the weights of an exported state on the default device.
@@ -73,13 +62,7 @@ class PredictProgram:
         Raises:
             SnapshotError: they are not this model's; the leaf is named.
         """
-        paths = leaf_paths(self._abstract)
-        expected = dict(zip(paths, jax.tree.leaves(self._abstract), strict=True))
-        own = tuple(f"{field}/" for field in Weights._fields)
-        given = {path: array for path, array in arrays.items() if path.startswith(own)}
-        check_leaves(given, expected, "checkpoint_path")
-        leaves = [jnp.asarray(given[path]) for path in paths]
-        return jax.tree.unflatten(jax.tree.structure(self._abstract), leaves)
+        return place_weights(arrays, self._abstract, "checkpoint_path")
 
     def run(self, weights: Weights, inputs: Any, *, probabilities: bool = False) -> Any:
         """Predicts for `inputs` [batch, ...]; returns NumPy outputs [batch, ...].

@@ -13,7 +13,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aetheria.errors import AetheriaError
 from aetheria.hardware.adapt import adapt_state
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import check_leaves, export_leaves, import_leaves, leaf_paths
+from aetheria.hardware.leaves import (
+    check_leaves,
+    export_leaves,
+    import_leaves,
+    leaf_paths,
+    named_leaves,
+)
 from aetheria.hardware.placement import place_state
 from aetheria.hardware.shards import gather_on_first, make_gather
 from aetheria.logic.guard import EXAMINED, release
@@ -105,7 +111,7 @@ class JaxProgram:
             out_shardings=whole,
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
-        shards = dict(zip(leaf_paths(placed), jax.tree.leaves(placed), strict=True))
+        shards = named_leaves(placed)
         self._export = jax.jit(export_leaves, out_shardings=shards)
         self._gather = make_gather(mesh)
 

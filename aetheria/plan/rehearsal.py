@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from aetheria.hardware import JaxProgram
-from aetheria.hardware.leaves import leaf_paths
+from aetheria.hardware.leaves import named_leaves
 from aetheria.hardware.placement import copied_parameter
 from aetheria.plan.collectives import Collective, find_collectives
 from aetheria.plan.operations import count_operations
@@ -116,9 +116,9 @@ def _estimate(
 
 def _whole_leaves(state: Any, mesh: Mapping[str, int]) -> list[dict[str, Any]]:
     """The largest leaves that an axis made for splitting the state does not split."""
-    params = dict(zip(leaf_paths(state.params), jax.tree.leaves(state.params), strict=True))
+    params = named_leaves(state.params)
     shapes = {path: leaf.shape for path, leaf in params.items()}
-    opt_leaves = zip(leaf_paths(state.opt_state), jax.tree.leaves(state.opt_state), strict=True)
+    opt_leaves = named_leaves(state.opt_state).items()
     leaves = [("params", path, path, leaf) for path, leaf in params.items()]
     leaves += [
         ("opt_state", path, copied_parameter(path, leaf.shape, shapes), leaf)
