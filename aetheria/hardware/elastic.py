@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import make_mesh, place_state
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
-from aetheria.hardware.shards import Replicas, Shards, on_each_device, wait_on_cpu
+from aetheria.hardware.shards import Replicas, Shards, make_export, on_each_device, wait_on_cpu
 from aetheria.logic.guard import release
 from aetheria.logic.lanes import (
     LaneSums,
@@ -69,7 +69,7 @@ class ElasticProgram:
         abstract = self._first.abstract_state
         placed = place_state(model.partition_rules(), abstract, mesh)
         self._shards = Shards(abstract, placed, mine)
-        self._joined = JaxProgram(model, spec, mesh) if self._shards.is_split else None
+        self._export_parts = make_export(placed)
         self._compiles = dict.fromkeys(self._first.compiles, 0)
         self._devices, self._num_devices = mine, len(devices)
         self._share = len(spec.example_window["mask"]) // len(devices)
@@ -155,9 +155,9 @@ class ElasticProgram:
         """Copies the state, as split as it is: path -> array. Without waiting, unless it is split
         over several processes: then it is gathered in the memory of process 0.
         """
-        if self._joined is None:
+        if not self._shards.is_split:
             return self._first.export_state(state[0])
-        return self._joined.export_state(self._shards.join(state))
+        return self._export_parts(self._shards.join(state))
 
     def import_state(self, arrays: Mapping[str, Any]) -> Replicas:
         """Places host arrays as a state: whole on the first device, which gives the others theirs.

@@ -18,10 +18,9 @@ from aetheria.hardware.leaves import (
     export_leaves,
     import_leaves,
     leaf_paths,
-    named_leaves,
 )
 from aetheria.hardware.placement import place_state
-from aetheria.hardware.shards import gather_on_first, make_gather
+from aetheria.hardware.shards import make_export
 from aetheria.logic.guard import EXAMINED, release
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
@@ -111,9 +110,7 @@ class JaxProgram:
             out_shardings=whole,
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
-        shards = named_leaves(placed)
-        self._export = jax.jit(export_leaves, out_shardings=shards)
-        self._gather = make_gather(mesh)
+        self._export = make_export(placed)
 
     @property
     def windows_per_chunk(self) -> int:
@@ -189,9 +186,7 @@ class JaxProgram:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,
         unless it is split over several processes: then it is gathered in the memory of process 0.
         """
-        copied = self._export(state)
-        # One process reads every shard itself.
-        return gather_on_first(copied, self._gather) if self._mesh.is_multi_process else copied
+        return self._export(state)
 
     def import_state(self, arrays: Mapping[str, Any]) -> TrainState:
         """Places host arrays as a state.

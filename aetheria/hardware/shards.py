@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aetheria.hardware.leaves import export_leaves, named_leaves
 from aetheria.logic.state import TrainState
 
 Replicas = list[TrainState]  # one state a device of this process
@@ -153,7 +154,24 @@ def make_gather(mesh: Mesh) -> Gather:
     return jax.jit(lambda leaves: [gather(leaf) for leaf in leaves], out_shardings=whole)
 
 
-def gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> dict[str, Any]:
+def make_export(placed: TrainState) -> Callable[[TrainState], dict[str, Any]]:
+    """Builds the copy of a state, path -> array, for who writes it. On a mesh of one process the
+    copies lie as the state does, since that process reads every part itself; of several processes,
+    the first gets them whole.
+
+    Args:
+        placed: the state's shardings, all of one mesh.
+    """
+    shardings = named_leaves(placed)
+    export = jax.jit(export_leaves, out_shardings=shardings)
+    mesh = jax.tree.leaves(placed)[0].mesh
+    if not mesh.is_multi_process:
+        return export
+    gather = make_gather(mesh)
+    return lambda state: _gather_on_first(export(state), gather)
+
+
+def _gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> dict[str, Any]:
     """Makes split arrays whole in the memory of process 0, which writes; the others go without
     them. One after another, so that no device holds more than one of them whole.
 

@@ -13,7 +13,7 @@ from aetheria.errors import SnapshotError
 from aetheria.protocols import Snapshot
 from aetheria.resilience.retention import Retention, SnapshotInfo
 from aetheria.resilience.snapshot_files import read_snapshot
-from aetheria.resilience.store import list_snapshots, quarantine, snapshot_info
+from aetheria.resilience.store import find_newest, list_snapshots, quarantine, snapshot_info
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
@@ -139,16 +139,10 @@ class RunRequest:
         return RunPlan(run_dir=self.workdir, overwrite=self.overwrite)
 
     def _newest(self, current: Path | None) -> RunPlan:
-        infos = list_snapshots(current / CHECKPOINTS) if current else []
-        damaged: list[tuple[Path, str]] = []
-        for info in reversed(infos):
-            try:
-                snapshot = read_snapshot(info.path)
-            except SnapshotError as error:
-                damaged.append((info.path, str(error)))
-                continue
+        newest, damaged = find_newest(current / CHECKPOINTS) if current else (None, [])
+        if newest is not None:
             assert current is not None
-            return RunPlan(run_dir=current, snapshot=snapshot, damaged=tuple(damaged))
+            return RunPlan(run_dir=current, snapshot=newest, damaged=tuple(damaged))
         if damaged:
             raise SnapshotError(f"{damaged[0][1]} (no other snapshot in {current} is sound)")
         if self.resume == "auto":

@@ -71,13 +71,11 @@ class SnapshotStore:
     def read_newest(self) -> Snapshot | None:
         """The newest snapshot that proves sound; damaged ones are moved to quarantine."""
         assert not self.busy(), "a save is under way"
-        for info in reversed(list_snapshots(self._folder)):
-            try:
-                return read_snapshot(info.path)
-            except SnapshotError:
-                quarantine(info.path)
-                self._kept = [kept for kept in self._kept if kept.path != info.path]
-        return None
+        newest, damaged = find_newest(self._folder)
+        for path, _ in damaged:
+            quarantine(path)
+        self._kept = [kept for kept in self._kept if kept.path not in dict(damaged)]
+        return newest
 
     def best(self) -> dict[str, Any] | None:
         """The best snapshot kept: its name, step, and the monitored value."""
@@ -128,6 +126,19 @@ def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     paths = [path for path in folder.glob("snapshot_*") if _UNFINISHED not in path.name]
     infos = [snapshot_info(path) for path in paths if path.is_dir()]
     return sorted(infos, key=lambda info: (info.step, info.path.name))
+
+
+def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
+    """The newest snapshot in a `checkpoints/` folder that proves sound, and the newer ones that do
+    not, with the reason; nothing is moved.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for info in reversed(list_snapshots(folder)):
+        try:
+            return read_snapshot(info.path), damaged
+        except SnapshotError as error:
+            damaged.append((info.path, str(error)))
+    return None, damaged
 
 
 def snapshot_info(path: Path) -> SnapshotInfo:
