@@ -3,7 +3,7 @@
     apt-get install dataset-fashion-mnist
     python -m aetheria.main --config=configs/cnn.py
 
-Test accuracy 0.92 after 5 epochs, 2,345 steps, some three minutes on two shared CPU cores.
+Test accuracy 0.92 after 5 epochs, 2,345 steps, some two minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

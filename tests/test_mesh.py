@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from conftest import train_step
+from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec as P
 from test_models import PlainLinear
 
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.hardware.leaves import named_leaves
 from aetheria.plugins import MODELS
 
@@ -55,13 +55,7 @@ def make_window(seed=0):
 
 
 def make_program(mesh, model=MODEL):
-    spec = ProgramSpec(
-        example_window=make_window(),
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window())
     return select_strategy("mesh", mesh).compile(model, spec)
 
 

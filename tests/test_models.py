@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import train_step
+from conftest import make_spec, train_step
 from flax import linen as nn
 from flax import nnx
 
 from aetheria import LinenModel, LossOutput, Model, NnxModel, weighted
 from aetheria.errors import AetheriaError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -163,13 +163,7 @@ def make_window(model, steps=2, size=8, seed=0):
 
 @functools.cache
 def make_program(model, mixed_precision=False):
-    spec = ProgramSpec(
-        example_window=make_window(model),
-        total_steps=60,
-        seed=0,
-        mixed_precision=mixed_precision,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window(model), total_steps=60, mixed_precision=mixed_precision)
     return select_strategy("cpu", {}).compile(model, spec)
 
 

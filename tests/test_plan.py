@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS
+from conftest import DIGITS, make_spec
 from jax.sharding import PartitionSpec as P
 from test_mesh import SimpleMLP, Whole, bytes_on_each_device
 
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.plan import Machine, rehearse
 from aetheria.plan.collectives import Collective, find_collectives
 from aetheria.plan.operations import count_operations
@@ -32,13 +32,7 @@ def make_program(mesh, model=MODEL, accumulation=1, mixed_precision=False):
         "labels": np.zeros(rows, np.int32),
         "mask": np.ones(rows, np.float32),
     }
-    spec = ProgramSpec(
-        example_window=window,
-        total_steps=10,
-        seed=0,
-        mixed_precision=mixed_precision,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(window, mixed_precision=mixed_precision)
     return select_strategy("mesh", mesh).compile(model, spec)
 
 

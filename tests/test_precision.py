@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import DIGITS, train_step
+from conftest import DIGITS, make_spec, train_step
 from test_step import (
     MODEL,
     MOMENTUM,
@@ -24,7 +24,7 @@ from test_step import (
 
 from aetheria.config import make_config
 from aetheria.errors import ConfigError, SnapshotError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.inference import Predictor
 from aetheria.logic.guard import CONSECUTIVE, release
 from aetheria.logic.loss_scale import GOOD_STEPS, SCALE
@@ -319,10 +319,9 @@ PROGRAMS = {
 
 @functools.cache
 def make_program(name, mixed_precision="compute=float16"):
-    spec = ProgramSpec(
-        example_window={name: column[0] for name, column in WINDOWS.items()},
+    spec = make_spec(
+        {name: column[0] for name, column in WINDOWS.items()},
         total_steps=12,
-        seed=0,
         mixed_precision=mixed_precision,
         max_consecutive_skips=1,
     )

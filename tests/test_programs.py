@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from conftest import train_step
+from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
 from aetheria.errors import AetheriaError, SnapshotError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 
 STRATEGIES = {
     "cpu": ("cpu", {}),
@@ -58,13 +58,7 @@ def make_batch(seed=0, num_valid=MICRO_BATCH):
 
 
 def make_program(strategy, model=MODEL):
-    spec = ProgramSpec(
-        example_window=WINDOWS[0],
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(WINDOWS[0])
     return select_strategy(*STRATEGIES[strategy]).compile(model, spec)
 
 

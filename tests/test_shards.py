@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import make_spec
 from jax.sharding import NamedSharding, PartitionSpec
 from test_models import LinenNormed
 
 from aetheria.errors import HardwareError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.hardware.placement import make_mesh
 from aetheria.hardware.shards import make_gather
 from aetheria.plugins import MODELS
@@ -67,13 +68,7 @@ def program_of(mesh, model="mlp", mixed_precision=False):
 
 @functools.cache
 def compiled(mesh, model, mixed_precision):
-    spec = ProgramSpec(
-        example_window=make_window(model),
-        total_steps=10,
-        seed=0,
-        mixed_precision=mixed_precision,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window(model), mixed_precision=mixed_precision)
     strategy = select_strategy("mesh", MESHES[mesh], elastic=True)
     return strategy.compile(MODELS_BY_NAME[model], spec)
 
@@ -123,13 +118,7 @@ def test_parameters_kept_in_bfloat16_have_the_bits_of_one_device_too():
 def test_the_fast_program_on_such_a_mesh_has_other_bits():
     """The control of the tests above: the comparison can fail."""
     model = "mlp"
-    spec = ProgramSpec(
-        example_window=make_window(model),
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window(model))
     fast = select_strategy("mesh", {"fsdp": 2}).compile(MODELS_BY_NAME[model], spec)
     state, _ = trained(fast, fast.init(), range(4), model)
     assert bits(fast, state) != outcome("one", model)[0]
@@ -303,13 +292,7 @@ def test_an_exported_state_survives_the_step_that_frees_what_it_was_copied_from(
 
 
 def test_a_model_without_rules_is_whole_on_any_mesh():
-    spec = ProgramSpec(
-        example_window={**make_window("mlp"), "labels": make_window("mlp")["inputs"][..., :1]},
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec({**make_window("mlp"), "labels": make_window("mlp")["inputs"][..., :1]})
     program = select_strategy("mesh", {"fsdp": 4}, elastic=True).compile(LinenNormed(), spec)
     assert not program._shards.is_split
     state = program.init()
@@ -337,13 +320,7 @@ def test_a_mesh_that_elastic_does_not_cover_is_refused_with_its_reason(mesh, mes
 
 
 def test_a_parameter_that_does_not_divide_is_refused_by_name():
-    spec = ProgramSpec(
-        example_window=make_window("mlp"),
-        total_steps=10,
-        seed=0,
-        mixed_precision=False,
-        max_consecutive_skips=3,
-    )
+    spec = make_spec(make_window("mlp"))
     model = MODELS.get("SimpleMLP")(input_dim=6, hidden_dim=12, num_classes=3)
     with pytest.raises(HardwareError, match=r"dim 1 of 'Dense_0/kernel' .* by fsdp=8"):
         select_strategy("mesh", {"fsdp": 8}, elastic=True).compile(model, spec)

@@ -5,10 +5,10 @@ import math
 import jax
 import numpy as np
 import pytest
-from conftest import train_step
+from conftest import make_spec, train_step
 
 from aetheria.errors import HardwareError
-from aetheria.hardware import ProgramSpec, select_strategy
+from aetheria.hardware import select_strategy
 from aetheria.hardware.compiler import make_room_for_devices
 from aetheria.plugins import MODELS
 
@@ -88,9 +88,7 @@ def test_training_on_a_gpu_stays_there_and_lowers_the_loss():
     mask = np.ones((2, 16), np.float32)
     window = {"inputs": inputs, "labels": inputs[..., :1], "mask": mask}
     model = SimpleMLP(input_dim=6, hidden_dim=16, learning_rate=1e-2)
-    spec = ProgramSpec(
-        example_window=window, total_steps=60, seed=0, mixed_precision=True, max_consecutive_skips=3
-    )
+    spec = make_spec(window, total_steps=60, mixed_precision=True)
     program = select_strategy("gpu", {}).compile(model, spec)
     state, first = train_step(program, program.init(), window)
     with jax.transfer_guard_device_to_host("disallow_explicit"):

@@ -14,9 +14,9 @@ from aetheria.command.plan_text import describe
 from aetheria.config import Config
 from aetheria.config_files import load_config
 from aetheria.errors import AetheriaError, ExitCode, HardwareError
+from aetheria.virtual_devices import flags_for_devices
 
 MAX_DEVICES = 2048  # the CPU backend of one process fails beyond (jax 0.10.2: 4,096 do not start)
-_DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,11 @@ class PlanCommand:
 
 def _run_with_devices(num_devices: int, request: str) -> subprocess.CompletedProcess[str]:
     """Answers a request in a process of its own: jax reads the number of devices as it starts."""
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    flags = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",  # XLA warns of slow collectives; the plan lists them
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": " ".join([*flags, f"{_DEVICE_FLAG}={num_devices}"]),
+        "XLA_FLAGS": flags_for_devices(os.environ, num_devices),
     }
     return subprocess.run(
         [sys.executable, "-m", "aetheria.plan"],

@@ -2,24 +2,24 @@
 
 import functools
 import os
-import re
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import jax
 
+from aetheria.virtual_devices import num_virtual_devices
+
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
     # XLA gives products and sums to a library on a CPU. The library splits a sum by the number of
     # threads, and so the norm of a small Transformer's gradient had other bits with 1, 2 and 4 of
-    # them (jax 0.10.2). Here it is given products alone, which is faster, too: a step of SimpleCNN
-    # takes 42 ms instead of 53.
+    # them (jax 0.10.2). Here it is given products alone, which costs nothing: a step of SimpleCNN
+    # takes 41 ms instead of 40, within what two runs differ.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"},
 }
 
 
 # As many as virtual devices are likely to be asked for: with more of these, XLA takes more threads.
 NUM_THREADS = 8
-_DEVICE_FLAG = "--xla_force_host_platform_device_count"
 _THREADS_PER_DEVICE = 4
 
 
@@ -39,9 +39,9 @@ def make_room_for_devices(environ: MutableMapping[str, str]) -> None:
     with 8 devices on two cores a step of SimpleCNN came to a standstill, and jax ended the process
     after 40 seconds (0.10.2; NPROC=8 did not help, 32 did).
     """
-    asked = re.findall(rf"{_DEVICE_FLAG}=(\d+)", environ.get("XLA_FLAGS", ""))
-    if asked and int(asked[-1]) > (os.cpu_count() or 1):
-        environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * int(asked[-1])))
+    count = num_virtual_devices(environ)
+    if count is not None and count > (os.cpu_count() or 1):
+        environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * count))
 
 
 def jit_for(platform: str) -> Callable[..., Any]:

@@ -16,9 +16,9 @@ from aetheria.errors import AetheriaError, ExitCode
 from aetheria.resilience import read_snapshot
 from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import find_snapshot
+from aetheria.virtual_devices import flags_for_devices
 
 _PARTS = ("params", "opt_state", "model_state", "loss_scale")
-_DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,9 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """A CPU stands for as many devices as asked for; accelerators count as they are."""
-        flags = os.environ.get("XLA_FLAGS", "").split()
-        flags = [flag for flag in flags if not flag.startswith(_DEVICE_FLAG)]
-        flags.append(f"{_DEVICE_FLAG}={self.devices // self.processes}")
+        flags = flags_for_devices(os.environ, self.devices // self.processes)
         threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # XLA asks for it
-        return {**os.environ, "XLA_FLAGS": " ".join(flags), **threads}
+        return {**os.environ, "XLA_FLAGS": flags, **threads}
 
 
 @dataclass(frozen=True, kw_only=True)
