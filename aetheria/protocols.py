@@ -79,7 +79,8 @@ class Program(Protocol):
         self, state: State, arrays: Mapping[str, Any], start: int, count: int
     ) -> tuple[State, Report]:
         """Takes one optimizer step on each of `count` windows of a chunk, from `start` on; returns
-        the last step's report, without waiting for the device.
+        the last step's report, without waiting for the device to come to it. It may wait for a
+        call before, so as not to be far ahead.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from aetheria.hardware.convolutions import with_library_convolutions
 from aetheria.virtual_devices import num_virtual_devices
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -45,5 +46,10 @@ def make_room_for_devices(environ: MutableMapping[str, str]) -> None:
 
 
 def jit_for(platform: str) -> Callable[..., Any]:
-    """`jax.jit` with the options for what computes on a platform."""
-    return functools.partial(jax.jit, compiler_options=dict(_OPTIONS.get(platform, {})) or None)
+    """`jax.jit` of functions of arrays, with the options and forms for what computes on a
+    platform.
+    """
+    jit = functools.partial(jax.jit, compiler_options=dict(_OPTIONS.get(platform, {})) or None)
+    if platform != "cpu":
+        return jit
+    return lambda function, **how: jit(with_library_convolutions(function), **how)

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import make_mesh, place_state
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
+from aetheria.hardware.run_ahead import RunAhead
 from aetheria.hardware.shards import Replicas, Shards, make_export, on_each_device, wait_on_cpu
 from aetheria.logic.guard import release
 from aetheria.logic.lanes import (
@@ -92,6 +93,7 @@ class ElasticProgram:
         self._lane_eval = jit(count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2)
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
         self._add_over_devices = self._butterfly()
+        self._ahead = RunAhead()
 
     @property
     def windows_per_chunk(self) -> int:
@@ -129,6 +131,7 @@ class ElasticProgram:
             whole = self._shards.gather(whole, "opt_state", free=True)
             stepped = [self._update(*pair) for pair in zip(whole, totals, strict=True)]
             state, report = self._shards.part([new for new, _ in stepped]), stepped[0][1]
+            self._ahead.follow(report)
         assert report is not None, "at least one step"
         return state, report
 
