@@ -66,8 +66,8 @@ class Program(Protocol):
 
     @property
     def windows_per_chunk(self) -> int:
-        """How many windows one call should be offered: several where a step is so short that
-        dispatching it would take as long.
+        """How many windows one call should be offered: several where dispatching each step on its
+        own would take a share of its time.
         """
         ...
 
