@@ -254,7 +254,9 @@ def _called(eqn: Any) -> Any:
 
 
 def _closed(jaxpr: Any) -> Any:
-    return jaxpr if hasattr(jaxpr, "consts") else core.ClosedJaxpr(jaxpr, ())
+    if hasattr(jaxpr, "consts"):  # always, from jax 0.12 on
+        return jaxpr
+    return core.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _first(marks: Sequence[Mark | None]) -> Mark | None:

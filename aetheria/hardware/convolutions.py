@@ -14,6 +14,9 @@ import jax
 from jax import lax
 from jax.extend import core
 
+# One class of two names from jax 0.12 on, where type checkers do not see the second.
+_JAXPRS = (core.Jaxpr, core.ClosedJaxpr)  # pyright: ignore[reportPrivateImportUsage]
+
 
 def with_library_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function of arrays, its convolutions rewritten; to be compiled for a CPU."""
@@ -65,9 +68,9 @@ def _rewrite_equation(eqn: Any) -> list[Any]:
 
 def _rewrite_param(value: Any) -> Any:
     """Jaxprs of a loop or a call, a branch's among several; everything else as it is."""
-    if isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
+    if isinstance(value, _JAXPRS):
         return _rewrite(value)
-    if type(value) is tuple and any(isinstance(v, (core.Jaxpr, core.ClosedJaxpr)) for v in value):
+    if type(value) is tuple and any(isinstance(v, _JAXPRS) for v in value):
         return tuple(map(_rewrite_param, value))
     return value
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import find_snapshot
 from aetheria.virtual_devices import flags_for_devices
 
-_PARTS = ("params", "opt_state", "model_state", "loss_scale")
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -27,11 +25,13 @@ class Evidence:
 
     Attributes:
         metrics: a line for each report, in order: everything but the speed.
-        digests: part of the state -> sha256 of its bytes at the end.
+        digests: part of the state, such as `params`, -> sha256 of its bytes at the end.
+        record: what the last snapshot holds besides the state.
     """
 
     metrics: tuple[Mapping[str, Any], ...]
     digests: Mapping[str, str]
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def differs_from(self, other: "Evidence") -> str | None:
         """Names the first difference; None if there is none."""
@@ -46,12 +46,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run runs: how many devices, over how many processes, on how many threads of the
-    CPU (None: as many as XLA takes by itself, which depends on the machine's cores), and how the
-    devices are laid out (None: all on the axis `data`).
+    """Where a run runs: how many devices (None: as the config and the environment say), over how
+    many processes, on how many threads of the CPU (None: as many as XLA takes by itself, which
+    depends on the machine's cores), and how the devices are laid out (None: all on the axis
+    `data`).
     """
 
-    devices: int
+    devices: int | None = None
     processes: int = 1
     threads: int | None = None
     mesh: Mapping[str, int] | None = None
@@ -59,17 +60,24 @@ class Place:
     @property
     def name(self) -> str:
         """`8`, or `2 x 4` for two processes with four devices each; with a mesh, its axes."""
-        name = str(self.devices)
-        if self.processes > 1:
+        name = str(self.devices or "here")
+        if self.devices and self.processes > 1:
             name = f"{self.processes} x {self.devices // self.processes}"
         if self.mesh is not None:
             name += f" ({_axes(self.mesh, '=')})"
         return name if self.threads is None else f"{name} ({self.threads} threads)"
 
     @property
-    def setting(self) -> str:
-        """The layout as a `key=value` text."""
-        return f"mesh={{{_axes(self.mesh or {'data': self.devices}, ': ')}}}"
+    def phrase(self) -> str:
+        """The name as a message has it."""
+        return "" if self.devices is None else f" on {self.name} device(s)"
+
+    @property
+    def settings(self) -> list[str]:
+        """The layout as `key=value` texts."""
+        if self.devices is None:
+            return []
+        return [f"mesh={{{_axes(self.mesh or {'data': self.devices}, ': ')}}}"]
 
     @property
     def ranks(self) -> range:
@@ -91,6 +99,8 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """A CPU stands for as many devices as asked for; accelerators count as they are."""
+        if self.devices is None:
+            return dict(os.environ)
         flags = flags_for_devices(os.environ, self.devices // self.processes)
         threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # XLA asks for it
         return {**os.environ, "XLA_FLAGS": flags, **threads}
@@ -112,18 +122,37 @@ class ChildRun:
     workdir: Path
     project: Path | None
 
-    def train(self, place: "Place", *, to_step: int, resume: bool = False) -> None:
-        """Runs the process, or the processes, to their end.
+    def train(self, place: Place, *, to_step: int, resume: bool = False) -> None:
+        """Trains up to a step, or to the end of the schedule.
 
         Raises:
-            AetheriaError: one ended otherwise than at `to_step` or at the end of its schedule.
+            AetheriaError: a process ended otherwise.
+        """
+        options = [f"--stop-at-step={to_step}", *(["--resume=latest"] if resume else [])]
+        self.execute(
+            place, options, wanted=(ExitCode.OK, ExitCode.PREEMPTED), goal=f"reach step {to_step}"
+        )
+
+    def execute(
+        self, place: Place, options: Sequence[str], *, wanted: Sequence[int], goal: str
+    ) -> None:
+        """Runs the process, or the processes, to their end.
+
+        Args:
+            place: where.
+            options: of `aetheria train`.
+            wanted: the exit codes that are expected, minus the number of a signal.
+            goal: what these mean, for an error.
+
+        Raises:
+            AetheriaError: a process ended otherwise.
         """
         command = [sys.executable, "-m", "aetheria", "train", str(self.config_file)]
-        command += [f"--workdir={self.workdir}", f"--stop-at-step={to_step}"]
+        command += [f"--workdir={self.workdir}"]
         command += [f"--project={self.project}"] if self.project else []
-        command += ["--resume=latest"] if resume else []
-        for setting in (*self.overrides, place.setting):
+        for setting in (*self.overrides, *place.settings):
             command += ["--set", setting]
+        command += options
         # Files, not pipes: nobody reads while the other processes are waited for.
         with contextlib.ExitStack() as stack:
             outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in place.ranks]
@@ -133,11 +162,11 @@ class ChildRun:
             ]
             codes = [process.wait() for process in processes]
             for code, output in zip(codes, outputs, strict=True):
-                if code not in (ExitCode.OK, ExitCode.PREEMPTED):
+                if code not in wanted:
                     output.seek(0)
                     raise AetheriaError(
-                        f"run on {place.name} device(s): expected it to reach step {to_step}, got "
-                        f"exit code {code}: {_last_words(output.read())}"
+                        f"run{place.phrase}: expected it to {goal}, got exit code "
+                        f"{code}: {_last_words(output.read())}"
                     )
 
     def evidence(self) -> Evidence:
@@ -146,8 +175,10 @@ class ChildRun:
         metrics = [json.loads(line) for line in lines]
         for line in metrics:
             line.pop("steps_per_second", None)
-        arrays = read_snapshot(find_snapshot(str(self.workdir), [])).arrays
-        return Evidence(tuple(metrics), {part: part_sha256(arrays, part) for part in _PARTS})
+        snapshot = read_snapshot(find_snapshot(str(self.workdir), []))
+        parts = dict.fromkeys(path.split("/")[0] for path in snapshot.arrays)
+        digests = {part: part_sha256(snapshot.arrays, part) for part in parts}
+        return Evidence(tuple(metrics), digests, snapshot.record)
 
 
 def _axes(mesh: Mapping[str, int], sign: str) -> str:
