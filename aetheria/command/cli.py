@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aetheria
-from aetheria.command.argument_types import mesh, positive, positives, rate, size_bytes
+from aetheria.command.argument_types import mesh, positive, rate, size_bytes
 from aetheria.command.debug import DebugNanCommand
 from aetheria.command.options import (
     OneLineParser,
@@ -19,7 +19,7 @@ from aetheria.command.options import (
     split_overrides,
 )
 from aetheria.command.plan import PlanCommand
-from aetheria.command.prove import ProveElasticCommand
+from aetheria.command.prove_options import add_prove
 from aetheria.errors import AetheriaError, ExitCode
 
 
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str]) -> Command:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    for add in (_add_train, _add_plan, _add_prove, _add_debug):
+    for add in (_add_train, _add_plan, add_prove, _add_debug):
         add(commands)
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
@@ -114,52 +114,6 @@ def _make_plan(options: argparse.Namespace) -> PlanCommand:
         mesh=options.mesh,
         machine={name: value for name, value in machine.items() if value is not None},
         as_json=options.json,
-    )
-
-
-def _add_prove(commands: Any) -> None:
-    prove = commands.add_parser("prove", help="test a claim on a config")
-    claims = prove.add_subparsers(metavar="CLAIM", required=True, parser_class=OneLineParser)
-    elastic = claims.add_parser(
-        "elastic", help="the same bits on any number of devices (reproducibility: elastic)"
-    )
-    add_config(elastic)
-    elastic.add_argument("--steps", type=positive("a number"), default=20, help="steps to compare")
-    elastic.add_argument(
-        "--devices", type=positives, default=(1, 2, 4, 8), metavar="N,N", help="such as 1,2,8"
-    )
-    elastic.add_argument(
-        "--processes",
-        type=positives,
-        default=(1, 2),
-        metavar="N,N",
-        help="such as 1,2: with two processes, each has half of the devices",
-    )
-    elastic.add_argument(
-        "--mesh",
-        type=mesh,
-        action="append",
-        default=[],
-        metavar="AXIS=N,…",
-        help="another layout to compare, such as data=2,fsdp=4; may be given several times",
-    )
-    elastic.add_argument(
-        "--control",
-        action="store_true",
-        help="the same with reproducibility: fast, which is expected to fail",
-    )
-    add_project(elastic)
-    elastic.set_defaults(
-        make_command=lambda options: ProveElasticCommand(
-            config_file=options.config,
-            overrides=tuple(options.set),
-            steps=options.steps,
-            devices=options.devices,
-            processes=options.processes,
-            meshes=tuple(options.mesh),
-            control=options.control,
-            project=options.project,
-        )
     )
 
 

@@ -113,5 +113,5 @@ class ElasticProof:
             project=self.project,
         )
         for index, (place, step) in enumerate(case.stages):
-            run.train(place, to_step=step, resume=index > 0)
+            run.train(place, to_step=step, resume="latest" if index else None)
         return run.evidence()

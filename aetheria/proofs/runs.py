@@ -33,15 +33,18 @@ class Evidence:
     digests: Mapping[str, str]
     record: Mapping[str, Any] = field(default_factory=dict)
 
-    def differs_from(self, other: "Evidence") -> str | None:
-        """Names the first difference; None if there is none."""
+    def differs_from(self, other: "Evidence", parts: Sequence[str] | None = None) -> str | None:
+        """Names the first difference, in the metrics or the given parts of the state (None: all);
+        None if there is none.
+        """
         for mine, others in zip(self.metrics, other.metrics, strict=False):
             for name in mine:
                 if mine[name] != others.get(name):
                     return f"{mine['split']}/{name} at step {mine['step']}"
         if len(self.metrics) != len(other.metrics):
             return f"{len(self.metrics)} metric lines instead of {len(other.metrics)}"
-        return next((p for p in self.digests if self.digests[p] != other.digests[p]), None)
+        parts = list(self.digests) if parts is None else parts
+        return next((p for p in parts if self.digests[p] != other.digests.get(p)), None)
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,13 @@ class ChildRun:
     workdir: Path
     project: Path | None
 
-    def train(self, place: Place, *, to_step: int, resume: bool = False) -> None:
-        """Trains up to a step, or to the end of the schedule.
+    def train(self, place: Place, *, to_step: int, resume: str | None = None) -> None:
+        """Trains up to a step, or to the end of the schedule; from what `--resume` stands for.
 
         Raises:
             AetheriaError: a process ended otherwise.
         """
-        options = [f"--stop-at-step={to_step}", *(["--resume=latest"] if resume else [])]
+        options = [f"--stop-at-step={to_step}", *([f"--resume={resume}"] if resume else [])]
         self.execute(
             place, options, wanted=(ExitCode.OK, ExitCode.PREEMPTED), goal=f"reach step {to_step}"
         )
