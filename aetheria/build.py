@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 import aetheria
-from aetheria.config import Config
+from aetheria.config import MODEL_KEYS, Config
 from aetheria.data import DataSplits, Feed
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.errors import ConfigError
@@ -163,7 +163,7 @@ def fit_snapshot(plan: RunPlan, config: Config, program: JaxProgram | ElasticPro
 
 def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
-    shorts = {name: getattr(config, name) for name in ("learning_rate", "max_grad_norm", "remat")}
+    shorts = {name: getattr(config, name) for name in MODEL_KEYS}
     given = {name: value for name, value in shorts.items() if value is not None}
     return make_model(config.model_name, {**config.model_params, **given}, project)
 

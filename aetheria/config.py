@@ -59,6 +59,9 @@ class Config:
         batch_size: examples in one optimizer step.
         learning_rate: handed to the model; null: the model's own default.
         max_grad_norm: handed to the model; 0: no clipping; null: the model's own default.
+        ema_decay: handed to the model: how slowly the averaged parameters, with which it is
+            evaluated and predicts, follow the trained ones, such as 0.999; 0: there are none; null:
+            the model's own default.
         remat: handed to the model: what its backward pass computes again to save memory, `none`,
             `dots` (all but products with weights) or `full`; null: the model's own default.
         mixed_precision: compute in bfloat16, everything that accumulates in float32; or a policy
@@ -91,6 +94,7 @@ class Config:
     batch_size: int = _field(64, resume="schedule")
     learning_rate: float | None = _field(None, resume="schedule")
     max_grad_norm: float | None = _field(None, resume="schedule")
+    ema_decay: float | None = _field(None, resume="schedule")
     remat: Literal["none", "dots", "full"] | None = _field(None, resume="schedule")
     mixed_precision: bool | str = _field(False, resume="schedule")
     grad_accumulation_steps: int = _field(1, resume="schedule")
@@ -112,6 +116,8 @@ class Config:
         return dataclasses.asdict(self)
 
 
+# Keys that are hyperparameters of the model, and handed to it.
+MODEL_KEYS = ("learning_rate", "max_grad_norm", "ema_decay", "remat")
 # Smallest and largest allowed values; what is not here may be any number of its type.
 _MINIMA = {
     "epochs": 1,
@@ -119,6 +125,7 @@ _MINIMA = {
     "batch_size": 1,
     "learning_rate": 0,
     "max_grad_norm": 0,
+    "ema_decay": 0,
     "grad_accumulation_steps": 1,
     "lanes": 1,
     "mesh": 1,
@@ -131,7 +138,10 @@ _MINIMA = {
     "snapshot.keep_last": 1,
     "snapshot.keep_best": 0,
 }
-_MAXIMA = {"seed": 2**32 - 1}  # JAX keeps 32 bits of a seed: a larger one would repeat another's
+_MAXIMA = {
+    "seed": 2**32 - 1,  # JAX keeps 32 bits of a seed: a larger one would repeat another's
+    "ema_decay": 1,
+}
 
 
 def make_config(
@@ -229,7 +239,7 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
         parse_policy(values.get("mixed_precision", False))
     except ValueError as error:
         yield f"{where('mixed_precision')}: mixed_precision: {error}"
-    for name in ("learning_rate", "max_grad_norm", "remat"):
+    for name in MODEL_KEYS:
         short, own = values.get(name), values.get("model_params", {}).get(name)
         with contextlib.suppress(TypeError, ValueError):
             own = convert(own, float)

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
+from aetheria.logic.averaging import with_average
 from aetheria.logic.optimizers import clip, warmup_cosine
 
 
@@ -65,6 +66,7 @@ class SimpleCNN(LinenModel):
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
 
     def network(self):
         return _Layers(self)
@@ -101,4 +103,5 @@ class SimpleCNN(LinenModel):
 
     def optimizer(self, total_steps):
         schedule = warmup_cosine(self.learning_rate, total_steps)
-        return clip(self.max_grad_norm, optax.adamw(schedule, weight_decay=self.weight_decay))
+        adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
+        return with_average(self.ema_decay, clip(self.max_grad_norm, adamw))

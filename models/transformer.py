@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, split_batch, weighted
 from aetheria.errors import AetheriaError
+from aetheria.logic.averaging import with_average
 from aetheria.logic.layers import causal_attention
 from aetheria.logic.optimizers import clip, warmup_cosine
 
@@ -153,6 +154,7 @@ class Transformer(LinenModel):
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
 
     def __post_init__(self):
         for name in ("vocab_size", "num_layers", "width", "num_heads", "max_length", "mlp_ratio"):
@@ -211,7 +213,7 @@ class Transformer(LinenModel):
             weight_decay=self.weight_decay,
             mask=_is_decayed,
         )
-        return clip(self.max_grad_norm, adamw)
+        return with_average(self.ema_decay, clip(self.max_grad_norm, adamw))
 
 
 def _is_decayed(params: optax.Params) -> optax.Params:

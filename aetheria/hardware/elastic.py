@@ -18,6 +18,7 @@ from aetheria.hardware.placement import make_mesh, place_state
 from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
 from aetheria.hardware.run_ahead import RunAhead
 from aetheria.hardware.shards import Replicas, Shards, make_export, on_each_device, wait_on_cpu
+from aetheria.logic.averaging import evaluated
 from aetheria.logic.guard import release
 from aetheria.logic.lanes import (
     LaneSums,
@@ -199,7 +200,8 @@ class ElasticProgram:
             for device in self._devices
             for _ in range(self._share)
         ]
-        whole = self._shards.gather(state, "params", free=False)
+        shown = [evaluated(replica) for replica in state]
+        whole = self._shards.gather(shown, "params", free=False)
         return LaneTotals(0, tuple(zeros), whole)
 
     def _sum(self, lanes: Sequence[Sums]) -> Sums:

@@ -45,6 +45,22 @@ def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any
     return Weights(jax.eval_shape(precision.store_params, params), model_state)
 
 
+def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of an exported state, its parameters being the averaged ones if it has any, in the
+    dtype of those it was trained with.
+
+    >>> arrays = {"params/w": np.float32(1), "opt_state/averaged_params/w": np.float32(2)}
+    >>> float(evaluated_leaves(arrays)["params/w"])
+    2.0
+    """
+    averages = {}
+    for path, array in arrays.items():
+        before, found, name = path.partition("/averaged_params/")
+        if found and before.split("/")[0] == "opt_state" and f"params/{name}" in arrays:
+            averages[f"params/{name}"] = array.astype(arrays[f"params/{name}"].dtype)
+    return {**arrays, **averages}
+
+
 def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> Weights:
     """Puts the weights of an exported state on the default device.
 

@@ -9,7 +9,12 @@ import numpy as np
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import Weights, abstract_weights, place_weights
+from aetheria.hardware.leaves import (
+    Weights,
+    abstract_weights,
+    evaluated_leaves,
+    place_weights,
+)
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 
@@ -57,12 +62,12 @@ class PredictProgram:
         self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
     def place(self, arrays: Mapping[str, Any]) -> Weights:
-        """Puts the weights of an exported state on the default device.
+        """Puts the weights of an exported state on the default device; averaged ones, if any.
 
         Raises:
             SnapshotError: they are not this model's; the leaf is named.
         """
-        return place_weights(arrays, self._abstract, "checkpoint_path")
+        return place_weights(evaluated_leaves(arrays), self._abstract, "checkpoint_path")
 
     def run(self, weights: Weights, inputs: Any, *, probabilities: bool = False) -> Any:
         """Predicts for `inputs` [batch, ...]; returns NumPy outputs [batch, ...].

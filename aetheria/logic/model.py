@@ -43,8 +43,8 @@ class Model(ABC):
     """Template Method: a frozen, hashable description of a network, its loss and its optimizer.
 
     Subclass as a frozen dataclass whose fields are the hyperparameters. A model holds no arrays;
-    its hooks are pure functions. The config's `learning_rate` and `max_grad_norm` arrive as fields
-    of these names.
+    its hooks are pure functions. The config's `learning_rate`, `max_grad_norm`, `ema_decay` and
+    `remat` arrive as fields of these names.
 
     A batch is a mapping of columns. `inputs` is what the network sees, and is cast to the compute
     precision; every other column is left as the data gave it. `mask` is f32 [batch], 1 for an

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.averaging import evaluated
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP, count, is_frozen
 from aetheria.logic.loss_scale import (
@@ -144,7 +145,7 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
     """Builds `(state, batch) -> Sums` of one evaluation batch."""
 
     def eval_sums(state: TrainState, batch: Batch) -> Sums:
-        params = precision.cast_params(state.params)
+        params = precision.cast_params(evaluated(state).params)
         batch = precision.cast_batch(batch)
         key = jax.random.wrap_key_data(state.base_key)
         return sums_of(model.loss(params, state.model_state, batch, key, False), batch)
