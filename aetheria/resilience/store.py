@@ -3,6 +3,7 @@
 Each is a folder `snapshot_ep5` or `snapshot_step120`; see `aetheria.resilience.snapshot_files`.
 """
 
+import contextlib
 import json
 import shutil
 import sys
@@ -113,7 +114,11 @@ class SnapshotStore:
     def _retire(self, newest: SnapshotInfo) -> None:
         self._kept = [info for info in self._kept if info.path != newest.path] + [newest]
         for info in self._retention.expired(self._kept):
-            shutil.rmtree(info.path, ignore_errors=True)
+            # Renamed first: a kill while it is removed must not leave half a snapshot.
+            leftover = info.path.with_name(f"{info.path.name}{_UNFINISHED}-expired")
+            with contextlib.suppress(OSError):
+                info.path.rename(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
             self._kept.remove(info)
 
 

@@ -1,0 +1,110 @@
+"""Fifty kills at random moments: every resume is exact, and no snapshot is lost."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import DIGITS, Finished
+
+from aetheria.resilience import read_snapshot
+from aetheria.resilience.store import find_newest, list_snapshots
+
+NUM_KILLS = 50
+# Snapshots so often that one is nearly always under way, evaluations that take a share of the time.
+EVENTFUL = {
+    **DIGITS,
+    "grad_accumulation_steps": 2,
+    "ema_decay": 0.99,
+    "epochs": 100_000,
+    "log_every_steps": 20,
+    "eval_every_steps": 400,
+    "callbacks": [{"early_stopping": {"patience": 1_000_000}}],
+    "snapshot": {"every_steps": 50, "every_epochs": 0, "keep_last": 3},
+}
+
+
+class Trainer:
+    """Starts real processes on one config, in one folder or another."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.config.write_text(yaml.safe_dump(EVENTFUL))
+
+    def start(self, name, *options):
+        command = [sys.executable, "-m", "aetheria", "train", str(self.config)]
+        with (self.folder / "output.txt").open("w") as output:
+            return subprocess.Popen(
+                [*command, f"--workdir={name}", "--resume=auto", *options],
+                cwd=self.folder,
+                env={**os.environ, "XLA_FLAGS": ""},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def output(self):
+        return (self.folder / "output.txt").read_text()
+
+
+def wait_until_it_trains(process, file, before, trainer):
+    """Returns when a process has opened its metrics, once not the file `before`, and added a line.
+
+    A resumed run begins with a file of its own, what it goes on from copied into it.
+    """
+    deadline, size = time.monotonic() + 120, None
+    while size is None or file.stat().st_size == size:
+        if file.exists() and file.stat().st_ino != before and size is None:
+            size = file.stat().st_size
+        assert process.poll() is None, trainer.output()
+        assert time.monotonic() < deadline, trainer.output()
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(tmp_path):
+    trainer, chance = Trainer(tmp_path), random.Random(5)
+    run, checkpoints = tmp_path / "killed", tmp_path / "killed" / "checkpoints"
+    newest_before, moments = 0, set()
+    for _ in range(NUM_KILLS):
+        metrics = run / "metrics.jsonl"
+        before = metrics.stat().st_ino if metrics.exists() else None
+        process = trainer.start("killed")
+        if chance.random() < 0.8:
+            wait_until_it_trains(process, metrics, before, trainer)
+            time.sleep(chance.uniform(0, 0.5))
+        else:  # while it imports, reads, or compiles
+            time.sleep(chance.uniform(0.1, 3))
+        seen = [info.step for info in list_snapshots(checkpoints)]
+        process.kill()
+        assert process.wait() == -9, trainer.output()
+        moments.add(bool(list(checkpoints.glob("*.orbax-checkpoint-tmp*"))))
+        snapshots = list_snapshots(checkpoints)
+        steps = [read_snapshot(info.path).record["progress"]["step"] for info in snapshots]
+        assert steps == [info.step for info in snapshots]  # each is whole
+        assert len(steps) >= min(len(seen), 3)
+        newest = steps[-1] if steps else 0
+        assert newest >= max([newest_before, *seen])
+        newest_before = newest
+    assert not (checkpoints / "quarantine").exists()
+    assert moments == {True, False}  # in the middle of a save, and not
+    assert newest_before > NUM_KILLS * 20  # the run went on between them
+
+    end = f"--stop-at-step={newest_before + 100}"
+    for name in ("killed", "whole"):
+        assert trainer.start(name, end).wait() == 75, trainer.output()
+    killed, whole = Finished(75, run), Finished(75, tmp_path / "whole")
+    assert killed.summary["steps"] == newest_before + 100
+    one, other = (find_newest(r.run_dir / "checkpoints")[0] for r in (killed, whole))
+    for path in other.arrays:
+        assert one.arrays[path].tobytes() == other.arrays[path].tobytes(), path
+    assert one.record["progress"] == other.record["progress"]
+    assert one.record["listeners"] == other.record["listeners"]
+    assert lines(killed) == lines(whole)
+
+
+def lines(run):
+    return [{**line, "steps_per_second": None} for line in run.metrics]
