@@ -20,6 +20,7 @@ from aetheria.command.options import (
 )
 from aetheria.command.plan import PlanCommand
 from aetheria.command.prove_options import add_prove
+from aetheria.command.snapshots import SnapshotsCommand, VerifySnapshotsCommand
 from aetheria.errors import AetheriaError, ExitCode
 
 
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str]) -> Command:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    for add in (_add_train, _add_plan, add_prove, _add_debug):
+    for add in (_add_train, _add_plan, add_prove, _add_snapshots, _add_debug):
         add(commands)
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
@@ -115,6 +116,37 @@ def _make_plan(options: argparse.Namespace) -> PlanCommand:
         machine={name: value for name, value in machine.items() if value is not None},
         as_json=options.json,
     )
+
+
+def _add_snapshots(commands: Any) -> None:
+    parser = commands.add_parser(
+        "snapshots",
+        help="list the snapshots of a run, or verify them",
+        usage="aetheria snapshots [verify] RUN|PATH [--quick] [--json]",
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|PATH",
+        help="a run folder or a snapshot; 'verify' before "
+        "it: say of each whether it is sound, and exit with 1 if one is not",
+    )
+    parser.add_argument("--quick", action="store_true", help="list without reading the arrays")
+    parser.add_argument("--json", action="store_true", help="list as JSON, a line for each")
+    parser.set_defaults(make_command=_make_snapshots)
+
+
+def _make_snapshots(options: argparse.Namespace) -> Command:
+    match options.words:
+        case ["verify", where] if not (options.quick or options.json):
+            return VerifySnapshotsCommand(where=Path(where))
+        case [where] if where != "verify":
+            return SnapshotsCommand(where=Path(where), quick=options.quick, as_json=options.json)
+        case words:
+            raise AetheriaError(
+                f"aetheria snapshots: expected RUN|PATH, or verify RUN|PATH without options, got "
+                f"{' '.join(words)}; see aetheria snapshots --help"
+            )
 
 
 def _add_debug(commands: Any) -> None:

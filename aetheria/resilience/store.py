@@ -19,6 +19,7 @@ from aetheria.protocols import Snapshot
 from aetheria.resilience.retention import Retention, SnapshotInfo
 from aetheria.resilience.snapshot_files import make_checkpointer, read_snapshot, write_snapshot
 
+QUARANTINE = "quarantine"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
@@ -149,15 +150,20 @@ def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
 def snapshot_info(path: Path) -> SnapshotInfo:
     """What the record of a snapshot says; the arrays are not read, nothing is verified."""
     try:
-        record = json.loads((path / "record" / "metadata").read_text(encoding="utf-8"))
+        record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return SnapshotInfo.of(path, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return SnapshotInfo(path, step=sys.maxsize, metrics={})
 
 
+def record_path(path: Path) -> Path:
+    """Where Orbax keeps the record of a snapshot, as JSON."""
+    return path / "record" / "metadata"
+
+
 def quarantine(path: Path) -> None:
     """Moves a damaged snapshot aside; it is never deleted."""
-    folder = path.parent / "quarantine"
+    folder = path.parent / QUARANTINE
     folder.mkdir(exist_ok=True)
     target, number = folder / path.name, 1
     while target.exists():

@@ -1,0 +1,93 @@
+"""What a run's snapshots are worth: looked at, not touched."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aetheria.errors import SnapshotError
+from aetheria.resilience.retention import Retention
+from aetheria.resilience.runs import CHECKPOINTS
+from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.resilience.store import QUARANTINE, list_snapshots, record_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """One snapshot.
+
+    Attributes:
+        path: its folder.
+        step: of the run; None if its record cannot be read.
+        size_bytes: of its files.
+        age_seconds: since it was complete.
+        best: whether it is the best kept, by the metric that its config names.
+        problem: why it is not to be trusted; empty: every leaf has its digest; None: not asked.
+    """
+
+    path: Path
+    step: int | None
+    size_bytes: int
+    age_seconds: float
+    best: bool
+    problem: str | None
+
+
+def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
+    """Looks at the snapshots of a run folder, oldest step first, or at the one that `where` is.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    in_run = where / CHECKPOINTS
+    infos = list_snapshots(in_run if in_run.is_dir() else where)
+    paths = [info.path for info in infos] or ([where] if (where / "manifest").is_dir() else [])
+    if not paths:
+        raise SnapshotError(
+            f"snapshots: expected a run folder with snapshots, or one of them, got {where}; "
+            "name another"
+        )
+    best = _retention(paths).best(infos)
+    for path in paths:
+        yield Inspected(
+            path=path,
+            step=_step(path),
+            size_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            age_seconds=max(0.0, time.time() - path.stat().st_mtime),
+            best=bool(best) and best[0].path == path,
+            problem=_problem(path) if verify else None,
+        )
+
+
+def list_quarantined(where: Path) -> list[Path]:
+    """The snapshots of a run that were moved aside."""
+    folder = where / CHECKPOINTS / QUARANTINE
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _problem(path: Path) -> str:
+    try:
+        read_snapshot(path)
+    except SnapshotError as error:
+        return str(error)
+    return ""
+
+
+def _step(path: Path) -> int | None:
+    try:
+        return int(json.loads(record_path(path).read_text(encoding="utf-8"))["progress"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _retention(paths: list[Path]) -> Retention:
+    """Says what is best, as the newest readable snapshot's config does."""
+    for path in reversed(paths):
+        try:
+            record = json.loads(record_path(path).read_text(encoding="utf-8"))
+            snapshot = record["config"]["snapshot"]
+            return Retention(monitor=snapshot["monitor"], mode=snapshot["mode"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return Retention()

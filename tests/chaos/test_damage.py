@@ -1,0 +1,111 @@
+"""Bits that flip and files that end early, in every file of a snapshot: found, or harmless."""
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+from conftest import DIGITS
+
+from aetheria.errors import SnapshotError
+from aetheria.resilience.runs import RunRequest
+from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.resilience.store import find_newest
+
+NUM_FLIPS, NUM_CUTS, NUM_DELETIONS = 140, 60, 30
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with two snapshots, of steps 23 and 46, an average and dropout."""
+    import yaml
+
+    from aetheria.command.train import TrainCommand
+
+    folder = tmp_path_factory.mktemp("damage")
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump({**DIGITS, "ema_decay": 0.9}))
+    assert TrainCommand(config_file=config, workdir=folder / "run").execute() == 0
+    return folder / "run"
+
+
+def flip(chance, content):
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    return content
+
+
+def cut(chance, content):
+    return content[: chance.randrange(len(content))]
+
+
+def delete(chance, content):
+    return None
+
+
+def cases():
+    kinds = [(flip, NUM_FLIPS), (cut, NUM_CUTS), (delete, NUM_DELETIONS)]
+    return [(damage, number) for damage, count in kinds for number in range(count)]
+
+
+@pytest.mark.parametrize(("damage", "number"), cases())
+def test_damage_is_found_or_harmless_and_the_run_goes_on(finished, tmp_path, damage, number):
+    chance = random.Random(f"{damage.__name__} {number}")
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    newest = run / "checkpoints" / "snapshot_ep2"
+    files = sorted(file for file in newest.rglob("*") if file.is_file() and file.stat().st_size)
+    file = files[number % len(files)]  # each of them in turn
+    content = damage(chance, bytearray(file.read_bytes()))
+    file.unlink() if content is None else file.write_bytes(bytes(content))
+
+    plan = RunRequest(config_name="config", workdir=run, resume="latest").resolve()
+    assert plan.snapshot is not None
+    if plan.damaged:
+        ((path, reason),) = plan.damaged
+        assert path == newest and str(newest) in reason and "\n" not in reason
+    expected = "snapshot_ep1" if plan.damaged else "snapshot_ep2"
+    right = read_snapshot(finished / "checkpoints" / expected)
+    assert plan.snapshot.path.name == expected
+    assert plan.snapshot.record == right.record
+    assert [*plan.snapshot.arrays] == [*right.arrays]
+    for leaf, array in right.arrays.items():
+        found = plan.snapshot.arrays[leaf]
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        assert found.tobytes() == array.tobytes(), leaf
+
+
+def test_every_file_of_a_snapshot_is_among_those_damaged(finished):
+    files = [f for f in (finished / "checkpoints" / "snapshot_ep2").rglob("*") if f.is_file()]
+    assert len([file for file in files if file.stat().st_size]) <= NUM_DELETIONS
+    assert NUM_FLIPS + NUM_CUTS >= 200
+
+
+def test_without_digests_a_flip_is_loaded_wrong(finished, tmp_path, monkeypatch):
+    """Control: it is the digests that find it."""
+    monkeypatch.setattr("aetheria.resilience.snapshot_files.check_manifest", lambda *_: None)
+    wrong = 0
+    for number in range(20):
+        chance, path = random.Random(number), tmp_path / str(number)
+        shutil.copytree(finished / "checkpoints" / "snapshot_ep2", path)
+        file = max(path.rglob("d/*"), key=lambda file: file.stat().st_size)
+        file.write_bytes(bytes(flip(chance, bytearray(file.read_bytes()))))
+        right = read_snapshot(finished / "checkpoints" / "snapshot_ep2").arrays
+        try:
+            arrays = read_snapshot(path).arrays
+        except SnapshotError:
+            continue
+        wrong += any(not np.array_equal(arrays[leaf], right[leaf]) for leaf in right)
+    assert wrong > 0
+
+
+def test_a_run_whose_newest_snapshot_is_damaged_ends_as_if_it_were_not(train):
+    whole = train("whole", epochs=3)
+    train("run", epochs=3, stop_at_step=60)
+    path = whole.run_dir.parent / "run" / "checkpoints" / "snapshot_step60"
+    for file in path.rglob("d/*"):
+        file.write_bytes(bytes(flip(random.Random(1), bytearray(file.read_bytes()))))
+    resumed = train("run", epochs=3, resume="latest")
+    assert resumed.summary["params_sha256"] == whole.summary["params_sha256"]
+    assert (path.parent / "quarantine" / "snapshot_step60").is_dir()
+    newest, damaged = find_newest(path.parent)
+    assert newest is not None and newest.path.name == "snapshot_ep3" and not damaged
