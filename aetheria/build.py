@@ -239,6 +239,7 @@ def build_retention(config: Config) -> Retention:
     return Retention(
         keep_last=snapshot.keep_last,
         keep_best=snapshot.keep_best,
+        keep_every_steps=snapshot.keep_every_steps,
         monitor=snapshot.monitor,
         mode=snapshot.mode,
     )

@@ -22,6 +22,7 @@ class SnapshotConfig:
         every_steps: cadence in optimizer steps; 0: none.
         keep_last: how many of the newest stay.
         keep_best: how many of the best stay.
+        keep_every_steps: snapshots of steps that it divides stay for ever; 0: none.
         monitor: the evaluation metric that says which is best.
         mode: whether it is best when small (`min`) or large (`max`).
     """
@@ -30,6 +31,7 @@ class SnapshotConfig:
     every_steps: int = 0
     keep_last: int = 10
     keep_best: int = 1
+    keep_every_steps: int = 0
     monitor: str = "eval/loss"
     mode: Literal["min", "max"] = "min"
 
@@ -137,6 +139,7 @@ _MINIMA = {
     "snapshot.every_steps": 0,
     "snapshot.keep_last": 1,
     "snapshot.keep_best": 0,
+    "snapshot.keep_every_steps": 0,
 }
 _MAXIMA = {
     "seed": 2**32 - 1,  # JAX keeps 32 bits of a seed: a larger one would repeat another's

@@ -156,12 +156,9 @@ def write(logger, first, last):
 class Appending(JsonlLogger):
     """The control: keeps all that it finds."""
 
-    def _keep_all(self, last_step):
-        self._file._file = self._file._path.open("a")
-
     def __init__(self, context):
         super().__init__(context)
-        self._file._open = self._keep_all
+        self._file._forget_after = lambda last_step: None
 
 
 def is_whole_after_any_kill(logger, name, folder):

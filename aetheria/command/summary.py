@@ -29,6 +29,7 @@ def summarize(
         "n_eval_examples": outcome.num_eval_examples,
         "final": _finite(outcome.metrics),
         "best": run.store.best(),
+        "snapshot_failures": run.store.failures,
         "compiles": run.program.compiles,
         "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),
         "wall_seconds": round(wall_seconds, 3),

@@ -1,10 +1,12 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
 import os
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aetheria.command.together import leave_peers, together
 from aetheria.config import Config
@@ -75,27 +77,25 @@ class TrainCommand:
 
     def _train_with(self, peers: Peers, config: Config, began: float) -> int:
         from aetheria.command.summary import print_table, summarize, summarize_failure
-        from aetheria.resilience.runs import write_json
         from aetheria.resilience.signals import stop_on_signals
 
         run, notes = self._prepare(peers, config)
         leads, folder = peers.index == 0, run.plan.run_dir
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
-            run.plan.prepare(config.to_dict())
-        peers.share("prepared")
+        together(peers, lambda: run.plan.prepare(config.to_dict()) if leads else None)
         try:
             with stop_on_signals(run.stop):
                 outcome = run.execute()
         except BaseException as error:
             if leads:
                 failure = summarize_failure(run.plan, error, time.perf_counter() - began)
-                write_json(folder / "summary.json", failure)
+                _write_summary(folder, failure)
             raise
         exit_code = _EXIT_CODES[outcome.status]
         summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
         if leads:
-            write_json(folder / "summary.json", summary)
+            _write_summary(folder, summary)
             print_table(summary, folder)
         return exit_code
 
@@ -104,6 +104,7 @@ class TrainCommand:
         from aetheria.build import build_retention, build_run
         from aetheria.plugins.discovery import find_project
         from aetheria.resilience.config_diff import check_config_change
+        from aetheria.resilience.room import check_room
         from aetheria.resilience.runs import RunRequest
         from aetheria.resilience.shared import share_plan
 
@@ -123,6 +124,21 @@ class TrainCommand:
             if plan.snapshot is not None:
                 before = plan.snapshot.record["config"]
                 changes = check_config_change(before, config, accept=self.accept_changes)
-            return build_run(config, plan, project, self.stop_at_step, peers), changes
+            run = build_run(config, plan, project, self.stop_at_step, peers)
+            if peers.index == 0:
+                changes += check_room(
+                    run.plan.run_dir, run.program.state_bytes, build_retention(config)
+                )
+            return run, changes
 
         return together(peers, build)
+
+
+def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """A run that has ended has ended well even if the disk is full now."""
+    from aetheria.resilience.runs import write_json
+
+    try:
+        write_json(folder / "summary.json", summary)
+    except OSError as error:
+        print(f"{folder / 'summary.json'} could not be written: {error}", file=sys.stderr)

@@ -107,6 +107,11 @@ class ElasticProgram:
         return self._first.eval_metrics
 
     @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        return self._first.state_bytes
+
+    @property
     def compiles(self) -> dict[str, int]:
         """How many times each step was traced: 1, or a shape is not constant."""
         return dict(self._compiles)

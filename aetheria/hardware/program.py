@@ -142,6 +142,11 @@ class JaxProgram:
         return jax.tree.map(as_placed, self._abstract, self._placed)
 
     @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._abstract))
+
+    @property
     def abstract_window(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         """The columns of a chunk of one window, likewise."""
         return self._one_window

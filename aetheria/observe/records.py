@@ -17,6 +17,7 @@ from aetheria.events import (
     RunStarted,
     StepsCompleted,
 )
+from aetheria.observe.patient_file import PatientFile
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -113,23 +114,24 @@ class _LineFile:
 
     def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
         self._path, self._step_of, self._header = path, step_of, header
-        self._file: io.TextIOBase | None = None
+        self._file: PatientFile | None = None
 
     def follow(self, event: Event) -> None:
         """Opens with the run, again where it goes back, and closes with it."""
         if isinstance(event, (RunStarted, RolledBack)):
             if self._file is not None:
                 self._file.close()
-            self._open(event.progress.step)
+            self._forget_after(event.progress.step)
+            self._file = PatientFile(self._path)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()
 
     def append(self, *lines: str) -> None:
         assert self._file is not None, "RunStarted comes first"
-        self._file.write("".join(line + "\n" for line in lines))
+        self._file.write("".join(line + "\n" for line in lines).encode())
         self._file.flush()
 
-    def _open(self, last_step: int) -> None:
+    def _forget_after(self, last_step: int) -> None:
         kept = [self._header] if self._header else []
         if self._path.exists():
             # What a crash of the machine leaves may be no text at all.
@@ -141,4 +143,3 @@ class _LineFile:
         replacement = self._path.with_suffix(self._path.suffix + ".tmp")
         replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         replacement.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aetheria.events import (
@@ -12,10 +13,20 @@ from aetheria.events import (
     RunStarted,
     StepsCompleted,
 )
+from aetheria.observe.patient_file import PatientFile
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
+_SCHEME = "patient"  # of a file name, by which tensorboardX finds who opens it
 _FLUSH_SECONDS = 30.0  # how far behind the run a viewer may be
+
+
+class _PatientFiles:
+    """Opens files for tensorboardX."""
+
+    @staticmethod
+    def open(path: str) -> PatientFile:
+        return PatientFile(Path(path.removeprefix(f"{_SCHEME}:")))
 
 
 @register_logger("tensorboard")
@@ -54,10 +65,12 @@ class TensorBoardLogger:
 
     def _open(self, last_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.record_writer import register_writer_factory
 
+        register_writer_factory(_SCHEME, _PatientFiles)
         self._folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self._folder.glob("events.*")))
-        self._writer = EventsWriter(str(self._folder / f"events.{number:06}"))
+        self._writer = EventsWriter(f"{_SCHEME}:{self._folder / f'events.{number:06}'}")
         # What a killed process wrote past the snapshot, or before any.
         self._forget_after(last_step)
 

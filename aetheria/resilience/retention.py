@@ -29,17 +29,19 @@ class SnapshotInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Keeps the newest and the best.
+    """Keeps the newest, the best, and some for ever.
 
     Attributes:
         keep_last: how many of the newest steps stay, at least 1.
         keep_best: how many of the best by `monitor` stay.
+        keep_every_steps: those of steps that it divides stay for ever; 0: none.
         monitor: the metric that says which is best.
         mode: `min` or `max`.
     """
 
     keep_last: int = 10
     keep_best: int = 1
+    keep_every_steps: int = 0
     monitor: str = "eval/loss"
     mode: str = "min"
 
@@ -50,7 +52,9 @@ class Retention:
         return sorted(scored, key=lambda info: (sign * info.metrics[self.monitor], info.step))
 
     def expired(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
-        """Those that are neither among the newest nor among the best."""
+        """Those that are neither among the newest nor among the best nor kept for ever."""
         newest = sorted(infos, key=lambda info: info.step)[-self.keep_last :]
         kept = {info.path for info in [*newest, *self.best(infos)[: self.keep_best]]}
+        if self.keep_every_steps:
+            kept |= {info.path for info in infos if info.step % self.keep_every_steps == 0}
         return [info for info in infos if info.path not in kept]

@@ -78,7 +78,19 @@ class RunPlan:
     def prepare(self, config: dict[str, Any]) -> None:
         """Makes the folder: quarantines, removes what is overwritten, copies a fork's history,
         writes `config.json`.
+
+        Raises:
+            SnapshotError: the disk does not take it.
         """
+        try:
+            self._prepare(config)
+        except OSError as error:
+            raise SnapshotError(
+                f"--workdir: expected a folder that can be written to, got {self.run_dir} "
+                f"({error.strerror}); name another"
+            ) from error
+
+    def _prepare(self, config: dict[str, Any]) -> None:
         for path, _ in self.damaged:
             quarantine(path)
         if self.overwrite:

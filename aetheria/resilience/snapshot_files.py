@@ -4,8 +4,10 @@ Three items: `state` (every leaf of the run's state), `record` (counters, listen
 versions) and `manifest` (digests). Orbax renames the folder into place when all are complete.
 """
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from aetheria.errors import SnapshotError
 from aetheria.protocols import Snapshot
 from aetheria.resilience.manifest import check_manifest, make_manifest
 
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not completed
+
 
 def write_snapshot(
     checkpointer: Any, path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any]
@@ -23,14 +27,15 @@ def write_snapshot(
     import orbax.checkpoint as ocp
 
     host = {name: np.asarray(array) for name, array in arrays.items()}
-    checkpointer.save(
-        path.resolve(),
-        ocp.args.Composite(
-            state=ocp.args.PyTreeSave(_nest(host)),
-            record=ocp.args.JsonSave(record),
-            manifest=ocp.args.JsonSave(make_manifest(host, record)),
-        ),
-    )
+    with _one_report():
+        checkpointer.save(
+            path.resolve(),
+            ocp.args.Composite(
+                state=ocp.args.PyTreeSave(_nest(host)),
+                record=ocp.args.JsonSave(record),
+                manifest=ocp.args.JsonSave(make_manifest(host, record)),
+            ),
+        )
     return sum(array.nbytes for array in host.values())
 
 
@@ -42,9 +47,8 @@ def read_snapshot(path: Path) -> Snapshot:
     """
     import orbax.checkpoint as ocp
 
-    hook = _ignore_late_reads()
     try:
-        with make_checkpointer(ocp) as checkpointer:
+        with _one_report(), make_checkpointer(ocp) as checkpointer:
             texts = checkpointer.restore(
                 path.resolve(),
                 ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()),
@@ -59,8 +63,6 @@ def read_snapshot(path: Path) -> Snapshot:
         raise SnapshotError(
             f"{path}: expected an undamaged snapshot, got {reason}; resume from another one"
         ) from error
-    if sys.unraisablehook is hook:
-        sys.unraisablehook = hook.previous
     return Snapshot(path, arrays, texts.record)
 
 
@@ -82,13 +84,13 @@ def make_checkpointer(ocp: Any) -> Any:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-class _LateReadFilter:
+class _LateFilter:
     """Drops one message that tensorstore causes; passes on everything else.
 
-    When Orbax gives up on a damaged snapshot, reads of other leaves are still under way. Each of
-    them, when it ends, reports to an event loop that is closed by then, and Python prints a
-    traceback for it. Seen with orbax-checkpoint 0.12.8 and tensorstore 0.1.86; delete this when a
-    damaged snapshot no longer prints more than our own line.
+    When Orbax gives up on a damaged snapshot, or on a full disk, reads and writes of other leaves
+    are still under way. Each of them, when it ends, reports to an event loop that is closed by
+    then, and Python prints a traceback for it. Seen with orbax-checkpoint 0.12.8 and tensorstore
+    0.1.86; delete this when a damaged snapshot no longer prints more than our own line.
     """
 
     def __init__(self, previous: Callable[[Any], Any]):
@@ -99,12 +101,27 @@ class _LateReadFilter:
             self.previous(unraisable)
 
 
-def _ignore_late_reads() -> _LateReadFilter:
-    """Installs the filter; after a failed read it stays, since the reads end at any time."""
-    current = sys.unraisablehook
-    if not isinstance(current, _LateReadFilter):
-        current = sys.unraisablehook = _LateReadFilter(current)
-    return current
+def _told_by_others(record: logging.LogRecord) -> bool:
+    """Whether a message is any but those of a failed save's parts: the save itself raises one."""
+    if record.name == "asyncio":
+        return "never retrieved" not in record.getMessage() or UNFINISHED not in record.getMessage()
+    return "_SignalingThread.run() raised" not in str(record.msg)
+
+
+@contextmanager
+def _one_report() -> Iterator[None]:
+    """While Orbax works: what fails is raised, and said nowhere else.
+
+    The filter of late messages stays after a failure, since they come at any time.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_told_by_others)
+    hook = sys.unraisablehook
+    if not isinstance(hook, _LateFilter):
+        hook = sys.unraisablehook = _LateFilter(hook)
+    yield
+    if sys.unraisablehook is hook:
+        sys.unraisablehook = hook.previous
 
 
 def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:

@@ -17,14 +17,21 @@ from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
 from aetheria.protocols import Snapshot
 from aetheria.resilience.retention import Retention, SnapshotInfo
-from aetheria.resilience.snapshot_files import make_checkpointer, read_snapshot, write_snapshot
+from aetheria.resilience.snapshot_files import (
+    UNFINISHED,
+    make_checkpointer,
+    read_snapshot,
+    write_snapshot,
+)
 
 QUARANTINE = "quarantine"
-_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class SnapshotStore:
     """Writes the snapshots of one run, one at a time, in a thread of its own.
+
+    Attributes:
+        failures: the saves that did not succeed, JSON values.
 
     Args:
         folder: the run's `checkpoints/`; made at the first save.
@@ -41,6 +48,7 @@ class SnapshotStore:
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
         self._events: list[SnapshotSaved | SnapshotFailed] = []
+        self.failures: list[dict[str, Any]] = []
 
     def busy(self) -> bool:
         """Whether a save is still under way."""
@@ -57,7 +65,7 @@ class SnapshotStore:
         assert not self.busy(), "one save at a time"
         record = json.loads(json.dumps({**record, **self._extra}))
         self._thread = threading.Thread(
-            target=self._write, args=(name, arrays, record), name="aetheria-snapshot"
+            target=self._write, args=(name, [arrays], record), name="aetheria-snapshot"
         )
         self._thread.start()
 
@@ -93,14 +101,16 @@ class SnapshotStore:
             "metrics": {k: v for k, v in best[0].metrics.items() if k.startswith("eval/")},
         }
 
-    def _write(self, name: str, arrays: Mapping[str, Any], record: dict[str, Any]) -> None:
+    def _write(self, name: str, box: list[Mapping[str, Any]], record: dict[str, Any]) -> None:
+        """The arrays come in a box, so that nobody holds them any more when they are written."""
         began, step = time.perf_counter(), record["progress"]["step"]
         try:
             self._clean()
-            size = write_snapshot(self._checkpointer, self._folder / name, arrays, record)
+            size = write_snapshot(self._checkpointer, self._folder / name, box.pop(), record)
         except Exception as error:  # reported as an event; the run goes on
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._events.append(SnapshotFailed(name=name, step=step, reason=reason))
+            self._failed(name, step, _reason(error))
+            with contextlib.suppress(OSError):
+                self._clean()  # frees what the disk may lack
             return
         seconds = time.perf_counter() - began
         self._events.append(SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds))
@@ -109,18 +119,38 @@ class SnapshotStore:
     def _clean(self) -> None:
         """Removes what a killed or failed save left behind; nothing else ever does."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(f"*{_UNFINISHED}*"):
+        for leftover in self._folder.glob(f"*{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    def _failed(self, name: str, step: int, reason: str) -> None:
+        self._events.append(SnapshotFailed(name=name, step=step, reason=reason))
+        self.failures.append({"snapshot": name, "step": step, "reason": reason})
+
     def _retire(self, newest: SnapshotInfo) -> None:
-        self._kept = [info for info in self._kept if info.path != newest.path] + [newest]
-        for info in self._retention.expired(self._kept):
+        """Removes those that have expired, once the newest is read back and proves sound."""
+        kept = [info for info in self._kept if info.path != newest.path] + [newest]
+        expired = self._retention.expired(kept)
+        if expired:
+            try:
+                read_snapshot(newest.path)
+            except SnapshotError as error:
+                self._failed(newest.path.name, newest.step, _reason(error))
+                with contextlib.suppress(OSError):
+                    quarantine(newest.path)
+                return
+        self._kept = kept
+        for info in expired:
             # Renamed first: a kill while it is removed must not leave half a snapshot.
-            leftover = info.path.with_name(f"{info.path.name}{_UNFINISHED}-expired")
+            leftover = info.path.with_name(f"{info.path.name}{UNFINISHED}-expired")
             with contextlib.suppress(OSError):
                 info.path.rename(leftover)
             shutil.rmtree(leftover, ignore_errors=True)
             self._kept.remove(info)
+
+
+def _reason(error: Exception) -> str:
+    """One line: an error of Orbax may be hundreds."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def list_snapshots(folder: Path) -> list[SnapshotInfo]:
@@ -129,7 +159,7 @@ def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     One whose record cannot be read counts as the newest, so that it is tried and found to be
     damaged rather than overlooked.
     """
-    paths = [path for path in folder.glob("snapshot_*") if _UNFINISHED not in path.name]
+    paths = [path for path in folder.glob("snapshot_*") if UNFINISHED not in path.name]
     infos = [snapshot_info(path) for path in paths if path.is_dir()]
     return sorted(infos, key=lambda info: (info.step, info.path.name))
 
