@@ -222,6 +222,12 @@ def find_snapshot(path: str, runs: list[Path]) -> Path:
         infos = list_snapshots(candidate / CHECKPOINTS)
         if infos:
             return infos[-1].path
+    for candidate in (Path(path), *candidates):
+        if candidate.is_file():
+            raise SnapshotError(
+                f"snapshot: expected the folder of a snapshot, got the file {candidate}, which is "
+                "not read; name a folder"
+            )
     known = [info.path for run in runs for info in list_snapshots(run / CHECKPOINTS)]
     there = ", ".join(str(path) for path in known) or "none"
     raise SnapshotError(f"snapshot: expected one at {path}, got nothing there; known: {there}")

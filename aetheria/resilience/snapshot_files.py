@@ -48,11 +48,13 @@ def read_snapshot(path: Path) -> Snapshot:
     import orbax.checkpoint as ocp
 
     try:
+        _check_inside(path)
         with _one_report(), make_checkpointer(ocp) as checkpointer:
             texts = checkpointer.restore(
                 path.resolve(),
                 ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()),
             )
+            _check_names(texts.manifest["leaves"])
             nested = checkpointer.restore(
                 path.resolve(), ocp.args.Composite(state=_as_numpy(ocp, texts.manifest))
             )
@@ -64,6 +66,20 @@ def read_snapshot(path: Path) -> Snapshot:
             f"{path}: expected an undamaged snapshot, got {reason}; resume from another one"
         ) from error
     return Snapshot(path, arrays, texts.record)
+
+
+def _check_inside(path: Path) -> None:
+    """Raises SnapshotError if something in a snapshot stands for something elsewhere."""
+    for item in path.rglob("*"):
+        if item.is_symlink() and not item.resolve().is_relative_to(path.resolve()):
+            raise SnapshotError(f"{item.relative_to(path)}, a link out of it to {item.resolve()}")
+
+
+def _check_names(leaves: Mapping[str, Any]) -> None:
+    """Raises SnapshotError for a leaf whose name could be taken for a place elsewhere."""
+    for leaf in leaves:
+        if any(part in ("", ".", "..") or "\\" in part for part in leaf.split("/")):
+            raise SnapshotError(f"a leaf {leaf!r}, whose name leaves the snapshot")
 
 
 def make_checkpointer(ocp: Any) -> Any:

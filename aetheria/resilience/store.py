@@ -5,6 +5,8 @@ Each is a folder `snapshot_ep5` or `snapshot_step120`; see `aetheria.resilience.
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import sys
 import threading
@@ -149,7 +151,9 @@ class SnapshotStore:
 
 
 def _reason(error: Exception) -> str:
-    """One line: an error of Orbax may be hundreds."""
+    """One short line: an error of Orbax may be hundreds, and its first may be long."""
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        return f"OSError: [Errno {number[1]}] {os.strerror(int(number[1]))}"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
