@@ -23,7 +23,8 @@ from aetheria.hardware import (
 from aetheria.hardware.compiler import fix_threads, make_room_for_devices
 from aetheria.hardware.launch import detect_launch
 from aetheria.hardware.memory import keep_freed_memory
-from aetheria.hardware.process_group import ProcessGroup, SharedStopSignal
+from aetheria.hardware.process_group import ProcessGroup
+from aetheria.hardware.shared_stop import SharedStopSignal
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS

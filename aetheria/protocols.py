@@ -4,7 +4,6 @@
 next and never looks inside, so a JAX and a PyTorch program serve it alike.
 """
 
-import signal
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -265,11 +264,6 @@ class StopSignal:
         self.reason = ""
         self._lock = threading.RLock()  # re-entrant: a signal may arrive inside a request
 
-    @property
-    def signals(self) -> tuple[signal.Signals, ...]:
-        """The signals that a handler of ours turns into a request."""
-        return signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
-
     def request(self, reason: str, *, preempt: bool = False) -> None:
         with self._lock:
             if not self.requested:
@@ -281,6 +275,9 @@ class StopSignal:
 
     def agree(self) -> None:
         """Called where listeners may just have asked, before anything depends on it."""
+
+    def close(self) -> None:
+        """The run is over: nobody is asked any more."""
 
 
 @dataclass(frozen=True, kw_only=True)

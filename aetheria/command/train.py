@@ -97,6 +97,8 @@ class TrainCommand:
         if leads:
             _write_summary(folder, summary)
             print_table(summary, folder)
+        else:
+            print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
         return exit_code
 
     def _prepare(self, peers: Peers, config: Config) -> tuple["Run", list[str]]:

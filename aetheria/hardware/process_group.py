@@ -1,16 +1,12 @@
-"""The processes of one run: how they join, what they tell each other, how they stop together."""
+"""The processes of one run: how they join, and what they tell each other."""
 
 import contextlib
 import json
-import os
-import signal
 import time
 from typing import Any
 
-from aetheria.errors import ExitCode
 from aetheria.hardware.launch import Launch
 from aetheria.hardware.rendezvous import meet
-from aetheria.protocols import StopSignal
 
 _LAST_WORDS_SECONDS = 5.0
 _KEPT_MESSAGES = 1000  # nobody is that many behind: reports are waited for in between
@@ -35,6 +31,8 @@ class ProcessGroup:
         meet(launch, join_timeout)
         import jax
 
+        # It would take SIGTERM away from us; see `aetheria.hardware.shared_stop`.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             launch.coordinator,
             launch.count,
@@ -59,6 +57,22 @@ class ProcessGroup:
     def gather(self, value: Any) -> list[Any]:
         """Every process's JSON value, on every process, in their order."""
         return self._exchange(value, range(self.count))
+
+    def post(self, key: str, value: Any) -> None:
+        """Puts a JSON value up for all, unless there is one already. From any thread."""
+        with contextlib.suppress(RuntimeError):
+            self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value))
+
+    def look(self, key: str) -> Any:
+        """What is put up; None if nothing is."""
+        try:
+            return json.loads(self._store.key_value_try_get(f"aetheria/board/{key}"))
+        except RuntimeError:
+            return None
+
+    def await_post(self, key: str) -> Any:
+        """The same, once something is."""
+        return json.loads(self._store.blocking_key_value_get(f"aetheria/board/{key}", _FOREVER_MS))
 
     def last_words(self, mine: str) -> list[str | None]:
         """What ended each process; None for one that is silent."""
@@ -86,49 +100,3 @@ class ProcessGroup:
             self._store.key_value_delete(f"aetheria/{self._number - _KEPT_MESSAGES}")
         self._number += 1
         return values
-
-
-class SharedStopSignal(StopSignal):
-    """A stop that all processes make at the same step.
-
-    A listener's request (process 0 alone has listeners) is shared at the next report. A signal may
-    reach any process at any time: jax's preemption service, which catches SIGTERM itself, finds the
-    step that all of them can still stop at.
-    """
-
-    def __init__(self, group: ProcessGroup):
-        super().__init__()
-        self._group = group
-        self._wish: list[Any] | None = None
-        self._num_polls = 0
-
-    @property
-    def signals(self) -> tuple[signal.Signals, ...]:
-        """Not SIGTERM: jax catches it itself, and a handler of ours would take its place."""
-        return signal.SIGINT, signal.SIGUSR1
-
-    def request(self, reason: str, *, preempt: bool = False) -> None:
-        with self._lock:
-            self._wish = self._wish or [reason, preempt]
-        if preempt:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def agree(self) -> None:
-        """Takes over what process 0 wishes."""
-        self._settle([self._group.share(self._wish)])
-
-    def poll(self) -> bool:
-        """Whether the stop is now; called by all processes equally often."""
-        from jax.experimental import multihost_utils
-
-        self._num_polls += 1
-        if not self.requested and multihost_utils.reached_preemption_sync_point(self._num_polls):
-            self._settle([*self._group.gather(self._wish), ["signal SIGTERM", True]])
-        return self.requested
-
-    def _settle(self, wishes: list[Any]) -> None:
-        for wish in wishes:
-            if wish is not None and not self.requested:
-                self.reason, self.preempt, self.requested = *wish, True
-                # jax has caught the signal it waits for; the next one ends the process at once.
-                signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.PREEMPTED))

@@ -10,18 +10,16 @@ from types import FrameType
 from aetheria.errors import ExitCode
 from aetheria.protocols import StopSignal
 
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
 
 @contextmanager
 def stop_on_signals(stop: StopSignal) -> Iterator[None]:
     """Installs the handlers for the time of a run, and puts the old ones back.
 
     The handler only sets a flag: a snapshot taken inside a handler can hang. A second signal ends
-    the process at once. Outside the main thread, where Python allows no handlers, does nothing.
+    the process at once. Outside the main thread Python allows no handlers, and none are installed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -30,9 +28,11 @@ def stop_on_signals(stop: StopSignal) -> Iterator[None]:
         received.append(number)
         stop.request(f"signal {signal.Signals(number).name}", preempt=True)
 
-    previous = {number: signal.signal(number, handle) for number in stop.signals}
+    can_handle = threading.current_thread() is threading.main_thread()
+    previous = {n: signal.signal(n, handle) for n in (SIGNALS if can_handle else ())}
     try:
         yield
     finally:
+        stop.close()
         for number, handler in previous.items():
             signal.signal(number, handler)

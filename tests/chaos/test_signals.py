@@ -1,0 +1,110 @@
+"""A signal to one of two processes, at twenty random times: both leave at one step, exactly."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import DIGITS
+
+from aetheria.resilience.store import find_newest
+
+NUM_SIGNALS = 20
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+EVENTFUL = {
+    **DIGITS,
+    "reproducibility": "elastic",
+    "strategy": "mesh",
+    "ema_decay": 0.99,
+    "epochs": 100_000,
+    "log_every_steps": 5,
+    "eval_every_steps": 40,
+    "snapshot": {"every_steps": 15, "every_epochs": 0, "keep_last": 3},
+}
+
+
+@pytest.fixture
+def start(tmp_path):
+    file, started = tmp_path / "config.yaml", []
+    file.write_text(yaml.safe_dump(EVENTFUL))
+
+    def run(count, workdir, *options):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        processes = []
+        for rank in range(count):
+            group = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}"]
+            command = [sys.executable, "-m", "aetheria", "train", str(file), "--resume=auto"]
+            command += [f"--workdir={workdir}", *options, "--set", f"mesh={{data: {count}}}"]
+            command += [*group, f"--process-id={rank}"] if count > 1 else []
+            with (tmp_path / f"{rank}.txt").open("w") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env={**os.environ, "XLA_FLAGS": ""},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            processes.append(process)
+        started.extend(processes)
+        return processes
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+
+
+def said(tmp_path):
+    return [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+
+
+def inode(file):
+    return file.stat().st_ino if file.exists() else None
+
+
+@pytest.mark.slow
+def test_both_processes_leave_at_one_step_and_nothing_is_lost(start, tmp_path):
+    chance, folder = random.Random(7), tmp_path / "run"
+    metrics, steps, cases = folder / "metrics.jsonl", [0], set()
+    for _ in range(NUM_SIGNALS):
+        before = inode(metrics)
+        processes = start(2, "run")
+        deadline = time.monotonic() + 120
+        while inode(metrics) == before:  # until the run has started, before its step is compiled
+            assert time.monotonic() < deadline, said(tmp_path)
+            assert all(process.poll() is None for process in processes), said(tmp_path)
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 4))
+        rank, number = chance.randrange(2), chance.choice(SIGNALS)
+        cases.add((rank, number))
+        processes[rank].send_signal(number)
+        assert [process.wait(timeout=120) for process in processes] == [75, 75], said(tmp_path)
+        step = json.loads((folder / "summary.json").read_text())["steps"]
+        (others,) = re.findall(r"process 1: preempted at step (\d+)", said(tmp_path)[1])
+        assert step == int(others) and step > steps[-1]
+        newest, damaged = find_newest(folder / "checkpoints")
+        assert newest is not None and not damaged
+        assert newest.record["progress"]["step"] == step
+        steps.append(step)
+    assert {rank for rank, _ in cases} == {0, 1} and {number for _, number in cases} == {*SIGNALS}
+
+    (process,) = start(1, "whole", f"--stop-at-step={steps[-1]}")
+    assert process.wait(timeout=400) == 75, said(tmp_path)
+    stopped, whole = (find_newest(tmp_path / name / "checkpoints")[0] for name in ("run", "whole"))
+    assert stopped is not None and whole is not None
+    for path, array in whole.arrays.items():
+        assert array.tobytes() == stopped.arrays[path].tobytes(), path
+    assert lines(folder) == lines(tmp_path / "whole")
+
+
+def lines(folder):
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "steps_per_second": None} for line in text]
