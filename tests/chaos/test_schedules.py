@@ -1,0 +1,267 @@
+"""Any schedule of saves, kills, damage and resumes ends as a run that was left alone.
+
+The engine, the feed, the logger and the store are the real ones; the program is a fake whose state
+is a number that remembers every example and its order.
+"""
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from aetheria.data import DataSplits, Feed
+from aetheria.data.sources import ArraySource
+from aetheria.engine import Engine, NonFinitePolicy, Schedule
+from aetheria.errors import SnapshotError
+from aetheria.observe import EventBus
+from aetheria.observe.early_stopping import EarlyStopping
+from aetheria.observe.records import JsonlLogger
+from aetheria.protocols import GuardCounters, HostReport, RunContext, StopSignal
+from aetheria.resilience import SnapshotStore
+from aetheria.resilience.retention import Retention
+from aetheria.resilience.runs import RunRequest
+from aetheria.resilience.snapshot_files import UNFINISHED
+from aetheria.resilience.store import list_snapshots
+
+NUM_EXAMPLES, BATCH, EPOCHS = 18, 4, 5
+TOTAL_STEPS = 5 * EPOCHS
+
+
+_tally = Counter()
+
+
+class Killed(BaseException):
+    """A kill: nothing of the process runs after it."""
+
+
+class MixingProgram:
+    """Raises Killed at a moment of its own: before step `at` is taken, or in the evaluation or the
+    export that comes next after it.
+    """
+
+    windows_per_chunk = 3
+
+    def __init__(self, moment, at):
+        self._moment, self._at, self._armed = moment, at, False
+
+    def init(self):
+        return {"hash": 1, "step": 0}
+
+    def train_steps(self, state, arrays, start, count):
+        for index in range(start, start + count):
+            if state["step"] >= self._at:
+                self._strike("train")
+                self._armed = True
+            number = state["hash"]
+            inputs, mask = arrays["inputs"][index].ravel(), arrays["mask"][index].ravel()
+            for example in inputs[mask > 0].tolist():
+                number = (number * 6364136223846793005 + example + 1) % 2**64
+            state = {"hash": number, "step": state["step"] + 1}
+        return state, state
+
+    def eval_step(self, state, batch, totals):
+        if self._armed:
+            self._strike("eval")
+        return {"count": (totals or {"count": 0})["count"] + int(batch["mask"].sum()), **state}
+
+    def fetch(self, report):
+        loss = {"loss": float(report["hash"] % 1_000_003)}
+        if "count" in report:
+            return HostReport(loss, report["count"], None)
+        return HostReport(loss, None, GuardCounters(report["step"], 0, 0, 0))
+
+    def export_state(self, state):
+        if self._armed:
+            self._strike("save")
+        numbers = np.array([state["hash"], state["step"]], np.uint64)
+        return {"params/numbers": numbers.view(np.uint32)}
+
+    def import_state(self, arrays):
+        number, step = np.asarray(arrays["params/numbers"]).view(np.uint64).tolist()
+        return {"hash": number, "step": step}
+
+    def _strike(self, moment):
+        if self._moment == moment:
+            _tally[moment] += 1
+            raise Killed
+
+
+class NoDumps:
+    def wants_more(self):
+        return False
+
+
+class Life:
+    """One process of a run in a folder."""
+
+    def __init__(self, folder, moment="never", at=TOTAL_STEPS, stop_at_step=None):
+        self.folder = folder
+        request = RunRequest(config_name="c", workdir=folder, resume="auto")
+        self.plan = request.resolve()
+        self.plan.prepare({})
+        stop = StopSignal()
+        context = RunContext(run_dir=folder, config={}, stop=stop, eval_metrics=("eval/loss",))
+        split = ArraySource({"inputs": np.arange(NUM_EXAMPLES, dtype=np.int32)})
+        self.store = SnapshotStore(
+            folder / "checkpoints", Retention(keep_last=3), {"lineage": None}
+        )
+        self.engine = Engine(
+            program=MixingProgram(moment, at),
+            feed=Feed(
+                splits=DataSplits(train=split, eval=split),
+                batch_size=BATCH,
+                grad_accumulation_steps=2,
+                seed=3,
+            ),
+            schedule=Schedule(
+                num_train_examples=NUM_EXAMPLES,
+                batch_size=BATCH,
+                grad_accumulation_steps=2,
+                epochs=EPOCHS,
+                stop_at_step=stop_at_step,
+                log_every_steps=2,
+                save_every_steps=3,
+            ),
+            bus=EventBus(
+                {
+                    "jsonl": JsonlLogger(context),
+                    "early": EarlyStopping(context, patience=1000, mode="max"),
+                }
+            ),
+            snapshots=self.store,
+            stop=stop,
+            nonfinite=NonFinitePolicy(action="skip", max_consecutive_skips=3, dumps=NoDumps()),
+        )
+        self.engine._fail = lambda error: None  # a killed process says nothing
+
+    def run(self):
+        try:
+            return self.engine.run(self.plan.snapshot)
+        except Killed:
+            return None
+        finally:
+            self.store.finished(wait=True)  # what was being written is there, or is not
+
+
+def outcome_of(folder):
+    """Everything that must be the same: the end's state and record, and every metric line."""
+    newest = list_snapshots(folder / "checkpoints")[-1]
+    life = Life(folder)
+    assert life.plan.snapshot is not None and life.plan.snapshot.path == newest.path
+    record = life.plan.snapshot.record
+    text = (folder / "metrics.jsonl").read_text()
+    lines = [line.split('"steps_per_second"')[0] for line in text.splitlines()]
+    arrays = {path: a.tobytes() for path, a in life.plan.snapshot.arrays.items()}
+    return arrays, record["progress"], record["engine"], record["listeners"], lines
+
+
+_reference = []
+
+
+def reference():
+    """What an uninterrupted run leaves behind."""
+    if not _reference:
+        with tempfile.TemporaryDirectory() as name:
+            done = Life(Path(name) / "run").run()
+            assert done is not None and done.progress.step == TOTAL_STEPS
+            _reference.append(outcome_of(Path(name) / "run"))
+    return _reference[0]
+
+
+class Schedules(RuleBasedStateMachine):
+    """What can happen to a run."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="schedules-"))
+        self.run = self.root / "run"
+        self.touched = False
+
+    @rule(moment=st.sampled_from(["train", "eval", "save"]), at=st.integers(0, TOTAL_STEPS - 1))
+    def kill(self, moment, at):
+        self.live(moment=moment, at=at)
+
+    @rule(at=st.integers(1, TOTAL_STEPS - 1))
+    def stop(self, at):
+        done = self.live(stop_at_step=at)
+        assert done is None or done.status in ("preempted", "completed")
+
+    @precondition(lambda self: (self.run / "checkpoints").is_dir())
+    @rule(seed=st.integers(0, 2**32), kind=st.sampled_from(["flip", "cut", "delete"]))
+    def damage(self, seed, kind):
+        chance = random.Random(seed)
+        infos = list_snapshots(self.run / "checkpoints")
+        files = sorted(f for info in infos[-1:] for f in info.path.rglob("*") if f.is_file())
+        files = [file for file in files if file.stat().st_size]
+        if not files:
+            return
+        file = chance.choice(files)
+        content = bytearray(file.read_bytes())
+        if kind == "flip":
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        elif kind == "cut":
+            del content[chance.randrange(len(content)) :]
+        file.unlink() if kind == "delete" else file.write_bytes(bytes(content))
+        self.touched = True
+        _tally[kind] += 1
+
+    @precondition(lambda self: (self.run / "checkpoints").is_dir())
+    @rule()
+    def leave_half_a_save(self):
+        (self.run / "checkpoints" / f"snapshot_step999{UNFINISHED}" / "state").mkdir(
+            parents=True, exist_ok=True
+        )
+
+    def live(self, **how):
+        before = [info.step for info in list_snapshots(self.run / "checkpoints")]
+        try:
+            life = Life(self.run, **how)
+        except SnapshotError:
+            assert self.touched  # none is sound, which kills alone never bring about
+            shutil.rmtree(self.run)
+            _tally["none sound"] += 1
+            life, before = Life(self.run, **how), []
+        begins = 0 if life.plan.snapshot is None else life.plan.snapshot.record["progress"]["step"]
+        _tally["damaged"] += len(life.plan.damaged)
+        assert self.touched or begins == max(before, default=0)
+        return life.run()
+
+    def teardown(self):
+        for _ in range(2):  # the second finds everything done
+            done = self.live()
+            assert done is not None and done.status == "completed"
+        assert outcome_of(self.run) == reference()
+        shutil.rmtree(self.root)
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(
+    max_examples=100,
+    stateful_step_count=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+)
+
+
+def test_the_schedules_held_all_that_can_happen():
+    moments = ("train", "eval", "save", "flip", "cut", "delete", "damaged")
+    assert min(_tally[moment] for moment in moments) >= 5, _tally
+
+
+def test_an_order_that_is_not_the_same_would_be_seen(tmp_path):
+    """Control: a run that forgets where it was in the data."""
+    Life(tmp_path / "run", stop_at_step=7).run()
+    life = Life(tmp_path / "run")
+    assert life.plan.snapshot is not None
+    progress = {**life.plan.snapshot.record["progress"], "examples_seen": 0}
+    record = {**life.plan.snapshot.record, "progress": progress}
+    life.engine.run(life.plan.snapshot._replace(record=record))
+    life.store.finished(wait=True)
+    assert outcome_of(tmp_path / "run") != reference()
