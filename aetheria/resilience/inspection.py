@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aetheria.errors import SnapshotError
-from aetheria.resilience.retention import Retention
+from aetheria.resilience.retention import Retention, SnapshotInfo
 from aetheria.resilience.runs import CHECKPOINTS
 from aetheria.resilience.snapshot_files import read_snapshot
-from aetheria.resilience.store import QUARANTINE, list_snapshots, record_path
+from aetheria.resilience.store import (
+    QUARANTINE,
+    UNKNOWN_STEP,
+    list_snapshots,
+    record_path,
+    snapshot_info,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +48,19 @@ def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
     """
     in_run = where / CHECKPOINTS
     infos = list_snapshots(in_run if in_run.is_dir() else where)
-    paths = [info.path for info in infos] or ([where] if (where / "manifest").is_dir() else [])
-    if not paths:
+    if not infos and (where / "manifest").is_dir():
+        infos = [snapshot_info(where)]
+    if not infos:
         raise SnapshotError(
             f"snapshots: expected a run folder with snapshots, or one of them, got {where}; "
             "name another"
         )
-    best = _retention(paths).best(infos)
-    for path in paths:
+    best = _retention(infos).best(infos) if in_run.is_dir() else []
+    for info in infos:
+        path = info.path
         yield Inspected(
             path=path,
-            step=_step(path),
+            step=None if info.step == UNKNOWN_STEP else info.step,
             size_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
             age_seconds=max(0.0, time.time() - path.stat().st_mtime),
             best=bool(best) and best[0].path == path,
@@ -74,18 +82,11 @@ def _problem(path: Path) -> str:
     return ""
 
 
-def _step(path: Path) -> int | None:
-    try:
-        return int(json.loads(record_path(path).read_text(encoding="utf-8"))["progress"]["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _retention(paths: list[Path]) -> Retention:
+def _retention(infos: list[SnapshotInfo]) -> Retention:
     """Says what is best, as the newest readable snapshot's config does."""
-    for path in reversed(paths):
+    for info in reversed(infos):
         try:
-            record = json.loads(record_path(path).read_text(encoding="utf-8"))
+            record = json.loads(record_path(info.path).read_text(encoding="utf-8"))
             snapshot = record["config"]["snapshot"]
             return Retention(monitor=snapshot["monitor"], mode=snapshot["mode"])
         except (OSError, ValueError, KeyError, TypeError):

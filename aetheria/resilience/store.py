@@ -27,6 +27,7 @@ from aetheria.resilience.snapshot_files import (
 )
 
 QUARANTINE = "quarantine"
+UNKNOWN_STEP = sys.maxsize  # of a snapshot whose record cannot be read: it counts as the newest
 
 
 class SnapshotStore:
@@ -187,7 +188,7 @@ def snapshot_info(path: Path) -> SnapshotInfo:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return SnapshotInfo.of(path, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return SnapshotInfo(path, step=sys.maxsize, metrics={})
+        return SnapshotInfo(path, step=UNKNOWN_STEP, metrics={})
 
 
 def record_path(path: Path) -> Path:
