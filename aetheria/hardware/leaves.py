@@ -49,6 +49,7 @@ def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of an exported state, its parameters being the averaged ones if it has any, in the
     dtype of those it was trained with.
 
+    >>> import numpy as np
     >>> arrays = {"params/w": np.float32(1), "opt_state/averaged_params/w": np.float32(2)}
     >>> float(evaluated_leaves(arrays)["params/w"])
     2.0
