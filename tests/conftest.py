@@ -33,6 +33,11 @@ def train_step(program: Any, state: Any, window: dict[str, Any]) -> Any:
     return program.train_steps(state, {name: column[None] for name, column in window.items()}, 0, 1)
 
 
+def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metric lines but for the speed, the one value that no two runs share."""
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
+
+
 def make_spec(window: dict[str, Any], **changes: Any) -> Any:
     """What a program of a test is compiled for: a short run, of which little matters."""
     from aetheria.hardware import ProgramSpec

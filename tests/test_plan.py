@@ -257,7 +257,8 @@ def test_the_command_prints_a_plan_and_the_same_as_json(cli, config, tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["memory"]["fits"] is False and plan["memory"]["limit"] == 1000
-    from aetheria.command.plan_text import describe, size_text
+    from aetheria.command.plan_text import describe
+    from aetheria.sizes import size_text
 
     assert f"params{size_text(plan['memory']['params']):>18}" in shown.stdout
     as_text = "\n".join(describe(plan))

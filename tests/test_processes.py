@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import DIGITS
 
+from aetheria.proofs.runs import Place
 from aetheria.resilience import read_snapshot
 
 pytestmark = pytest.mark.slow
@@ -29,23 +30,17 @@ def start(tmp_path):
     def run(count, *, devices_each=1, options=(), ranks=None, **changes):
         file = tmp_path / "config.yaml"
         file.write_text(yaml.safe_dump({**ELASTIC, **changes}))
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+        groups = list(Place(count, count).options())
         environment = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}",
         }
         processes = []
         for rank in range(count) if ranks is None else ranks:
-            group = [
-                f"--coordinator=127.0.0.1:{port}",
-                f"--num-processes={count}",
-                f"--process-id={rank}",
-            ]
             command = [sys.executable, "-m", "aetheria", "train", str(file), "--workdir=run"]
             processes.append(
                 subprocess.Popen(
-                    [*command, *(group if count > 1 else []), *options],
+                    [*command, *groups[rank], *options],
                     cwd=tmp_path,
                     env=environment,
                     stdout=subprocess.PIPE,

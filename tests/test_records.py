@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished
+from conftest import DIGITS, Finished, without_rate
 
 from aetheria.command.train import TrainCommand
 from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
@@ -59,10 +59,6 @@ def step_of(line):
 
 def lines_of(run_dir, name):
     return (run_dir / name).read_text().splitlines()
-
-
-def without_rate(records):
-    return [{k: v for k, v in r.items() if k != "steps_per_second"} for r in records]
 
 
 def csv_rows(run_dir):

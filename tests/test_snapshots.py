@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from damage import cut, files_of, flip
 
 from aetheria.errors import SnapshotError
 from aetheria.resilience import SnapshotStore, read_snapshot
@@ -65,14 +66,8 @@ def test_a_damaged_file_is_found_or_harmless_and_never_loaded_wrong(store, tmp_p
     save(store, "snapshot_ep1", record_of(5))
     path = tmp_path / "checkpoints" / "snapshot_ep1"
     chance = random.Random(seed)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.stat().st_size)
-    file = chance.choice(files)
-    content = bytearray(file.read_bytes())
-    if chance.random() < 0.3:
-        del content[chance.randrange(len(content)) :]
-    else:
-        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    file.write_bytes(bytes(content))
+    damage = cut if chance.random() < 0.3 else flip
+    damage(chance, chance.choice(files_of(path)))
     try:
         snapshot = read_snapshot(path)
     except SnapshotError as refused:

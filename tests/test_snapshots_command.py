@@ -1,9 +1,11 @@
 """`aetheria snapshots`: what it lists, and what its exit code says."""
 
 import json
+import random
 import shutil
 
 import pytest
+from damage import flip, largest_file
 
 from aetheria.command.cli import main
 
@@ -11,13 +13,6 @@ from aetheria.command.cli import main
 @pytest.fixture
 def run(train):
     return train("run", epochs=3).run_dir
-
-
-def damage(snapshot):
-    file = max(snapshot.rglob("d/*"), key=lambda file: file.stat().st_size)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
 
 
 def rows(capsys):
@@ -33,13 +28,13 @@ def test_a_list_says_step_size_age_and_which_is_best(run, capsys):
         ["snapshot_ep2", "46"],
         ["snapshot_ep3", "69"],
     ]
-    assert all("yes" in row and "kB" in row and "s" in row for row in listed)
+    assert all("yes" in row and "KB" in row and "s" in row for row in listed)
     assert [row[-1] == "best" for row in listed] == [False, False, True]
 
 
 def test_a_damaged_one_is_listed_and_named_and_left_where_it_is(run, capsys):
     damaged = run / "checkpoints" / "snapshot_ep2"
-    damage(damaged)
+    flip(random.Random(1), largest_file(damaged))
     capsys.readouterr()
     assert main(["snapshots", str(run)]) == 0
     assert ["NO" in row for row in rows(capsys)] == [False, True, False]
@@ -48,7 +43,7 @@ def test_a_damaged_one_is_listed_and_named_and_left_where_it_is(run, capsys):
     assert main(["snapshots", "verify", str(run)]) == 1
     first, second, third = capsys.readouterr().out.splitlines()
     assert str(damaged) in second and "expected an undamaged snapshot, got" in second
-    assert first.endswith("kB") and "sound" in first and "sound" in third
+    assert first.endswith("KB") and "sound" in first and "sound" in third
     assert damaged.is_dir()
 
 
@@ -57,7 +52,7 @@ def test_one_snapshot_is_verified_by_its_path(run, capsys, sound):
     copy = run.parent / "copy"
     shutil.copytree(run / "checkpoints" / "snapshot_ep1", copy)
     if not sound:
-        damage(copy)
+        flip(random.Random(1), largest_file(copy))
     capsys.readouterr()
     assert main(["snapshots", "verify", str(copy)]) == (0 if sound else 1)
     (line,) = capsys.readouterr().out.splitlines()
@@ -75,7 +70,7 @@ def test_json_is_a_line_for_each(run, capsys):
 
 
 def test_what_is_in_quarantine_is_said(run, train, capsys):
-    damage(run / "checkpoints" / "snapshot_ep3")
+    flip(random.Random(1), largest_file(run / "checkpoints" / "snapshot_ep3"))
     train("run", epochs=4, resume="latest", accept_changes=True)
     capsys.readouterr()
     assert main(["snapshots", str(run)]) == 0

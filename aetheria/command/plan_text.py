@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aetheria.sizes import size_text
+
 _MEMORY_ROWS = ("params", "opt_state", "model_state", "batch", "temporaries", "peak")
 
 
@@ -74,15 +76,3 @@ def _estimate(plan: Mapping[str, Any]) -> Iterator[str]:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
-
-
-def size_text(size_bytes: float) -> str:
-    """Bytes in the largest decimal unit.
-
-    >>> size_text(12), size_text(80e9)
-    ('12 B', '80.00 GB')
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if size_bytes >= size:
-            return f"{size_bytes / size:.2f} {unit}"
-    return f"{size_bytes:.0f} B"

@@ -1,10 +1,11 @@
 """The options of `aetheria prove …`."""
 
+import argparse
 from typing import Any
 
 from aetheria.command.argument_types import mesh, positive, positives
 from aetheria.command.options import OneLineParser, add_config, add_project
-from aetheria.command.prove import ProveElasticCommand
+from aetheria.command.prove_elastic import ProveElasticCommand
 from aetheria.command.prove_resume import SIGNALS, ProveResumeCommand
 
 
@@ -17,11 +18,12 @@ def add_prove(commands: Any) -> None:
 
 
 def _add_elastic(claims: Any) -> None:
-    elastic = claims.add_parser(
-        "elastic", help="the same bits on any number of devices (reproducibility: elastic)"
+    elastic = _add_claim(
+        claims,
+        "elastic",
+        "the same bits on any number of devices (reproducibility: elastic)",
+        ProveElasticCommand.steps,
     )
-    add_config(elastic)
-    elastic.add_argument("--steps", type=positive("a number"), default=20, help="steps to compare")
     elastic.add_argument(
         "--devices", type=positives, default=(1, 2, 4, 8), metavar="N,N", help="such as 1,2,8"
     )
@@ -45,29 +47,23 @@ def _add_elastic(claims: Any) -> None:
         action="store_true",
         help="the same with reproducibility: fast, which is expected to fail",
     )
-    add_project(elastic)
     elastic.set_defaults(
         make_command=lambda options: ProveElasticCommand(
-            config_file=options.config,
-            overrides=tuple(options.set),
-            steps=options.steps,
+            **_what(options),
             devices=options.devices,
             processes=options.processes,
             meshes=tuple(options.mesh),
             control=options.control,
-            project=options.project,
         )
     )
 
 
 def _add_resume(claims: Any) -> None:
-    resume = claims.add_parser("resume", help="the same bits, killed and resumed or left alone")
-    add_config(resume)
-    resume.add_argument(
-        "--steps",
-        type=positive("a number"),
-        default=ProveResumeCommand.steps,
-        help="steps to compare (default: %(default)s)",
+    resume = _add_claim(
+        claims,
+        "resume",
+        "the same bits, killed and resumed or left alone",
+        ProveResumeCommand.steps,
     )
     resume.add_argument(
         "--kill-at",
@@ -85,17 +81,37 @@ def _add_resume(claims: Any) -> None:
         "--drop",
         metavar="FIELD",
         help="take this out of the snapshot after the first kill, which is expected to fail: "
-        "params, model_state, opt_state, rng, counters, loss_scale, cursor, step or listeners",
+        "such as rng, cursor or opt_state; a wrong name lists them all",
     )
-    add_project(resume)
     resume.set_defaults(
         make_command=lambda options: ProveResumeCommand(
-            config_file=options.config,
-            overrides=tuple(options.set),
-            steps=options.steps,
+            **_what(options),
             kill_at=options.kill_at,
             signal_name=options.signal,
             drop=options.drop,
-            project=options.project,
         )
     )
+
+
+def _add_claim(claims: Any, name: str, text: str, steps: int) -> Any:
+    """Adds a claim with the options that every one has."""
+    parser = claims.add_parser(name, help=text)
+    add_config(parser)
+    add_project(parser)
+    parser.add_argument(
+        "--steps",
+        type=positive("a number"),
+        default=steps,
+        help="steps to compare (default: %(default)s)",
+    )
+    return parser
+
+
+def _what(options: argparse.Namespace) -> dict[str, Any]:
+    """What is to be proven, from the options that every claim has."""
+    return {
+        "config_file": options.config,
+        "overrides": tuple(options.set),
+        "steps": options.steps,
+        "project": options.project,
+    }

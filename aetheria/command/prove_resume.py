@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aetheria.command.table import print_table
 from aetheria.config_files import load_config
 from aetheria.errors import AetheriaError, ExitCode
 
@@ -64,7 +65,7 @@ class ProveResumeCommand:
             project=find_project(self.config_file, self.project),
         )
         checks = proof.run(lambda line: print(line, flush=True))
-        _print_table(checks)
+        print_table(("", "uninterrupted", "stopped and resumed", ""), map(_row, checks))
         differences = [check.difference for check in checks if check.difference is not None]
         print(self._verdict(kill_at, differences))
         return int(ExitCode.FAILED if differences else ExitCode.OK)
@@ -87,15 +88,6 @@ class ProveResumeCommand:
         return f"resume: {self.steps} steps, {stops}{without}: not the same: {differences[0]}"
 
 
-def _print_table(checks: Sequence["Check"]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for header in ("", "uninterrupted", "stopped and resumed", ""):
-        table.add_column(header, no_wrap=True)
-    for check in checks:
-        verdict = "same" if check.difference is None else f"differs: {check.difference}"
-        table.add_row(check.name, check.whole, check.resumed, verdict)
-    Console(highlight=False, width=120).print(table)
+def _row(check: "Check") -> list[str]:
+    verdict = "same" if check.difference is None else f"differs: {check.difference}"
+    return [check.name, check.whole, check.resumed, verdict]

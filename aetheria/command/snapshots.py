@@ -5,9 +5,11 @@ bad by its exit code.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aetheria.command.table import print_table
 from aetheria.errors import ExitCode
+from aetheria.sizes import size_text
 
 if TYPE_CHECKING:
     from aetheria.resilience.inspection import Inspected
@@ -37,9 +39,10 @@ class SnapshotsCommand:
         aside = list_quarantined(self.where)
         if self.as_json:
             for item in found:
-                print(json.dumps(_plain(item)))
+                print(json.dumps({**asdict(item), "path": str(item.path)}))
             return int(ExitCode.OK)
-        _print_table(found)
+        headers = ("snapshot", "step", "size", "age", "verified", "")
+        print_table(headers, map(_row, found), right=("step", "size"))
         if aside:
             print(f"{len(aside)} in quarantine: {', '.join(str(path) for path in aside)}")
         return int(ExitCode.OK)
@@ -62,39 +65,15 @@ class VerifySnapshotsCommand:
         all_sound = True
         for item in inspect_run(self.where, verify=True):
             all_sound &= not item.problem
-            print(item.problem or f"{item.path}: sound, {_size(item.size_bytes)}", flush=True)
+            print(item.problem or f"{item.path}: sound, {size_text(item.size_bytes)}", flush=True)
         return int(ExitCode.OK if all_sound else ExitCode.FAILED)
 
 
-def _plain(item: "Inspected") -> dict[str, Any]:
-    return {**asdict(item), "path": str(item.path)}
-
-
-def _print_table(found: list["Inspected"]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for header in ("snapshot", "step", "size", "age", "verified", ""):
-        table.add_column(
-            header, no_wrap=True, justify="right" if header in ("step", "size") else "left"
-        )
-    for item in found:
-        verified = {None: "not asked", "": "yes"}.get(item.problem, "NO")
-        step = "?" if item.step is None else str(item.step)
-        best = "best" if item.best else ""
-        size, age = _size(item.size_bytes), _age(item.age_seconds)
-        table.add_row(item.path.name, step, size, age, verified, best)
-    Console(highlight=False, width=120).print(table)
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
+def _row(item: "Inspected") -> list[str]:
+    verified = {None: "not asked", "": "yes"}.get(item.problem, "NO")
+    step = "?" if item.step is None else str(item.step)
+    size, age = size_text(item.size_bytes), _age(item.age_seconds)
+    return [item.path.name, step, size, age, verified, "best" if item.best else ""]
 
 
 def _age(seconds: float) -> str:

@@ -59,7 +59,9 @@ class ProcessGroup:
         return self._exchange(value, range(self.count))
 
     def post(self, key: str, value: Any) -> None:
-        """Puts a JSON value up for all, unless there is one already. From any thread."""
+        """Puts a JSON value up for all, unless there is one already, or the coordinator is gone.
+        From any thread.
+        """
         with contextlib.suppress(RuntimeError):
             self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value))
 
@@ -70,20 +72,19 @@ class ProcessGroup:
         except RuntimeError:
             return None
 
-    def await_post(self, key: str) -> Any:
-        """The same, once something is."""
-        return json.loads(self._store.blocking_key_value_get(f"aetheria/board/{key}", _FOREVER_MS))
+    def await_post(self, key: str, timeout_ms: int = _FOREVER_MS) -> Any:
+        """The same, once something is; raises RuntimeError if nothing is by then."""
+        return json.loads(self._store.blocking_key_value_get(f"aetheria/board/{key}", timeout_ms))
 
     def last_words(self, mine: str) -> list[str | None]:
         """What ended each process; None for one that is silent."""
-        with contextlib.suppress(RuntimeError):  # the coordinator itself may be gone
-            self._store.key_value_set(f"aetheria/left/{self.index}", mine)
+        self.post(f"left/{self.index}", mine)
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
         words: list[str | None] = []
         for index in range(self.count):
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))
             try:
-                words.append(self._store.blocking_key_value_get(f"aetheria/left/{index}", left_ms))
+                words.append(self.await_post(f"left/{index}", left_ms))
             except RuntimeError:
                 words.append(mine if index == self.index else None)
         return words

@@ -4,7 +4,7 @@ import hashlib
 import json
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 from aetheria.config import Config
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.proofs.drop import drop_field
-from aetheria.proofs.runs import ChildRun, Evidence, Place
+from aetheria.proofs.runs import ChildRun, Evidence, Place, short_digest
 from aetheria.proofs.witness import read_examples
 
 _WITNESS = "aetheria.proofs.witness"
 _LOGGERS = ("jsonl", "csv")
-_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -62,58 +61,51 @@ class ResumeProof:
         """
         with tempfile.TemporaryDirectory(prefix="aetheria-prove-") as folder:
             whole, resumed = Path(folder) / "whole", Path(folder) / "resumed"
-            self._train(whole, resume=None)
-            self._check_length(whole)
+            self._train(whole)
+            expected = self._child(whole).evidence()
+            self._check_length(expected)
             tell(f"uninterrupted: {self.steps} steps")
             for number, step in enumerate(self.kill_at):
-                self._train_until(resumed, step, resume=number > 0)
+                self._train_until(resumed, step)
                 tell(f"stopped by {self.signal_number.name} at step {step}")
                 if self.drop is not None and number == 0:
                     drop_field(resumed, self.drop)
                     tell(f"the newest snapshot is without {self.drop} now")
             try:
-                self._train(resumed, resume="auto")
+                self._train(resumed)
             except AetheriaError as error:
                 if self.drop is None:
                     raise
                 return [Check("run", "completed", "failed", str(error))]
-            tell(f"resumed: {self.steps} steps; processes began at {_begins(resumed)}")
-            return self._compare(whole, resumed)
+            lives = read_examples(resumed)
+            began = ", ".join(f"example {start}" for start, _ in lives)
+            tell(f"resumed: {self.steps} steps; processes began at {began}")
+            found = self._child(resumed).evidence()
+            num_examples = expected.record["progress"]["examples_seen"]
+            return [
+                _check_metrics(expected, found),
+                _check("metrics.csv", _csv(whole), _csv(resumed)),
+                _check_examples(read_examples(whole), lives, num_examples),
+                *_check_parts(expected, found),
+                *_check_record(expected, found),
+            ]
 
-    def _check_length(self, whole: Path) -> None:
-        reached = self._child(whole).evidence().record["progress"]["step"]
+    def _check_length(self, whole: Evidence) -> None:
+        reached = whole.record["progress"]["step"]
         if reached < self.steps:
             raise AetheriaError(
                 f"--steps: expected at most the {reached} steps of this run, got {self.steps}; "
                 "ask for fewer, or add --set epochs=…"
             )
 
-    def _compare(self, whole: Path, resumed: Path) -> list[Check]:
-        first, second = self._child(whole).evidence(), self._child(resumed).evidence()
-        num_examples = first.record["progress"]["examples_seen"]
-        return [
-            _check_metrics(first, second),
-            _check("metrics.csv", _csv(whole), _csv(resumed)),
-            _check_examples(read_examples(whole), read_examples(resumed), num_examples),
-            *(
-                _check(part, first.digests[part], second.digests.get(part))
-                for part in first.digests
-            ),
-            *(
-                _check(part, first.record[part], second.record[part])
-                for part in ("progress", "engine", "listeners")
-            ),
-        ]
+    def _train(self, workdir: Path) -> None:
+        self._child(workdir).train(Place(), to_step=self.steps, resume="auto")
 
-    def _train(self, workdir: Path, *, resume: str | None) -> None:
-        self._child(workdir).train(Place(), to_step=self.steps, resume=resume)
-
-    def _train_until(self, workdir: Path, step: int, *, resume: bool) -> None:
+    def _train_until(self, workdir: Path, step: int) -> None:
         killed = self.signal_number is signal.SIGKILL
         code = -self.signal_number if killed else ExitCode.PREEMPTED
-        options = ["--resume=auto"] if resume else []
         goal = f"be stopped at step {step}"
-        self._child(workdir, step).execute(Place(), options, wanted=(code,), goal=goal)
+        self._child(workdir, step).execute(Place(), resume="auto", wanted=(code,), goal=goal)
 
     def _child(self, workdir: Path, at_step: int | None = None) -> ChildRun:
         cadence = self._save_every()
@@ -146,8 +138,18 @@ class ResumeProof:
         return max(1, min(gaps) // 2)
 
 
-def _begins(run_dir: Path) -> str:
-    return ", ".join(f"example {start}" for start, _ in read_examples(run_dir))
+def _check_parts(first: Evidence, second: Evidence) -> Iterator[Check]:
+    """Compares the parts of the state."""
+    for part, digest in first.digests.items():
+        other = second.digests.get(part, "")
+        difference = None if digest == other else part
+        yield Check(part, short_digest(digest), short_digest(other), difference)
+
+
+def _check_record(first: Evidence, second: Evidence) -> Iterator[Check]:
+    """Compares what the last snapshot holds beside the state, but for config and versions."""
+    for part in ("progress", "engine", "listeners"):
+        yield _check(part, first.record[part], second.record[part])
 
 
 def _check(name: str, first: Any, second: Any) -> Check:
@@ -196,4 +198,4 @@ def _csv(run_dir: Path) -> list[str]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+    return short_digest(hashlib.sha256(text.encode()).hexdigest())

@@ -63,8 +63,10 @@ class Place:
     @property
     def name(self) -> str:
         """`8`, or `2 x 4` for two processes with four devices each; with a mesh, its axes."""
-        name = str(self.devices or "here")
-        if self.devices and self.processes > 1:
+        if self.devices is None:
+            return "here"
+        name = str(self.devices)
+        if self.processes > 1:
             name = f"{self.processes} x {self.devices // self.processes}"
         if self.mesh is not None:
             name += f" ({_axes(self.mesh, '=')})"
@@ -131,19 +133,23 @@ class ChildRun:
         Raises:
             AetheriaError: a process ended otherwise.
         """
-        options = [f"--stop-at-step={to_step}", *([f"--resume={resume}"] if resume else [])]
         self.execute(
-            place, options, wanted=(ExitCode.OK, ExitCode.PREEMPTED), goal=f"reach step {to_step}"
+            place,
+            f"--stop-at-step={to_step}",
+            resume=resume,
+            wanted=(ExitCode.OK, ExitCode.PREEMPTED),
+            goal=f"reach step {to_step}",
         )
 
     def execute(
-        self, place: Place, options: Sequence[str], *, wanted: Sequence[int], goal: str
+        self, place: Place, *options: str, resume: str | None, wanted: Sequence[int], goal: str
     ) -> None:
         """Runs the process, or the processes, to their end.
 
         Args:
             place: where.
-            options: of `aetheria train`.
+            options: further ones of `aetheria train`.
+            resume: what to go on from; None: afresh.
             wanted: the exit codes that are expected, minus the number of a signal.
             goal: what these mean, for an error.
 
@@ -155,7 +161,7 @@ class ChildRun:
         command += [f"--project={self.project}"] if self.project else []
         for setting in (*self.overrides, *place.settings):
             command += ["--set", setting]
-        command += options
+        command += [*options, *([f"--resume={resume}"] if resume else [])]
         # Files, not pipes: nobody reads while the other processes are waited for.
         with contextlib.ExitStack() as stack:
             outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in place.ranks]
@@ -182,6 +188,11 @@ class ChildRun:
         parts = dict.fromkeys(path.split("/")[0] for path in snapshot.arrays)
         digests = {part: part_sha256(snapshot.arrays, part) for part in parts}
         return Evidence(tuple(metrics), digests, snapshot.record)
+
+
+def short_digest(digest: str) -> str:
+    """Of 64 digits, enough to tell two apart in a table."""
+    return digest[:12]
 
 
 def _axes(mesh: Mapping[str, int], sign: str) -> str:

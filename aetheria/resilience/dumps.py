@@ -14,7 +14,12 @@ import numpy as np
 
 from aetheria.errors import SnapshotError
 from aetheria.protocols import DataFeed, Snapshot
-from aetheria.resilience.snapshot_files import make_checkpointer, read_snapshot, write_snapshot
+from aetheria.resilience.snapshot_files import (
+    make_checkpointer,
+    one_line,
+    read_snapshot,
+    write_snapshot,
+)
 
 KIND = "nonfinite"
 _WINDOW = "window"
@@ -49,8 +54,7 @@ class NonFiniteDumps:
         try:
             self._write(path, step, examples_seen, arrays)
         except Exception as error:  # of whatever library: the run is what matters
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"{path} could not be written: {reason}; going on", file=sys.stderr)
+            print(f"{path} could not be written: {one_line(error)}; going on", file=sys.stderr)
             return None
         return str(path)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aetheria.errors import SnapshotError
 from aetheria.resilience.retention import Retention
+from aetheria.sizes import size_text
 
 
 def check_room(run_dir: Path, snapshot_bytes: int, retention: Retention) -> list[str]:
@@ -27,21 +28,17 @@ def check_room(run_dir: Path, snapshot_bytes: int, retention: Retention) -> list
         raise SnapshotError(
             f"--workdir: expected a folder that can be written to, got {run_dir}; name another"
         )
-    free, one = shutil.disk_usage(place).free, _megabytes(snapshot_bytes)
+    free, one = shutil.disk_usage(place).free, size_text(snapshot_bytes)
     if snapshot_bytes > free:
         raise SnapshotError(
             f"--workdir: expected room for a snapshot of {one} in {run_dir}, got "
-            f" {_megabytes(free)}; free some, or name another folder"
+            f"{size_text(free)}; free some, or name another folder"
         )
     count = retention.keep_last + retention.keep_best + 1
     if snapshot_bytes * count > free:
         return [
-            f"disk: up to {count} snapshots of {one} want {_megabytes(snapshot_bytes * count)} in "
-            f"{run_dir}, where {_megabytes(free)} are free; "
+            f"disk: up to {count} snapshots of {one} want {size_text(snapshot_bytes * count)} in "
+            f"{run_dir}, where {size_text(free)} are free; "
             "those that find no room will be reported, and the run goes on"
         ]
     return []
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.3f} MB" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.0f} MB"

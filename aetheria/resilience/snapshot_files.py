@@ -61,7 +61,7 @@ def read_snapshot(path: Path) -> Snapshot:
         arrays = _flatten(nested.state, texts.manifest["leaves"])
         check_manifest(texts.manifest, arrays, texts.record)
     except Exception as error:  # a damaged file may surface as any error of any library
-        reason = str(error) if isinstance(error, SnapshotError) else _first_line(error)
+        reason = str(error) if isinstance(error, SnapshotError) else one_line(error)[:200]
         raise SnapshotError(
             f"{path}: expected an undamaged snapshot, got {reason}; resume from another one"
         ) from error
@@ -172,6 +172,6 @@ def _flatten(tree: Mapping[str, Any], paths: Mapping[str, Any]) -> dict[str, np.
     return flat
 
 
-def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    return text[:200]
+def one_line(error: Exception) -> str:
+    """An error's kind and the first line of what it says: Orbax says hundreds."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -22,6 +22,7 @@ from aetheria.resilience.retention import Retention, SnapshotInfo
 from aetheria.resilience.snapshot_files import (
     UNFINISHED,
     make_checkpointer,
+    one_line,
     read_snapshot,
     write_snapshot,
 )
@@ -152,10 +153,10 @@ class SnapshotStore:
 
 
 def _reason(error: Exception) -> str:
-    """One short line: an error of Orbax may be hundreds, and its first may be long."""
+    """What kept a save from succeeding; the system's own words where it was the disk."""
     if number := re.search(r"os_error_code='(\d+)'", str(error)):
         return f"OSError: [Errno {number[1]}] {os.strerror(int(number[1]))}"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return one_line(error)
 
 
 def list_snapshots(folder: Path) -> list[SnapshotInfo]:

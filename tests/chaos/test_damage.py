@@ -5,8 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from conftest import DIGITS
+from damage import cut, delete, files_of, flip, largest_file
 
+from aetheria.command.train import TrainCommand
 from aetheria.errors import SnapshotError
 from aetheria.resilience.runs import RunRequest
 from aetheria.resilience.snapshot_files import read_snapshot
@@ -18,28 +21,11 @@ NUM_FLIPS, NUM_CUTS, NUM_DELETIONS = 140, 60, 30
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with two snapshots, of steps 23 and 46, an average and dropout."""
-    import yaml
-
-    from aetheria.command.train import TrainCommand
-
     folder = tmp_path_factory.mktemp("damage")
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({**DIGITS, "ema_decay": 0.9}))
     assert TrainCommand(config_file=config, workdir=folder / "run").execute() == 0
     return folder / "run"
-
-
-def flip(chance, content):
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    return content
-
-
-def cut(chance, content):
-    return content[: chance.randrange(len(content))]
-
-
-def delete(chance, content):
-    return None
 
 
 def cases():
@@ -53,10 +39,8 @@ def test_damage_is_found_or_harmless_and_the_run_goes_on(finished, tmp_path, dam
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     newest = run / "checkpoints" / "snapshot_ep2"
-    files = sorted(file for file in newest.rglob("*") if file.is_file() and file.stat().st_size)
-    file = files[number % len(files)]  # each of them in turn
-    content = damage(chance, bytearray(file.read_bytes()))
-    file.unlink() if content is None else file.write_bytes(bytes(content))
+    files = files_of(newest)
+    damage(chance, files[number % len(files)])  # each of them in turn
 
     plan = RunRequest(config_name="config", workdir=run, resume="latest").resolve()
     assert plan.snapshot is not None
@@ -75,8 +59,7 @@ def test_damage_is_found_or_harmless_and_the_run_goes_on(finished, tmp_path, dam
 
 
 def test_every_file_of_a_snapshot_is_among_those_damaged(finished):
-    files = [f for f in (finished / "checkpoints" / "snapshot_ep2").rglob("*") if f.is_file()]
-    assert len([file for file in files if file.stat().st_size]) <= NUM_DELETIONS
+    assert len(files_of(finished / "checkpoints" / "snapshot_ep2")) <= NUM_DELETIONS
     assert NUM_FLIPS + NUM_CUTS >= 200
 
 
@@ -87,8 +70,7 @@ def test_without_digests_a_flip_is_loaded_wrong(finished, tmp_path, monkeypatch)
     for number in range(20):
         chance, path = random.Random(number), tmp_path / str(number)
         shutil.copytree(finished / "checkpoints" / "snapshot_ep2", path)
-        file = max(path.rglob("d/*"), key=lambda file: file.stat().st_size)
-        file.write_bytes(bytes(flip(chance, bytearray(file.read_bytes()))))
+        flip(chance, largest_file(path))
         right = read_snapshot(finished / "checkpoints" / "snapshot_ep2").arrays
         try:
             arrays = read_snapshot(path).arrays
@@ -103,7 +85,7 @@ def test_a_run_whose_newest_snapshot_is_damaged_ends_as_if_it_were_not(train):
     train("run", epochs=3, stop_at_step=60)
     path = whole.run_dir.parent / "run" / "checkpoints" / "snapshot_step60"
     for file in path.rglob("d/*"):
-        file.write_bytes(bytes(flip(random.Random(1), bytearray(file.read_bytes()))))
+        flip(random.Random(1), file)
     resumed = train("run", epochs=3, resume="latest")
     assert resumed.summary["params_sha256"] == whole.summary["params_sha256"]
     assert (path.parent / "quarantine" / "snapshot_step60").is_dir()

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from conftest import Finished, without_rate
+from damage import cut, delete, files_of, flip
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -155,8 +157,7 @@ def outcome_of(folder):
     life = Life(folder)
     assert life.plan.snapshot is not None and life.plan.snapshot.path == newest.path
     record = life.plan.snapshot.record
-    text = (folder / "metrics.jsonl").read_text()
-    lines = [line.split('"steps_per_second"')[0] for line in text.splitlines()]
+    lines = without_rate(Finished(0, folder).metrics)
     arrays = {path: a.tobytes() for path, a in life.plan.snapshot.arrays.items()}
     return arrays, record["progress"], record["engine"], record["listeners"], lines
 
@@ -193,23 +194,14 @@ class Schedules(RuleBasedStateMachine):
         assert done is None or done.status in ("preempted", "completed")
 
     @precondition(lambda self: (self.run / "checkpoints").is_dir())
-    @rule(seed=st.integers(0, 2**32), kind=st.sampled_from(["flip", "cut", "delete"]))
+    @rule(seed=st.integers(0, 2**32), kind=st.sampled_from([flip, cut, delete]))
     def damage(self, seed, kind):
         chance = random.Random(seed)
         infos = list_snapshots(self.run / "checkpoints")
-        files = sorted(f for info in infos[-1:] for f in info.path.rglob("*") if f.is_file())
-        files = [file for file in files if file.stat().st_size]
-        if not files:
-            return
-        file = chance.choice(files)
-        content = bytearray(file.read_bytes())
-        if kind == "flip":
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        elif kind == "cut":
-            del content[chance.randrange(len(content)) :]
-        file.unlink() if kind == "delete" else file.write_bytes(bytes(content))
-        self.touched = True
-        _tally[kind] += 1
+        if files := [file for info in infos[-1:] for file in files_of(info.path)]:
+            kind(chance, chance.choice(files))
+            self.touched = True
+            _tally[kind.__name__] += 1
 
     @precondition(lambda self: (self.run / "checkpoints").is_dir())
     @rule()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, Finished
+from conftest import DIGITS, Finished, without_rate
 
 from aetheria.build import build_run
 from aetheria.config import make_config
@@ -25,10 +25,6 @@ EVENTFUL = {
     "epochs": 3,
     "callbacks": [{"early_stopping": {"patience": 50}}],
 }
-
-
-def without_rate(metrics):
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
 
 
 @pytest.mark.parametrize("step", [1, 22, 23, 24, 40])

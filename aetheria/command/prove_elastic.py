@@ -1,18 +1,17 @@
-"""`aetheria prove …`: a claim, tested on your config; exit 0 if it holds, 1 if it does not."""
+"""`aetheria prove elastic …`: the same run on other numbers of devices, compared bit for bit."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aetheria.command.table import print_table
 from aetheria.config_files import load_config
 from aetheria.errors import AetheriaError, ExitCode
 
 if TYPE_CHECKING:
     from aetheria.proofs.elastic import Row
-
-_DIGITS = 12  # of a digest of 64: enough to tell two apart in a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,8 @@ class ProveElasticCommand:
         for row in proof.rows():
             print(f"devices {row.case.name}: done", flush=True)
             rows.append(row)
-        _print_table(rows)
+        headers = ("devices", "last loss", "params", "opt_state", "against the first row")
+        print_table(headers, map(_row, rows))
         same = all(row.difference is None for row in rows)
         print(self._verdict(rows[0], same))
         return int(ExitCode.OK if same else ExitCode.FAILED)
@@ -103,22 +103,10 @@ class ProveElasticCommand:
         return f"{name}: {steps} steps, not the same bits"
 
 
-def _print_table(rows: Sequence["Row"]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _row(row: "Row") -> list[str]:
+    from aetheria.proofs.runs import short_digest
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for header in ("devices", "last loss", "params", "opt_state", "against the first row"):
-        table.add_column(header, no_wrap=True)
-    for row in rows:
-        losses = [line["loss"] for line in row.evidence.metrics if line["split"] == "train"]
-        digests = row.evidence.digests
-        table.add_row(
-            row.case.name,
-            losses[-1].hex(),
-            digests["params"][:_DIGITS],
-            digests["opt_state"][:_DIGITS],
-            "same bits" if row.difference is None else f"differs: {row.difference}",
-        )
-    Console(highlight=False, width=120).print(table)
+    losses = [line["loss"] for line in row.evidence.metrics if line["split"] == "train"]
+    digests = [short_digest(row.evidence.digests[part]) for part in ("params", "opt_state")]
+    verdict = "same bits" if row.difference is None else f"differs: {row.difference}"
+    return [row.case.name, losses[-1].hex(), *digests, verdict]

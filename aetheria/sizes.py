@@ -1,0 +1,13 @@
+"""Vocabulary: numbers of bytes as text."""
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes in the largest decimal unit.
+
+    >>> size_text(12), size_text(80e9)
+    ('12 B', '80.00 GB')
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.2f} {unit}"
+    return f"{size_bytes:.0f} B"
