@@ -48,6 +48,16 @@ def test_a_snapshot_is_read_back_bit_for_bit(store, tmp_path):
     assert snapshot.record["progress"]["step"] == 5
 
 
+def test_what_a_living_run_retires_is_no_damaged_snapshot_to_one_who_lists_them(tmp_path):
+    store = SnapshotStore(tmp_path, Retention(keep_last=1, keep_best=0), {})
+    save(store, "snapshot_step0", record_of(0))
+    for step in range(1, 20):
+        store.save(f"snapshot_step{step}", ARRAYS, record_of(step))
+        while store.busy():
+            assert all(info.step <= step for info in list_snapshots(tmp_path))
+        store.finished()
+
+
 def test_orbax_reads_the_state_of_a_run(train):
     import orbax.checkpoint as ocp
 

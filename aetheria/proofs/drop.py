@@ -10,7 +10,7 @@ import numpy as np
 from aetheria.errors import AetheriaError
 from aetheria.protocols import Snapshot
 from aetheria.resilience.runs import CHECKPOINTS
-from aetheria.resilience.snapshot_files import make_checkpointer, write_snapshot
+from aetheria.resilience.snapshot_files import write_snapshot
 from aetheria.resilience.store import find_newest
 
 _ARRAYS = {
@@ -43,11 +43,8 @@ def drop_field(run_dir: Path, field: str) -> None:
             f"--drop: expected a field that this run's snapshots hold, got {field!r}, in which "
             "there is nothing; drop another"
         )
-    import orbax.checkpoint as ocp
-
     shutil.rmtree(snapshot.path)
-    with make_checkpointer(ocp) as checkpointer:
-        write_snapshot(checkpointer, snapshot.path, without.arrays, without.record)
+    write_snapshot(snapshot.path, without.arrays, without.record)
 
 
 def _without(snapshot: Snapshot, field: str) -> Snapshot | None:

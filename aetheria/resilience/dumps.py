@@ -14,12 +14,7 @@ import numpy as np
 
 from aetheria.errors import SnapshotError
 from aetheria.protocols import DataFeed, Snapshot
-from aetheria.resilience.snapshot_files import (
-    make_checkpointer,
-    one_line,
-    read_snapshot,
-    write_snapshot,
-)
+from aetheria.resilience.snapshot_files import one_line, read_snapshot, write_snapshot
 
 KIND = "nonfinite"
 _WINDOW = "window"
@@ -59,8 +54,6 @@ class NonFiniteDumps:
         return str(path)
 
     def _write(self, path: Path, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> None:
-        import orbax.checkpoint as ocp
-
         kept = {name: a for name, a in arrays.items() if name.split("/")[0] != _LEFT_OUT}
         window = self._window(examples_seen)
         record = {
@@ -73,8 +66,7 @@ class NonFiniteDumps:
         shutil.rmtree(path, ignore_errors=True)  # of an earlier start of this run
         self._folder.mkdir(parents=True, exist_ok=True)
         columns = {f"{_WINDOW}/{name}": column for name, column in window.items()}
-        with make_checkpointer(ocp) as checkpointer:
-            write_snapshot(checkpointer, path, {**kept, **columns}, record)
+        write_snapshot(path, {**kept, **columns}, record)
 
     def _window(self, examples_seen: int) -> dict[str, np.ndarray]:
         """Reads the window again: data is a function of its position."""

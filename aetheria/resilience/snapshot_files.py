@@ -4,10 +4,7 @@ Three items: `state` (every leaf of the run's state), `record` (counters, listen
 versions) and `manifest` (digests). Orbax renames the folder into place when all are complete.
 """
 
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +13,23 @@ import numpy as np
 from aetheria.errors import SnapshotError
 from aetheria.protocols import Snapshot
 from aetheria.resilience.manifest import check_manifest, make_manifest
+from aetheria.resilience.one_report import one_report
 
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not completed
 
-
-def write_snapshot(
-    checkpointer: Any, path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any]
-) -> int:
+def write_snapshot(path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> int:
     """Writes arrays and record with their digests, the whole folder at once; returns the bytes."""
     import orbax.checkpoint as ocp
 
+    from aetheria.resilience.orbax_items import ManifestSave, make_checkpointer
+
     host = {name: np.asarray(array) for name, array in arrays.items()}
-    with _one_report():
+    with one_report(), make_checkpointer() as checkpointer:
         checkpointer.save(
             path.resolve(),
             ocp.args.Composite(
                 state=ocp.args.PyTreeSave(_nest(host)),
                 record=ocp.args.JsonSave(record),
-                manifest=ocp.args.JsonSave(make_manifest(host, record)),
+                manifest=ManifestSave(lambda: make_manifest(host, record)),
             ),
         )
     return sum(array.nbytes for array in host.values())
@@ -47,12 +43,14 @@ def read_snapshot(path: Path) -> Snapshot:
     """
     import orbax.checkpoint as ocp
 
+    from aetheria.resilience.orbax_items import ManifestRestore, make_checkpointer
+
     try:
         _check_inside(path)
-        with _one_report(), make_checkpointer(ocp) as checkpointer:
+        with one_report(), make_checkpointer() as checkpointer:
             texts = checkpointer.restore(
                 path.resolve(),
-                ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()),
+                ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ManifestRestore()),
             )
             _check_names(texts.manifest["leaves"])
             nested = checkpointer.restore(
@@ -80,64 +78,6 @@ def _check_names(leaves: Mapping[str, Any]) -> None:
     for leaf in leaves:
         if any(part in ("", ".", "..") or "\\" in part for part in leaf.split("/")):
             raise SnapshotError(f"a leaf {leaf!r}, whose name leaves the snapshot")
-
-
-def make_checkpointer(ocp: Any) -> Any:
-    """A checkpointer for this process alone. Orbax's default waits for all processes of a run, but
-    one of them writes, and each reads when it likes.
-    """
-    index = ocp.multihost.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
-    )
-    json_handler = lambda: ocp.JsonCheckpointHandler(multiprocessing_options=alone)
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-        record=json_handler(),
-        manifest=json_handler(),
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-class _LateFilter:
-    """Drops one message that tensorstore causes; passes on everything else.
-
-    When Orbax gives up on a damaged snapshot, or on a full disk, reads and writes of other leaves
-    are still under way. Each of them, when it ends, reports to an event loop that is closed by
-    then, and Python prints a traceback for it. Seen with orbax-checkpoint 0.12.8 and tensorstore
-    0.1.86; delete this when a damaged snapshot no longer prints more than our own line.
-    """
-
-    def __init__(self, previous: Callable[[Any], Any]):
-        self.previous = previous
-
-    def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self.previous(unraisable)
-
-
-def _told_by_others(record: logging.LogRecord) -> bool:
-    """Whether a message is any but those of a failed save's parts: the save itself raises one."""
-    if record.name == "asyncio":
-        return "never retrieved" not in record.getMessage() or UNFINISHED not in record.getMessage()
-    return "_SignalingThread.run() raised" not in str(record.msg)
-
-
-@contextmanager
-def _one_report() -> Iterator[None]:
-    """While Orbax works: what fails is raised, and said nowhere else.
-
-    The filter of late messages stays after a failure, since they come at any time.
-    """
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_told_by_others)
-    hook = sys.unraisablehook
-    if not isinstance(hook, _LateFilter):
-        hook = sys.unraisablehook = _LateFilter(hook)
-    yield
-    if sys.unraisablehook is hook:
-        sys.unraisablehook = hook.previous
 
 
 def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:

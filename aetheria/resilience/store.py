@@ -18,14 +18,9 @@ from typing import Any
 from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
 from aetheria.protocols import Snapshot
+from aetheria.resilience.one_report import UNFINISHED
 from aetheria.resilience.retention import Retention, SnapshotInfo
-from aetheria.resilience.snapshot_files import (
-    UNFINISHED,
-    make_checkpointer,
-    one_line,
-    read_snapshot,
-    write_snapshot,
-)
+from aetheria.resilience.snapshot_files import one_line, read_snapshot, write_snapshot
 
 QUARANTINE = "quarantine"
 UNKNOWN_STEP = sys.maxsize  # of a snapshot whose record cannot be read: it counts as the newest
@@ -45,9 +40,8 @@ class SnapshotStore:
 
     def __init__(self, folder: Path, retention: Retention, extra: Mapping[str, Any]):
         # Here and not at the first save: a tenth of a second that the loop would wait for.
-        import orbax.checkpoint as ocp
+        import aetheria.resilience.orbax_items  # noqa: F401
 
-        self._checkpointer = make_checkpointer(ocp)
         self._folder, self._retention, self._extra = folder, retention, dict(extra)
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
@@ -110,7 +104,7 @@ class SnapshotStore:
         began, step = time.perf_counter(), record["progress"]["step"]
         try:
             self._clean()
-            size = write_snapshot(self._checkpointer, self._folder / name, box.pop(), record)
+            size = write_snapshot(self._folder / name, box.pop(), record)
         except Exception as error:  # reported as an event; the run goes on
             self._failed(name, step, _reason(error))
             with contextlib.suppress(OSError):
@@ -163,11 +157,12 @@ def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     """The complete snapshots in a `checkpoints/` folder, oldest step first; unverified.
 
     One whose record cannot be read counts as the newest, so that it is tried and found to be
-    damaged rather than overlooked.
+    damaged rather than overlooked; one that a living run retires meanwhile is left out.
     """
     paths = [path for path in folder.glob("snapshot_*") if UNFINISHED not in path.name]
     infos = [snapshot_info(path) for path in paths if path.is_dir()]
-    return sorted(infos, key=lambda info: (info.step, info.path.name))
+    there = [info for info in infos if info.step != UNKNOWN_STEP or info.path.is_dir()]
+    return sorted(there, key=lambda info: (info.step, info.path.name))
 
 
 def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
@@ -179,7 +174,8 @@ def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
         try:
             return read_snapshot(info.path), damaged
         except SnapshotError as error:
-            damaged.append((info.path, str(error)))
+            if info.path.is_dir():  # else a living run has retired it meanwhile
+                damaged.append((info.path, str(error)))
     return None, damaged
 
 

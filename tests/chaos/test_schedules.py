@@ -26,9 +26,9 @@ from aetheria.observe.early_stopping import EarlyStopping
 from aetheria.observe.records import JsonlLogger
 from aetheria.protocols import GuardCounters, HostReport, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
+from aetheria.resilience.one_report import UNFINISHED
 from aetheria.resilience.retention import Retention
 from aetheria.resilience.runs import RunRequest
-from aetheria.resilience.snapshot_files import UNFINISHED
 from aetheria.resilience.store import list_snapshots
 
 NUM_EXAMPLES, BATCH, EPOCHS = 18, 4, 5
