@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from aetheria.hardware.process_group import ProcessGroup
 from aetheria.hardware.shared_stop import SharedStopSignal
 from aetheria.logic.model import Model
 from aetheria.observe import EventBus
+from aetheria.observe.ledger import Ledger
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.registry import Registry
@@ -86,11 +88,12 @@ def build_run(
     project: Path | None,
     stop_at_step: int | None = None,
     peers: Peers | None = None,
+    began: float | None = None,
 ) -> Run:
     """Makes and wires every part of a run.
 
     Of several processes, the first alone has listeners and writes; each reads the data of its own
-    devices.
+    devices. `began` is when its time begins to count, in seconds since the epoch; None: now.
 
     Raises:
         AetheriaError: something in the config does not exist or does not fit.
@@ -119,6 +122,7 @@ def build_run(
         stop=stop,
         eval_metrics=program.eval_metrics,
         forked=plan.parent is not None,
+        began=time.time() if began is None else began,
     )
     extra = {
         "config": config.to_dict(),
@@ -133,11 +137,14 @@ def build_run(
         max_consecutive_skips=config.max_consecutive_skips,
         dumps=NonFiniteDumps(plan.run_dir / DUMPS, feed, extra, writes=leads),
     )
+    listeners = build_listeners(config, context, project) if leads else {}
+    if leads:
+        listeners["the run's ledger"] = Ledger(context)
     engine = Engine(
         program=program,
         feed=replace(feed, part=part),
         schedule=schedule,
-        bus=EventBus(build_listeners(config, context, project) if leads else {}),
+        bus=EventBus(listeners),
         snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
         stop=stop,
         nonfinite=nonfinite,

@@ -27,6 +27,19 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Waited:
+    """What the training loop of this process has waited for so far.
+
+    Attributes:
+        data_seconds: for the next training examples.
+        compile_seconds: in the first call of each step, which traces and compiles it.
+    """
+
+    data_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunStarted:
     """The first event of every process. `progress.step` is 0, or the step resumed from."""
 
@@ -43,6 +56,7 @@ class StepsCompleted:
     progress: Progress
     metrics: Mapping[str, float]
     steps_per_second: float
+    waited: Waited = Waited()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +127,7 @@ class PhaseChanged:
     progress: Progress
     source: str
     target: str
+    waited: Waited = Waited()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

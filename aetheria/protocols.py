@@ -5,8 +5,9 @@ next and never looks inside, so a JAX and a PyTorch program serve it alike.
 """
 
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -291,6 +292,7 @@ class RunContext:
         eval_metrics: what an evaluation will report, `eval/loss` style names.
         forked: the run continues another one's snapshot in a folder of its own; what identified
             that run to a service must not be used again.
+        began: when the process began to work on it, in seconds since the epoch.
     """
 
     run_dir: Path
@@ -298,3 +300,4 @@ class RunContext:
     stop: StopSignal
     eval_metrics: tuple[str, ...] = ()
     forked: bool = False
+    began: float = field(default_factory=time.time)

@@ -1,4 +1,6 @@
-"""Vocabulary: numbers of bytes as text."""
+"""Vocabulary: numbers of bytes."""
+
+from pathlib import Path
 
 
 def size_text(size_bytes: float) -> str:
@@ -11,3 +13,8 @@ def size_text(size_bytes: float) -> str:
         if size_bytes >= size:
             return f"{size_bytes / size:.2f} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files in a folder, and in folders in it, hold; 0 if there is none."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())

@@ -4,6 +4,7 @@
     python scripts/bench.py --setup FOLDER      # environments for keras, lightning, accelerate
     python scripts/bench.py --peers FOLDER      # with these
     python scripts/bench.py --device gpu [--mixed-precision]
+    python scripts/bench.py --saves [--pairs 5] # what a snapshot costs, by size; no works
 
 Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
 machine whose speed drifts serves all alike, and a figure is the median of the rounds' ratios.
@@ -20,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS
+from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, SAVE_SIZES, SAVES
 from benchmarks.environments import make_environments, missing
-from benchmarks.figures import reduce_work, table
+from benchmarks.figures import reduce_work, saves_table, table
 from benchmarks.processes import ContestantError, measure
 from benchmarks.works import WORKS, describe
 
@@ -50,6 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--mixed-precision", action="store_true", help="compute in bfloat16")
     add("--peers", type=_folder, metavar="FOLDER", help="where --setup made the environments")
     add("--setup", type=_folder, metavar="FOLDER", help="make the peers' environments, and leave")
+    add("--saves", action="store_true", help="measure saves of 1, 100 and 1,000 MB, and leave")
     add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
     add("--json", action="store_true", help="figures for programs, and each round's")
     options = parser.parse_args(arguments)
@@ -140,6 +142,23 @@ def run_rounds(
     return sound, failures
 
 
+def run_saves(options: argparse.Namespace) -> int:
+    """Measures and prints what a snapshot costs; returns the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = describe(WORKS["mlp"], options.device, False, Path(folder) / "data.npz")
+    spec |= {"device": options.device, "sizes": SAVE_SIZES, "num_rounds": options.pairs}
+    try:
+        sizes = measure("saves", SAVES, spec, None, options.launcher)
+    except ContestantError as error:
+        _say(f"bench: {error}")
+        return 1
+    if options.json:
+        print(json.dumps({"device": options.device, "saves": sizes}, indent=2))
+    else:
+        print(f"saves, {options.pairs} rounds (medians, least to most)\n{saves_table(sizes)}")
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs and prints; returns the exit code."""
     options = parse(arguments)
@@ -154,6 +173,8 @@ def main(arguments: Sequence[str]) -> int:
     ):
         _say("--device: expected a GPU that JAX finds, got none; use --device cpu")
         return 2
+    if options.saves:
+        return run_saves(options)
     contestants, reports, failed = choose(options), {}, False
     if not contestants:
         return 2

@@ -14,7 +14,7 @@ SCRIPTS = REPOSITORY / "scripts"
 sys.path.append(str(SCRIPTS))
 
 from benchmarks.contestants import CONTESTANTS  # noqa: E402
-from benchmarks.figures import reduce_work, table  # noqa: E402
+from benchmarks.figures import reduce_work, saves_table, table  # noqa: E402
 
 
 def bench(*arguments, **options):
@@ -98,6 +98,31 @@ def test_a_ratio_is_taken_within_a_round_and_held_against_its_bar():
     assert "aetheria / bare: 0.970 (0.900 to 1.000), by CPU time 0.970 (" in text
     assert "   at least 0.98: MISSED" in text
     assert "at least 0.92: met" in table(reduce_work("mlp", ROUNDS))
+
+
+def test_a_save_is_held_against_a_raw_write_and_orbax_alone():
+    save = {"raw": 0.1, "orbax": 0.4, "ours": 0.3, "resume": 1.0, "blocking": 0.03}
+    sizes = {
+        size: {"size_bytes": int(size) * 10**6, "rounds": [save, {**save, "ours": ours}, save]}
+        for size, ours in (("1", 0.2), ("1000", 0.2))
+    }
+    text = saves_table(sizes)
+    assert text.count("keeps the loop waiting 30.0 ms   at most 25: MISSED") == 2
+    assert "1000 MB" in text
+    assert "whole / orbax: 0.750 (0.500 to 0.750)   at most 1: met" in text
+    assert "whole / raw: 3.000 (2.000 to 3.000)   at most 2: MISSED" in text
+
+
+def test_a_save_is_measured_at_each_size(tmp_path):
+    import benchmarks.saves as saves
+
+    from aetheria.config_files import load_config
+
+    config = load_config(REPOSITORY / "configs" / "mlp.py", ()).to_dict()
+    bench = saves.Bench({"config": config, "folder": tmp_path}, 1)
+    assert bench.size_bytes() == pytest.approx(1e6, rel=0.5)
+    assert set(bench.round()) == {"raw", "orbax", "ours", "resume", "blocking"}
+    assert bench.round()["ours"] > 0  # it cleans up after itself
 
 
 def test_contestants_of_different_sizes_are_not_compared():

@@ -20,6 +20,7 @@ from aetheria.command.options import (
 )
 from aetheria.command.plan import PlanCommand
 from aetheria.command.prove_options import add_prove
+from aetheria.command.report import ReportCommand
 from aetheria.command.snapshots import SnapshotsCommand, VerifySnapshotsCommand
 from aetheria.errors import AetheriaError, ExitCode
 
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str]) -> Command:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    for add in (_add_train, _add_plan, add_prove, _add_snapshots, _add_debug):
+    for add in (_add_train, _add_plan, add_prove, _add_snapshots, _add_report, _add_debug):
         add(commands)
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
@@ -147,6 +148,13 @@ def _make_snapshots(options: argparse.Namespace) -> Command:
                 f"aetheria snapshots: expected RUN|PATH, or verify RUN|PATH without options, got "
                 f"{' '.join(words)}; see aetheria snapshots --help"
             )
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="say where the time of a run went")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
+    parser.set_defaults(make_command=lambda o: ReportCommand(run_dir=o.run, as_json=o.json))
 
 
 def _add_debug(commands: Any) -> None:

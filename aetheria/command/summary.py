@@ -9,6 +9,7 @@ from typing import Any
 from aetheria.build import Run, versions
 from aetheria.engine import Outcome
 from aetheria.errors import ExitCode
+from aetheria.observe.ledger import account, read_ledger
 from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import RunPlan
 
@@ -33,6 +34,7 @@ def summarize(
         "compiles": run.program.compiles,
         "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),
         "wall_seconds": round(wall_seconds, 3),
+        "ledger": _ledger(run.plan.run_dir),
         "lineage": run.plan.lineage(),
         "versions": versions(),
     }
@@ -45,6 +47,7 @@ def summarize_failure(plan: RunPlan, error: BaseException, wall_seconds: float) 
         "exit_code": int(ExitCode.FAILED),
         "reason": f"{type(error).__name__}: {error}",
         "wall_seconds": round(wall_seconds, 3),
+        "ledger": _ledger(plan.run_dir),
         "lineage": plan.lineage(),
         "versions": versions(),
     }
@@ -75,6 +78,13 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     # run's own exit code counts.
     with contextlib.suppress(SystemExit):
         Console(highlight=False).print(table)
+
+
+def _ledger(run_dir: Path) -> dict[str, Any]:
+    """Where the time went, over all processes of the run: seconds by kind."""
+    sessions = read_ledger(run_dir)
+    seconds = {kind: round(spent, 3) for kind, spent in account(sessions).items()}
+    return {"processes": len(sessions), "seconds": seconds}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

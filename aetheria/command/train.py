@@ -56,7 +56,7 @@ class TrainCommand:
         Raises:
             AetheriaError: the request cannot be met; nothing was written.
         """
-        began = time.perf_counter()
+        began = time.time()
         config = load_config(self.config_file, self.overrides)
         return self._train(config, began)
 
@@ -79,7 +79,7 @@ class TrainCommand:
         from aetheria.command.summary import print_table, summarize, summarize_failure
         from aetheria.resilience.signals import stop_on_signals
 
-        run, notes = self._prepare(peers, config)
+        run, notes = self._prepare(peers, config, began)
         leads, folder = peers.index == 0, run.plan.run_dir
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
@@ -89,11 +89,11 @@ class TrainCommand:
                 outcome = run.execute()
         except BaseException as error:
             if leads:
-                failure = summarize_failure(run.plan, error, time.perf_counter() - began)
+                failure = summarize_failure(run.plan, error, time.time() - began)
                 _write_summary(folder, failure)
             raise
         exit_code = _EXIT_CODES[outcome.status]
-        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
+        summary = summarize(run, outcome, exit_code, time.time() - began)
         if leads:
             _write_summary(folder, summary)
             print_table(summary, folder)
@@ -101,7 +101,7 @@ class TrainCommand:
             print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
         return exit_code
 
-    def _prepare(self, peers: Peers, config: Config) -> tuple["Run", list[str]]:
+    def _prepare(self, peers: Peers, config: Config, began: float) -> tuple["Run", list[str]]:
         """Finds the snapshot, checks the request, and builds the run; writes nothing."""
         from aetheria.build import build_retention, build_run
         from aetheria.plugins.discovery import find_project
@@ -126,10 +126,13 @@ class TrainCommand:
             if plan.snapshot is not None:
                 before = plan.snapshot.record["config"]
                 changes = check_config_change(before, config, accept=self.accept_changes)
-            run = build_run(config, plan, project, self.stop_at_step, peers)
+            run = build_run(config, plan, project, self.stop_at_step, peers, began)
             if peers.index == 0:
                 changes += check_room(
-                    run.plan.run_dir, run.program.state_bytes, build_retention(config)
+                    run.plan.run_dir,
+                    run.program.state_bytes,
+                    build_retention(config),
+                    overwrite=self.overwrite,
                 )
             return run, changes
 

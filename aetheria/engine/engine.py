@@ -11,6 +11,7 @@ from aetheria.engine.phases import Phase, check_transition, is_terminal
 from aetheria.engine.reports import Frozen, TrainReports
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.standing import Standing
+from aetheria.engine.waits import Waits
 from aetheria.engine.windows import Windows
 from aetheria.events import (
     EvaluationCompleted,
@@ -65,8 +66,11 @@ class Engine:
         self._program, self._feed, self._schedule = program, feed, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
         self._nonfinite = nonfinite
-        self._reports = TrainReports(program, schedule, bus, nonfinite.max_consecutive_skips)
-        self._windows = Windows(feed, program.windows_per_chunk)
+        self._waits = Waits()
+        self._reports = TrainReports(
+            program, schedule, bus, self._waits, nonfinite.max_consecutive_skips
+        )
+        self._windows = Windows(feed, program.windows_per_chunk, self._waits)
         self._phase = Phase.STARTING
         self._now = Standing()
         self._state: State = None
@@ -139,9 +143,10 @@ class Engine:
         due = self._schedule.steps_to_boundary(progress)
         while due:
             taken = self._windows.take(due)
-            self._state, report = self._program.train_steps(
-                self._state, taken.arrays, taken.start, len(taken.num_examples)
-            )
+            with self._waits.for_compiler("train_steps"):
+                self._state, report = self._program.train_steps(
+                    self._state, taken.arrays, taken.start, len(taken.num_examples)
+                )
             cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
             due -= len(taken.num_examples)
             if self._stop.poll():
@@ -237,7 +242,8 @@ class Engine:
         began = time.perf_counter()
         totals = None
         for batch in self._feed.eval_batches():
-            totals = self._program.eval_step(self._state, batch, totals)
+            with self._waits.for_compiler("eval_step"):
+                totals = self._program.eval_step(self._state, batch, totals)
         fetched = self._program.fetch(totals)
         assert fetched.num_examples is not None, "an evaluation counts its examples"
         now = self._now
@@ -277,7 +283,12 @@ class Engine:
         check_transition(self._phase, target)
         source, self._phase = self._phase, target
         self._bus.emit(
-            PhaseChanged(progress=self._now.progress, source=source.value, target=target.value)
+            PhaseChanged(
+                progress=self._now.progress,
+                source=source.value,
+                target=target.value,
+                waited=self._waits.told(),
+            )
         )
 
     def _reason(self) -> str:

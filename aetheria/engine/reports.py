@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aetheria.engine.schedule import Schedule
+from aetheria.engine.waits import Waits
 from aetheria.events import NonFiniteDetected, Progress, StepsCompleted
 from aetheria.protocols import Bus, GuardCounters, Program, Report
 
@@ -35,8 +36,15 @@ class TrainReports:
         num_skipped: windows the guard has skipped, as far as is known.
     """
 
-    def __init__(self, program: Program, schedule: Schedule, bus: Bus, max_consecutive_skips: int):
-        self._program, self._schedule, self._bus = program, schedule, bus
+    def __init__(
+        self,
+        program: Program,
+        schedule: Schedule,
+        bus: Bus,
+        waits: Waits,
+        max_consecutive_skips: int,
+    ):
+        self._program, self._schedule, self._bus, self._waits = program, schedule, bus, waits
         self._max_consecutive_skips = max_consecutive_skips
         self._held: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
@@ -106,7 +114,14 @@ class TrainReports:
         now, (then, step) = time.perf_counter(), self._clock
         self._clock = (now, dispatched.step)
         rate = (dispatched.step - step) / max(now - then, 1e-9)
-        self._bus.emit(StepsCompleted(progress=progress, metrics=metrics, steps_per_second=rate))
+        self._bus.emit(
+            StepsCompleted(
+                progress=progress,
+                metrics=metrics,
+                steps_per_second=rate,
+                waited=self._waits.told(),
+            )
+        )
 
     def _forget(self, step: int) -> None:
         del self._trail[: step - self._trail_step]

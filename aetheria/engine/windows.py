@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from aetheria.engine.waits import Waits
 from aetheria.protocols import Chunk, DataFeed
 
 
@@ -17,8 +18,8 @@ class Taken(NamedTuple):
 class Windows:
     """Takes windows from a feed; `seek` first, `close` last."""
 
-    def __init__(self, feed: DataFeed, max_windows: int):
-        self._feed, self._max_windows = feed, max_windows
+    def __init__(self, feed: DataFeed, max_windows: int, waits: Waits):
+        self._feed, self._max_windows, self._waits = feed, max_windows, waits
         self._chunks: Generator[Chunk, None, None] | None = None
 
     def seek(self, examples_seen: int) -> None:
@@ -31,7 +32,8 @@ class Windows:
         """The next windows of one chunk, at least one and at most `most`."""
         if self._next == len(self._chunk.num_examples):
             assert self._chunks is not None, "seek comes first"
-            self._chunk, self._next = next(self._chunks), 0
+            with self._waits.for_data():
+                self._chunk, self._next = next(self._chunks), 0
         start, counts = self._next, self._chunk.num_examples[self._next :][:most]
         self._next += len(counts)
         return Taken(self._chunk.arrays, start, counts)

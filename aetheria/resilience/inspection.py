@@ -17,6 +17,7 @@ from aetheria.resilience.store import (
     record_path,
     snapshot_info,
 )
+from aetheria.sizes import folder_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
         yield Inspected(
             path=path,
             step=None if info.step == UNKNOWN_STEP else info.step,
-            size_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            size_bytes=folder_bytes(path),
             age_seconds=max(0.0, time.time() - path.stat().st_mtime),
             best=bool(best) and best[0].path == path,
             problem=_problem(path) if verify else None,

@@ -24,6 +24,7 @@ OUTPUTS = (
     "summary.json",
     "metrics.jsonl",
     "metrics.csv",
+    "ledger.jsonl",
     "tensorboard",
     "wandb",
     CHECKPOINTS,

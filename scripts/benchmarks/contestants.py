@@ -16,12 +16,14 @@ class Contestant:
         environment: of the peers' environments, the one it needs; None: Aetheria's own.
         changes: to the config, for Aetheria's own runs.
         environ: environment variables, on a CPU.
+        snapshot_every: steps, instead of the work's; 0: none but at the end.
     """
 
     module: str
     environment: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
+    snapshot_every: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "lightning": Contestant(module="peers.lightning_trainer", environment="torch"),
     "accelerate": Contestant(module="peers.accelerate_loop", environment="torch"),
     "guard": Contestant(module="guard"),
+    "saving": Contestant(module="aetheria_run", snapshot_every=100),
+    "unsaved": Contestant(module="aetheria_run", snapshot_every=0),
     "elastic": Contestant(
         module="aetheria_run",
         changes={**_LANES, "reproducibility": "elastic"},
@@ -64,6 +68,13 @@ COMPARISONS = (
     Comparison(of="aetheria", over="naive", bars={"cnn": 2.0, "lm": 1.5}),
     *(Comparison(of="aetheria", over=peer) for peer in PEERS),
     Comparison(of="elastic", over="fast"),
+    Comparison(of="saving", over="unsaved", bars={"cnn": 0.97, "lm": 0.97}),
 )
 
 GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over one without
+
+SAVES = Contestant(module="saves")
+SAVE_SIZES = (1, 100, 1000)  # megabytes
+BLOCKING_BAR = 0.025  # seconds that a save keeps the loop waiting, whatever the size
+# Whole time of a save over a raw write of the same bytes, and over Orbax alone.
+SAVE_BARS: Mapping[str, tuple[str, float]] = {"1": ("orbax", 1.0), "1000": ("raw", 2.0)}

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contestants import COMPARISONS, GUARD_BARS
+from benchmarks.contestants import BLOCKING_BAR, COMPARISONS, GUARD_BARS, SAVE_BARS
 
 Round = Mapping[str, Mapping[str, Any]]  # contestant -> what its process wrote
 
@@ -93,6 +93,31 @@ def table(report: Mapping[str, Any]) -> str:
         )
     lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
     return "\n".join(lines)
+
+
+def saves_table(sizes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of saves as text: medians, and ratios taken within a round."""
+    lines = []
+    for size, each in sizes.items():
+        rounds = each["rounds"]
+        medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+        lines.append(
+            f"  {each['size_bytes'] / 1e6:.0f} MB: keeps the loop waiting "
+            f"{_ms(medians['blocking'])}"
+            f"{_verdict(1000 * BLOCKING_BAR, 1000 * medians['blocking'], least=False)}\n"
+            f"    whole {_ms(medians['ours'])}, raw {_ms(medians['raw'])}, Orbax alone "
+            f"{_ms(medians['orbax'])}; read, verified and placed {_ms(medians['resume'])}"
+        )
+        for other in ("raw", "orbax"):
+            ratio = _spread([r["ours"] / r[other] for r in rounds])
+            against, bar = SAVE_BARS.get(size, ("", 0.0))
+            verdict = _verdict(bar, ratio["median"], least=False) if against == other else ""
+            lines.append(f"    whole / {other}: {_text(ratio)}{verdict}")
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
 
 
 def _text(spread: Mapping[str, float]) -> str:

@@ -1,0 +1,180 @@
+"""The ledger: every second of a run, over its restarts, is put down to one thing."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from aetheria.command.cli import main
+from aetheria.events import (
+    PhaseChanged,
+    Progress,
+    RolledBack,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+    Waited,
+)
+from aetheria.observe.ledger import KINDS, LEDGER, Ledger, account, read_ledger
+from aetheria.protocols import RunContext, StopSignal
+
+
+class Story:
+    """Tells a ledger what happens, and when."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.now = folder, 1000.0
+        monkeypatch.setattr("aetheria.observe.ledger.time", SimpleNamespace(time=lambda: self.now))
+
+    def start(self, at, ready, step):
+        self.now = ready
+        context = RunContext(run_dir=self.folder, config={}, stop=StopSignal(), began=at)
+        self.ledger, self.waited = Ledger(context), Waited()
+        progress = Progress(step=step)
+        self.ledger.notify(
+            RunStarted(progress=progress, total_steps=9, steps_per_epoch=3, resumed=step > 0)
+        )
+
+    def phase(self, at, source, target, step, **waited):
+        self.now, self.waited = at, Waited(**waited) if waited else self.waited
+        self.ledger.notify(
+            PhaseChanged(
+                progress=Progress(step=step), source=source, target=target, waited=self.waited
+            )
+        )
+
+    def report(self, at, step, **waited):
+        self.now, self.waited = at, Waited(**waited) if waited else self.waited
+        self.ledger.notify(
+            StepsCompleted(
+                progress=Progress(step=step), metrics={}, steps_per_second=1.0, waited=self.waited
+            )
+        )
+
+    def end(self, at, step):
+        self.now = at
+        self.ledger.notify(RunEnded(progress=Progress(step=step), status="completed", reason=""))
+
+    def told(self):
+        return {kind: s for kind, s in account(read_ledger(self.folder)).items() if s}
+
+
+@pytest.fixture
+def story(tmp_path, monkeypatch):
+    return Story(tmp_path, monkeypatch)
+
+
+def test_each_second_is_put_down_to_one_thing(story):
+    story.start(at=1000, ready=1003, step=0)
+    story.phase(1004, "starting", "training", 0)
+    story.report(1020, 2, data_seconds=1.0, compile_seconds=5.0)
+    story.phase(1030, "training", "evaluating", 3, data_seconds=1.5, compile_seconds=5.0)
+    story.phase(1036, "evaluating", "training", 3, data_seconds=1.5, compile_seconds=7.0)
+    story.phase(1036, "training", "saving", 3)
+    story.phase(1037, "saving", "training", 3)
+    story.phase(1040, "training", "completed", 4)
+    story.end(1042, 4)
+    assert story.told() == {
+        "start": 4.0,
+        "compile": 7.0,
+        "data": 1.5,
+        "step": 16 + 10 + 3 - 5 - 1.5,
+        "evaluation": 6.0 - 2.0,
+        "snapshot": 1.0 + 2.0,
+    }
+    assert sum(story.told().values()) == 42
+
+
+def test_steps_that_a_killed_process_had_taken_are_replayed_and_the_gap_is_down(story):
+    story.start(at=1000, ready=1000, step=0)
+    story.phase(1000, "starting", "training", 0)
+    story.report(1060, 6)  # it dies after this
+    story.start(at=1100, ready=1100, step=3)
+    story.phase(1100, "starting", "training", 3)
+    story.report(1120, 5)
+    story.report(1140, 7)
+    story.phase(1150, "training", "completed", 8)
+    story.end(1150, 8)
+    assert story.told() == {"step": 60 + 10 + 10, "replayed": 20 + 10, "down": 40}
+    first, second = read_ledger(story.folder)
+    assert (first.status, first.step, second.status, second.step) == ("running", 6, "completed", 8)
+    assert second.first_step == 3
+
+
+def test_what_a_rollback_takes_back_is_replayed(story):
+    story.start(at=1000, ready=1000, step=0)
+    story.phase(1000, "starting", "training", 0)
+    story.report(1040, 4)
+    story.now = 1040
+    story.ledger.notify(RolledBack(progress=Progress(step=2), from_step=5, snapshot="snapshot_2"))
+    story.report(1070, 5)
+    story.phase(1080, "training", "completed", 6)
+    story.end(1080, 6)
+    assert story.told() == {"step": 50.0, "replayed": 30.0}
+
+
+def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
+    story.start(at=1000, ready=1000, step=0)
+    story.phase(1000, "starting", "training", 0)
+    story.report(1060, 6)
+    with (story.folder / LEDGER).open("a") as file:
+        file.write('{"began": 1000.0, "unt')
+    story.start(at=1070, ready=1071, step=6)
+    assert story.told() == {"step": 60.0, "start": 1.0, "down": 10.0}
+    assert len((story.folder / LEDGER).read_text().splitlines()) == 2
+
+
+def test_a_clock_that_is_set_back_takes_no_time_away(story):
+    story.start(at=1000, ready=1001, step=0)
+    story.phase(1002, "starting", "training", 0)
+    story.report(500, 2)
+    story.end(1003, 2)
+    assert story.told() == {"start": 2.0, "step": 1.0}
+
+
+def test_the_ledger_of_a_run_holds_all_its_time(train):
+    train("run", stop_at_step=10)
+    run = train("run", resume="latest")
+    ledger, (first, second) = run.summary["ledger"], read_ledger(run.run_dir)
+    assert tuple(ledger["seconds"]) == KINDS and ledger["processes"] == 2
+    assert sum(ledger["seconds"].values()) == pytest.approx(second.until - first.began, abs=0.01)
+    for session in (first, second):
+        assert sum(session.seconds.values()) == pytest.approx(session.until - session.began)
+        assert session.seconds["compile"] > 0
+    assert first.seconds.get("evaluation", 0) == 0 < second.seconds["evaluation"]
+    assert ledger["seconds"]["replayed"] == 0
+    assert [first.step, second.first_step, second.step] == [10, 10, 46]
+
+
+def test_a_run_that_lost_snapshots_replays(train):
+    run = train("run")
+    shutil.rmtree(run.run_dir / "checkpoints" / "snapshot_ep2")
+    again = train("run", resume="latest")
+    assert again.summary["ledger"]["seconds"]["replayed"] > 0
+    assert read_ledger(run.run_dir)[1].seconds.get("step", 0) == pytest.approx(0, abs=1e-6)
+
+
+def test_overwrite_begins_a_new_ledger(train):
+    train("run", epochs=1)
+    again = train("run", epochs=1, overwrite=True)
+    assert again.summary["ledger"]["processes"] == 1
+
+
+def test_the_report_says_where_the_time_went(train, capsys):
+    run = train("run", epochs=1).run_dir
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert all(kind in text for kind in (*KINDS, "completed", "0 to 23"))
+    assert main(["report", str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["total_seconds"] == pytest.approx(sum(told["seconds"].values()))
+    assert told["processes"][0]["status"] == "completed"
+
+
+def test_a_folder_without_a_ledger_is_one_line_and_exit_2(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"report: expected a run folder with a ledger.jsonl, got {tmp_path}; name another\n"
+    )
