@@ -80,6 +80,8 @@ class Config:
         on_nonfinite: what becomes of a non-finite window: `skip` it, `halt` the run, or `rollback`
             to the newest sound snapshot, and step over it if it is not finite again.
         max_consecutive_skips: skips in a row after which the run halts all the same.
+        watchdog_seconds: how long a run may do nothing before it ends with exit code 76, its start
+            and compilation aside; 0: for ever.
         log_every_steps: cadence of training metrics, in optimizer steps.
         eval_every_steps: cadence of evaluation; null: at each end of an epoch.
         loggers: names, or {name: arguments}.
@@ -107,6 +109,7 @@ class Config:
     lanes: int = _field(8, resume="schedule")
     on_nonfinite: Literal["skip", "halt", "rollback"] = _field("skip", resume="schedule")
     max_consecutive_skips: int = _field(10, resume="schedule")
+    watchdog_seconds: float = _field(1800.0, resume="free")
     log_every_steps: int = _field(10, resume="free")
     eval_every_steps: int | None = _field(None, resume="free")
     loggers: tuple = _field(("console", "jsonl", "csv", "tensorboard"), resume="free")
@@ -133,6 +136,7 @@ _MINIMA = {
     "mesh": 1,
     "seed": 0,
     "max_consecutive_skips": 1,
+    "watchdog_seconds": 0,
     "log_every_steps": 1,
     "eval_every_steps": 1,
     "snapshot.every_epochs": 0,

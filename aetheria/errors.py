@@ -11,6 +11,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 2
     NONFINITE_HALT = 3
     PREEMPTED = 75
+    HANG = 76
 
 
 class AetheriaError(Exception):

@@ -230,6 +230,16 @@ class Peers(Protocol):
         """Every process's JSON value, on every process, in their order."""
         ...
 
+    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+        """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
+        thread.
+        """
+        ...
+
+    def look(self, key: str) -> Any:
+        """What is put up; None if nothing is. From any thread."""
+        ...
+
     def last_words(self, mine: str) -> list[str | None]:
         """Leaves word of what ended this process, and collects the others'; None from a process
         that sends none within seconds.
@@ -242,6 +252,16 @@ class Alone:
 
     index, count = 0, 1
 
+    def __init__(self) -> None:
+        self._board: dict[str, Any] = {}
+
+    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+        if replace or key not in self._board:
+            self._board[key] = value
+
+    def look(self, key: str) -> Any:
+        return self._board.get(key)
+
     def share(self, value: Any) -> Any:
         return value
 
@@ -250,6 +270,26 @@ class Alone:
 
     def last_words(self, mine: str) -> list[str | None]:
         return [mine]
+
+
+class Activity:
+    """What a run is doing, for who looks from another thread. The engine writes, nobody else.
+
+    Attributes:
+        doing: in a word or two.
+        unbounded: whether this takes as long as it takes, as compilers do.
+        step: optimizer steps dispatched.
+        beats: grows with everything done.
+    """
+
+    def __init__(self) -> None:
+        self.doing, self.unbounded = "starting", True
+        self.step = self.beats = 0
+
+    def turn_to(self, doing: str, *, unbounded: bool = False) -> None:
+        """Something else is done from here on."""
+        self.doing, self.unbounded = doing, unbounded
+        self.beats += 1
 
 
 class StopSignal:

@@ -42,10 +42,22 @@ def summarize(
 
 def summarize_failure(plan: RunPlan, error: BaseException, wall_seconds: float) -> dict[str, Any]:
     """What `summary.json` holds of a run that an error ended."""
+    reason = f"{type(error).__name__}: {error}"
+    return _cut_short(plan, "failed", ExitCode.FAILED, reason, wall_seconds)
+
+
+def summarize_hang(plan: RunPlan, reason: str, wall_seconds: float) -> dict[str, Any]:
+    """What `summary.json` holds of a run that its watchdog ended."""
+    return _cut_short(plan, "hung", ExitCode.HANG, reason, wall_seconds)
+
+
+def _cut_short(
+    plan: RunPlan, status: str, exit_code: ExitCode, reason: str, wall_seconds: float
+) -> dict[str, Any]:
     return {
-        "status": "failed",
-        "exit_code": int(ExitCode.FAILED),
-        "reason": f"{type(error).__name__}: {error}",
+        "status": status,
+        "exit_code": int(exit_code),
+        "reason": reason,
         "wall_seconds": round(wall_seconds, 3),
         "ledger": _ledger(plan.run_dir),
         "lineage": plan.lineage(),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aetheria.command.together import leave_peers, together
 from aetheria.config import Config
@@ -76,16 +76,35 @@ class TrainCommand:
             raise
 
     def _train_with(self, peers: Peers, config: Config, began: float) -> int:
-        from aetheria.command.summary import print_table, summarize, summarize_failure
+        from aetheria.command.summary import (
+            print_table,
+            summarize,
+            summarize_failure,
+            summarize_hang,
+        )
         from aetheria.resilience.signals import stop_on_signals
+        from aetheria.resilience.watchdog import Watchdog
 
         run, notes = self._prepare(peers, config, began)
         leads, folder = peers.index == 0, run.plan.run_dir
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
         together(peers, lambda: run.plan.prepare(config.to_dict()) if leads else None)
+
+        def leave(reason: str) -> NoReturn:
+            if leads:
+                _write_summary(folder, summarize_hang(run.plan, reason, time.time() - began))
+            os._exit(ExitCode.HANG)
+
+        watchdog = Watchdog(
+            run.engine.activity,
+            seconds=config.watchdog_seconds,
+            folder=folder,
+            peers=peers,
+            leave=leave,
+        )
         try:
-            with stop_on_signals(run.stop):
+            with stop_on_signals(run.stop), watchdog.watching():
                 outcome = run.execute()
         except BaseException as error:
             if leads:

@@ -22,6 +22,7 @@ from aetheria.events import (
     RunStarted,
 )
 from aetheria.protocols import (
+    Activity,
     Bus,
     DataFeed,
     Program,
@@ -50,6 +51,9 @@ class Engine:
 
     Every decision that depends on the run so far is taken from the three counters in `Progress`,
     the guard's counters on the device and the listeners' states, all of which are in the snapshot.
+
+    Attributes:
+        activity: what it is doing, for other threads to see.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class Engine:
         self._program, self._feed, self._schedule = program, feed, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
         self._nonfinite = nonfinite
-        self._waits = Waits()
+        self.activity = Activity()
+        self._waits = Waits(self.activity)
         self._reports = TrainReports(
             program, schedule, bus, self._waits, nonfinite.max_consecutive_skips
         )
@@ -154,6 +159,7 @@ class Engine:
         self._reports.follow(cursors[1:])
         step = progress.step + len(cursors) - 1
         self._now.progress = self._schedule.progress(step, cursors[-1])
+        self.activity.step = step
         return report
 
     def _settle(self, report: Report) -> Frozen | None:
@@ -270,7 +276,9 @@ class Engine:
         self._emit_saves(wait=True)
         record = self._now.record(self._reports.num_skipped, self._bus.export_state())
         name = self._schedule.snapshot_name(self._now.progress)
-        self._snapshots.save(name, self._program.export_state(self._state), record)
+        with self._waits.for_compiler("export_state"):
+            arrays = self._program.export_state(self._state)
+        self._snapshots.save(name, arrays, record)
         self._now.saved_step = self._now.progress.step
         self._enter(Phase.TRAINING)
         self._reports.restart_clock(self._now.progress)
@@ -282,6 +290,7 @@ class Engine:
     def _enter(self, target: Phase) -> None:
         check_transition(self._phase, target)
         source, self._phase = self._phase, target
+        self.activity.turn_to(target.value)
         self._bus.emit(
             PhaseChanged(
                 progress=self._now.progress,

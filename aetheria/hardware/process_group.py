@@ -58,12 +58,12 @@ class ProcessGroup:
         """Every process's JSON value, on every process, in their order."""
         return self._exchange(value, range(self.count))
 
-    def post(self, key: str, value: Any) -> None:
-        """Puts a JSON value up for all, unless there is one already, or the coordinator is gone.
-        From any thread.
+    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+        """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
+        thread; does nothing when the coordinator is gone.
         """
         with contextlib.suppress(RuntimeError):
-            self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value))
+            self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value), replace)
 
     def look(self, key: str) -> Any:
         """What is put up; None if nothing is."""

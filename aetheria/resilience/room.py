@@ -45,8 +45,8 @@ def check_room(
     count = max(1, retention.keep_last + retention.keep_best + 1 - num_kept)
     if snapshot_bytes * count > free:
         return [
-            f"disk: up to {count} more snapshots of {one} want {size_text(snapshot_bytes * count)} in "
-            f"{run_dir}, where {size_text(free)} are free; "
+            f"disk: up to {count} more snapshots of {one} want "
+            f"{size_text(snapshot_bytes * count)} in {run_dir}, where {size_text(free)} are free; "
             "those that find no room will be reported, and the run goes on"
         ]
     return []

@@ -97,6 +97,8 @@ class RunPlan:
         if self.overwrite:
             for name in OUTPUTS:
                 _remove(self.run_dir / name)
+            for stacks in self.run_dir.glob("hang_rank*.txt"):
+                stacks.unlink()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.parent is not None:
             for name in _HISTORY:

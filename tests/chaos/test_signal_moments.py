@@ -1,0 +1,126 @@
+"""A signal while the run compiles, steps, evaluates, saves: it leaves with 75, and goes on as if
+nothing had happened.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import DIGITS, Finished, without_rate
+
+pytestmark = pytest.mark.slow
+
+# Each sends this process the signal that the environment names, once, at the moment it names.
+PROJECT = """
+import os
+import signal
+import numpy as np
+from aetheria.data import DataSplits
+from aetheria.data.sources import ArraySource
+from aetheria.events import PhaseChanged
+from aetheria.models.mlp import SimpleMLP
+
+sent = []
+
+
+def send(moment):
+    if os.environ.get("MOMENT") == moment and not sent:
+        sent.append(moment)
+        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+
+
+class TellingModel(SimpleMLP):
+    def loss(self, *args, **kwargs):
+        send("compile")
+        return super().loss(*args, **kwargs)
+
+
+class TellingSource(ArraySource):
+    moment, num_reads = "step", 0
+
+    def read(self, indices):
+        self.num_reads += 1
+        if self.moment == "evaluation" or self.num_reads > 12:
+            send(self.moment)
+        return super().read(indices)
+
+
+def telling_data():
+    rng = np.random.default_rng(0)
+    columns = {"inputs": rng.random((320, 64), np.float32), "labels": np.arange(320) % 10}
+    train, evaluation = TellingSource(columns), TellingSource(columns)
+    evaluation.moment = "evaluation"
+    return DataSplits(train=train, eval=evaluation)
+
+
+class Teller:
+    def __init__(self, context):
+        pass
+
+    def notify(self, event):
+        if isinstance(event, PhaseChanged) and event.target == "saving":
+            send("save")
+"""
+
+
+def trainer(folder):
+    """Trains in a process of its own: `start("run", "SIGTERM", "save")`."""
+    (folder / "telling.py").write_text(PROJECT)
+    config = {
+        **DIGITS,
+        "model_name": "telling:TellingModel",
+        "data_name": "telling:telling_data",
+        "callbacks": ["telling:Teller"],
+        "epochs": 4,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def run(name, signal="", moment="", *options):
+        command = [sys.executable, "-m", "aetheria", "train", "config.yaml", f"--workdir={name}"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(folder),
+            "SIGNAL": signal,
+            "MOMENT": moment,
+        }
+        done = subprocess.run(
+            [*command, *options],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Finished(done.returncode, folder / name)
+
+    return run
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("moment", ["compile", "step", "evaluation", "save"])
+def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, signal, moment):
+    start = trainer(tmp_path)
+    stopped = start("run", signal, moment)
+    assert stopped.exit_code == 75
+    assert signal in stopped.summary["reason"]
+    assert 0 < stopped.summary["steps"] < 20
+    resumed = start("run", "", "", "--resume=latest")
+    assert resumed.exit_code == 0
+    assert resumed.summary["params_sha256"] == whole["params_sha256"]
+    assert without_rate(resumed.metrics) == whole["metrics"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run gives that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = trainer(folder)("run")
+    assert done.exit_code == 0
+    return {
+        "params_sha256": done.summary["params_sha256"],
+        "metrics": without_rate(done.metrics),
+    }
