@@ -151,8 +151,9 @@ def test_a_run_that_lost_snapshots_replays(train):
     run = train("run")
     shutil.rmtree(run.run_dir / "checkpoints" / "snapshot_ep2")
     again = train("run", resume="latest")
-    assert again.summary["ledger"]["seconds"]["replayed"] > 0
-    assert read_ledger(run.run_dir)[1].seconds.get("step", 0) == pytest.approx(0, abs=1e-6)
+    second = read_ledger(again.run_dir)[1]
+    # What is left for new steps lies between the end of the last one and the end of the run.
+    assert second.seconds["replayed"] > second.seconds["step"]
 
 
 def test_overwrite_begins_a_new_ledger(train):

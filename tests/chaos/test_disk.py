@@ -152,7 +152,24 @@ def test_room_is_compared_with_what_is_kept(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     assert check_room(tmp_path / "run", 1000, Retention()) == []
     (line,) = check_room(tmp_path / "run", free // 5, Retention(keep_last=5))
-    assert line.startswith("disk: up to 7 snapshots of ") and "the run goes on" in line
+    assert line.startswith("disk: up to 7 more snapshots of ") and "the run goes on" in line
+
+
+def test_room_that_a_run_has_taken_already_is_no_room_it_wants(tmp_path):
+    free, run, few = shutil.disk_usage(tmp_path).free, tmp_path / "run", Retention(keep_last=4)
+    assert check_room(run, free // 5, few)  # 4 + 1 + 1 do not fit
+    for step in range(4):
+        (run / "checkpoints" / f"snapshot_step{step}").mkdir(parents=True)
+    assert check_room(run, free // 5, few) == []  # 2 more do
+    assert check_room(run, free // 5, few, overwrite=True)
+
+
+def test_a_run_may_be_overwritten_on_the_disk_that_it_fills(disk):
+    command = ["train", str(config(disk)), f"--workdir={disk / 'run'}"]
+    assert main(command) == 0
+    fill(disk / "ballast")
+    assert main([*command, "--overwrite"]) == 0
+    read_snapshot(disk / "run" / "checkpoints" / "snapshot_ep1")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -26,9 +26,13 @@ sent = []
 
 
 def send(moment):
-    if os.environ.get("MOMENT") == moment and not sent:
+    if os.environ.get("MOMENT") != moment or sent:
+        return
+    number = getattr(signal, os.environ["SIGNAL"])
+    # The model is traced when it is built, too, when there is no run yet that could stop.
+    if signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler):
         sent.append(moment)
-        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+        os.kill(os.getpid(), number)
 
 
 class TellingModel(SimpleMLP):
@@ -42,7 +46,7 @@ class TellingSource(ArraySource):
 
     def read(self, indices):
         self.num_reads += 1
-        if self.moment == "evaluation" or self.num_reads > 12:
+        if self.moment == "evaluation" or self.num_reads > 1:
             send(self.moment)
         return super().read(indices)
 
