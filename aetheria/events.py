@@ -41,12 +41,23 @@ class Waited:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStarted:
-    """The first event of every process. `progress.step` is 0, or the step resumed from."""
+    """The first event of every process. `progress.step` is 0, or the step resumed from.
+
+    Attributes:
+        tells_again: the run was stopped in the evaluation at that step: what was told of the step
+            is told again.
+    """
 
     progress: Progress
     total_steps: int
     steps_per_epoch: int
     resumed: bool
+    tells_again: bool = False
+
+    @property
+    def last_told(self) -> int:
+        """The step after which everything is yet to be told."""
+        return self.progress.step - self.tells_again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +95,18 @@ class RolledBack:
         progress: of the snapshot.
         from_step: how far the run had come.
         snapshot: its name.
+        tells_again: as in `RunStarted`.
     """
 
     progress: Progress
     from_step: int
     snapshot: str
+    tells_again: bool = False
+
+    @property
+    def last_told(self) -> int:
+        """The step after which everything is yet to be told."""
+        return self.progress.step - self.tells_again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -116,13 +116,16 @@ class Engine:
                 total_steps=self._schedule.total_steps,
                 steps_per_epoch=self._schedule.steps_per_epoch,
                 resumed=restored is not None,
+                tells_again=self._now.pending is not None,
             )
         )
         self._stop.agree()
         done = self._schedule.is_finished(self._now.progress)
         finished = self._stop.requested and not self._stop.preempt
-        self._enter(Phase.COMPLETED if done or finished else Phase.TRAINING)
+        ends = (done or finished) and self._now.pending is None
+        self._enter(Phase.COMPLETED if ends else Phase.TRAINING)
         self._begin_here()
+        self._evaluate_pending()
         if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
             self._save(wait=False)  # if there is none yet: a place to go back to
 
@@ -140,6 +143,12 @@ class Engine:
         """Takes data and reports up from where the run stands now."""
         self._windows.seek(self._now.progress.examples_seen)
         self._reports.start(self._now.progress)
+
+    def _evaluate_pending(self) -> None:
+        """Takes up the boundary in whose evaluation the run was stopped."""
+        if (told := self._now.pending) is not None:
+            self._reports.tell_again(self._now.progress, told)
+            self._attend_boundary()
 
     def _train_to_boundary(self) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
@@ -202,9 +211,16 @@ class Engine:
             self._halt(f"non-finite loss or gradient at step {step}, and no snapshot to go back to")
             return
         self._restore(snapshot, examined_step=step)
-        progress, name = self._now.progress, snapshot.path.name
-        self._bus.emit(RolledBack(progress=progress, from_step=step, snapshot=name))
+        self._bus.emit(
+            RolledBack(
+                progress=self._now.progress,
+                from_step=step,
+                snapshot=snapshot.path.name,
+                tells_again=self._now.pending is not None,
+            )
+        )
         self._begin_here()
+        self._evaluate_pending()
 
     def _halt(self, reason: str) -> None:
         self._halt_reason = reason
@@ -238,21 +254,30 @@ class Engine:
             self._save(wait=True)
         elif schedule.is_step_save_due(progress):
             self._save(wait=False)
-        if schedule.is_finished(progress) or (self._stop.requested and not self._stop.preempt):
+        finished = schedule.is_finished(progress) and self._now.pending is None
+        if finished or (self._stop.requested and not self._stop.preempt):
             self._enter(Phase.COMPLETED)
         elif self._stop.requested or self._leaves_here():
             self._enter(Phase.PREEMPTED)
 
     def _evaluate(self) -> None:
+        """A pass over the evaluation split; left, for a run that is to go on from here, where a
+        signal asks for a stop.
+        """
         self._enter(Phase.EVALUATING)
         began = time.perf_counter()
-        totals = None
+        totals, now = None, self._now
         for batch in self._feed.eval_batches():
             with self._waits.for_compiler("eval_step"):
                 totals = self._program.eval_step(self._state, batch, totals)
+            if self._stop.poll() and self._stop.preempt:
+                now.pending = self._reports.told_of(now.progress.step)
+                self._enter(Phase.TRAINING)
+                return
+        if now.pending is not None:
+            now.pending, now.saved_step = None, -1  # what was saved here lacks the evaluation
         fetched = self._program.fetch(totals)
         assert fetched.num_examples is not None, "an evaluation counts its examples"
-        now = self._now
         now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
         now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
         self._bus.emit(
@@ -275,7 +300,8 @@ class Engine:
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
         record = self._now.record(self._reports.num_skipped, self._bus.export_state())
-        name = self._schedule.snapshot_name(self._now.progress)
+        pending = self._now.pending is not None
+        name = self._schedule.snapshot_name(self._now.progress, pending=pending)
         with self._waits.for_compiler("export_state"):
             arrays = self._program.export_state(self._state)
         self._snapshots.save(name, arrays, record)

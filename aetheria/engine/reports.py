@@ -7,7 +7,7 @@ the schedule, not of time: a listener that ends the run ends it at the same step
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.waits import Waits
@@ -34,6 +34,7 @@ class TrainReports:
 
     Attributes:
         num_skipped: windows the guard has skipped, as far as is known.
+        last: what was last told of metrics; None: nothing yet.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TrainReports:
         self._max_consecutive_skips = max_consecutive_skips
         self._held: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
+        self.last: StepsCompleted | None = None
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
@@ -114,14 +116,25 @@ class TrainReports:
         now, (then, step) = time.perf_counter(), self._clock
         self._clock = (now, dispatched.step)
         rate = (dispatched.step - step) / max(now - then, 1e-9)
-        self._bus.emit(
-            StepsCompleted(
-                progress=progress,
-                metrics=metrics,
-                steps_per_second=rate,
-                waited=self._waits.told(),
-            )
+        self._tell(progress, metrics, rate)
+
+    def tell_again(self, progress: Progress, told: Mapping[str, Any]) -> None:
+        """Tells what had been told of a step before the evaluation that a stop cut short."""
+        if told:
+            self._tell(progress, told["metrics"], told["steps_per_second"])
+
+    def told_of(self, step: int) -> Mapping[str, Any]:
+        """What `tell_again` will need: JSON values; empty if nothing was told of that step."""
+        if self.last is None or self.last.progress.step != step:
+            return {}
+        metrics, rate = dict(self.last.metrics), self.last.steps_per_second
+        return {"metrics": metrics, "steps_per_second": rate}
+
+    def _tell(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
+        self.last = StepsCompleted(
+            progress=progress, metrics=metrics, steps_per_second=rate, waited=self._waits.told()
         )
+        self._bus.emit(self.last)
 
     def _forget(self, step: int) -> None:
         del self._trail[: step - self._trail_step]

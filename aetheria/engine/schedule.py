@@ -110,8 +110,12 @@ class Schedule:
         ends = self._ends_epoch(progress)
         return ends and self.save_every_epochs > 0 and progress.epoch % self.save_every_epochs == 0
 
-    def snapshot_name(self, progress: Progress) -> str:
-        """`snapshot_ep5` where an epoch ends, `snapshot_step120` within one."""
+    def snapshot_name(self, progress: Progress, *, pending: bool = False) -> str:
+        """`snapshot_ep5` where an epoch ends, `snapshot_step120` within one; with `pending`, of a
+        run that was stopped in the evaluation there, `snapshot_step120_unevaluated`.
+        """
+        if pending:
+            return f"snapshot_step{progress.step}_unevaluated"
         if self._ends_epoch(progress):
             return f"snapshot_ep{progress.epoch}"
         return f"snapshot_step{progress.step}"

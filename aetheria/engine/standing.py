@@ -17,6 +17,8 @@ class Standing:
         num_eval_examples: of the last evaluation.
         eval_step: when it was; -1: never.
         saved_step: when a snapshot was last taken, or restored; -1: never.
+        pending: an evaluation at this step was left for a stop, and what had been told of the step:
+            `metrics` and `steps_per_second`, or nothing; None: no evaluation was.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -24,6 +26,7 @@ class Standing:
     num_eval_examples: int = 0
     eval_step: int = -1
     saved_step: int = -1
+    pending: Mapping[str, Any] | None = None
 
     def record(self, num_skipped: int, listeners: Mapping[str, Any]) -> dict[str, Any]:
         """The engine's part of a snapshot's record: JSON values."""
@@ -34,6 +37,7 @@ class Standing:
                 "num_eval_examples": self.num_eval_examples,
                 "eval_step": self.eval_step,
                 "num_skipped": num_skipped,
+                "pending": self.pending,
             },
             "listeners": listeners,
         }
@@ -48,4 +52,5 @@ class Standing:
             num_eval_examples=engine["num_eval_examples"],
             eval_step=engine["eval_step"],
             saved_step=progress.step,
+            pending=engine.get("pending"),
         )

@@ -121,7 +121,7 @@ class _LineFile:
         if isinstance(event, (RunStarted, RolledBack)):
             if self._file is not None:
                 self._file.close()
-            self._forget_after(event.progress.step)
+            self._forget_after(event.last_told)
             self._file = PatientFile(self._path)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()

@@ -47,9 +47,9 @@ class TensorBoardLogger:
     def notify(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._open(event.progress.step)
+                self._open(event.last_told)
             case RolledBack():
-                self._forget_after(event.progress.step)
+                self._forget_after(event.last_told)
             case StepsCompleted():
                 rate = {"steps_per_second": event.steps_per_second}
                 self._write("train", {**event.metrics, **rate}, event.progress.step)

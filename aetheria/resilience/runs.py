@@ -176,7 +176,7 @@ class RunRequest:
             found = self.retention.best(infos)
             what = f"a snapshot with {self.retention.monitor}"
         elif self.resume.isdigit():
-            found = [info for info in infos if info.step == int(self.resume)]
+            found = [info for info in reversed(infos) if info.step == int(self.resume)]
             what = f"a snapshot of step {self.resume}"
         else:
             return snapshot_info(find_snapshot(self.resume, [current] if current else []))

@@ -162,7 +162,8 @@ def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     paths = [path for path in folder.glob("snapshot_*") if UNFINISHED not in path.name]
     infos = [snapshot_info(path) for path in paths if path.is_dir()]
     there = [info for info in infos if info.step != UNKNOWN_STEP or info.path.is_dir()]
-    return sorted(there, key=lambda info: (info.step, info.path.name))
+    # Of two at one step, the one with an evaluation came later.
+    return sorted(there, key=lambda info: (info.step, bool(info.metrics), info.path.name))
 
 
 def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:

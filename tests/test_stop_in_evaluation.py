@@ -1,0 +1,116 @@
+"""A stop in the middle of an evaluation: the run leaves at once, and evaluates when it goes on."""
+
+import shutil
+
+import pytest
+from conftest import without_rate
+from test_records import csv_rows
+from test_tensorboard import curve
+
+from aetheria.events import EvaluationCompleted, PhaseChanged
+from aetheria.resilience import read_snapshot
+from aetheria.resilience.store import list_snapshots
+
+PATIENCE = {"early_stopping": {"patience": 2, "min_delta": 9.0}}  # worse each time but the first
+LOUD = {"loggers": ["jsonl", "csv", "tensorboard"], "epochs": 3, "log_every_steps": 23}
+
+
+class Stopper:
+    """Callback: asks for a stop, as a signal does, when the evaluation at a step begins."""
+
+    def __init__(self, context, step):
+        self._stop, self._step = context.stop, step
+
+    def notify(self, event):
+        evaluates = isinstance(event, PhaseChanged) and event.target == "evaluating"
+        if evaluates and event.progress.step == self._step:
+            self._stop.request("signal SIGTERM", preempt=True)
+
+
+class Counter:
+    """Callback: counts the evaluations of all runs in this process."""
+
+    counted: list = []  # noqa: RUF012
+
+    def __init__(self, context):
+        pass
+
+    def notify(self, event):
+        if isinstance(event, EvaluationCompleted):
+            self.counted.append(event.progress.step)
+
+
+def stopper(step):
+    return {f"{__name__}:Stopper": {"step": step}}
+
+
+def curves(run):
+    tags = ("train/loss", "eval/loss")
+    return {tag: curve(run.run_dir / "tensorboard", tag) for tag in tags}
+
+
+def told(run):
+    return without_rate(run.metrics), csv_rows(run.run_dir), curves(run)
+
+
+@pytest.mark.parametrize("step", [23, 46, 69])  # the last is the end of the run
+def test_it_leaves_without_the_evaluation_and_ends_as_if_it_had_not(train, step):
+    whole = train("whole", **LOUD)
+    stopped = train("run", **LOUD, callbacks=[stopper(step)])
+    assert stopped.exit_code == 75
+    assert (stopped.summary["status"], stopped.summary["steps"]) == ("preempted", step)
+    assert [line["step"] for line in stopped.metrics if line["split"] == "eval"] == [
+        s for s in (23, 46) if s < step
+    ]
+    newest = list_snapshots(stopped.run_dir / "checkpoints")[-1]
+    assert (newest.path.name, newest.metrics) == (f"snapshot_step{step}_unevaluated", {})
+    resumed = train("run", **LOUD, resume="latest")
+    assert resumed.exit_code == 0
+    assert told(resumed) == told(whole)
+    for key in ("params_sha256", "final", "best", "n_eval_examples"):
+        assert resumed.summary[key] == whole.summary[key]
+
+
+def test_a_kill_after_the_late_evaluation_writes_nothing_twice(train):
+    whole = train("whole", **LOUD)
+    stopped = train("run", **LOUD, callbacks=[stopper(46)])
+    assert train("run", **LOUD, resume="latest").exit_code == 0
+    for name in ("snapshot_ep2", "snapshot_ep3"):  # as if a kill had come before they were whole
+        shutil.rmtree(stopped.run_dir / "checkpoints" / name)
+    assert told(train("run", **LOUD, resume="latest")) == told(whole)
+
+
+def test_the_snapshot_with_the_evaluation_counts_as_the_newer_one(train):
+    run = train("run", epochs=2, callbacks=[stopper(46)])
+    train("run", epochs=2, resume="latest")
+    names = [info.path.name for info in list_snapshots(run.run_dir / "checkpoints")]
+    assert names == ["snapshot_ep1", "snapshot_step46_unevaluated", "snapshot_ep2"]
+    again = train("run", epochs=2, resume="46")
+    assert again.summary["best"]["snapshot"] == "snapshot_ep2"
+    latest = read_snapshot(run.run_dir / "checkpoints" / "snapshot_ep2")
+    assert latest.record["engine"]["pending"] is None
+
+
+def test_a_second_stop_in_the_same_evaluation_changes_nothing(train):
+    whole = train("whole", **LOUD)
+    for _ in range(2):
+        stopped = train("run", **LOUD, callbacks=[stopper(46)], resume="auto")
+        assert stopped.exit_code == 75
+    assert stopped.summary["snapshot_failures"] == []
+    assert told(train("run", **LOUD, resume="latest")) == told(whole)
+
+
+def test_listeners_judge_the_late_evaluation_once(train):
+    patient = {**LOUD, "epochs": 6}
+    whole = train("whole", **patient, callbacks=[PATIENCE])
+    assert whole.summary["steps"] == 69
+    train("run", **patient, callbacks=[PATIENCE, stopper(46)])
+    resumed = train("run", **patient, callbacks=[PATIENCE], resume="latest")
+    assert (resumed.exit_code, resumed.summary["steps"]) == (0, 69)
+    assert told(resumed) == told(whole)
+
+
+def test_a_listener_that_ends_the_run_lets_the_evaluation_end(train):
+    Counter.counted.clear()
+    train("run", epochs=6, callbacks=[PATIENCE, f"{__name__}:Counter"])
+    assert Counter.counted == [23, 46, 69]
