@@ -78,6 +78,7 @@ class Ledger:
         self._session = Session(
             began=self._began, until=self._began, first_step=step, step=step, furthest=furthest
         )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         shorter = self._path.with_suffix(".tmp")
         shorter.write_text("".join(_line(session) for session in earlier), encoding="utf-8")
         shorter.replace(self._path)

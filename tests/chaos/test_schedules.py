@@ -44,13 +44,13 @@ class Killed(BaseException):
 
 class MixingProgram:
     """Raises Killed at a moment of its own: before step `at` is taken, or in the evaluation or the
-    export that comes next after it.
+    export that comes next after it. At the moment `signal`, it asks for a stop in that evaluation.
     """
 
     windows_per_chunk = 3
 
-    def __init__(self, moment, at):
-        self._moment, self._at, self._armed = moment, at, False
+    def __init__(self, moment, at, stop):
+        self._moment, self._at, self._stop, self._armed = moment, at, stop, False
 
     def init(self):
         return {"hash": 1, "step": 0}
@@ -70,6 +70,8 @@ class MixingProgram:
     def eval_step(self, state, batch, totals):
         if self._armed:
             self._strike("eval")
+            if self._moment == "signal":
+                self._stop.request("a signal", preempt=True)
         return {"count": (totals or {"count": 0})["count"] + int(batch["mask"].sum()), **state}
 
     def fetch(self, report):
@@ -114,7 +116,7 @@ class Life:
             folder / "checkpoints", Retention(keep_last=3), {"lineage": None}
         )
         self.engine = Engine(
-            program=MixingProgram(moment, at),
+            program=MixingProgram(moment, at, stop),
             feed=Feed(
                 splits=DataSplits(train=split, eval=split),
                 batch_size=BATCH,
@@ -193,6 +195,13 @@ class Schedules(RuleBasedStateMachine):
         done = self.live(stop_at_step=at)
         assert done is None or done.status in ("preempted", "completed")
 
+    @rule(at=st.integers(0, TOTAL_STEPS - 1))
+    def stop_in_an_evaluation(self, at):
+        done = self.live(moment="signal", at=at)
+        assert done is not None
+        newest = list_snapshots(self.run / "checkpoints")[-1]
+        _tally["unevaluated"] += newest.path.name.endswith("_unevaluated")
+
     @precondition(lambda self: (self.run / "checkpoints").is_dir())
     @rule(seed=st.integers(0, 2**32), kind=st.sampled_from([flip, cut, delete]))
     def damage(self, seed, kind):
@@ -243,7 +252,7 @@ TestSchedules.settings = settings(
 
 
 def test_the_schedules_held_all_that_can_happen():
-    moments = ("train", "eval", "save", "flip", "cut", "delete", "damaged")
+    moments = ("train", "eval", "save", "flip", "cut", "delete", "damaged", "unevaluated")
     assert min(_tally[moment] for moment in moments) >= 5, _tally
 
 
