@@ -114,6 +114,26 @@ def test_what_a_rollback_takes_back_is_replayed(story):
     assert story.told() == {"step": 50.0, "replayed": 30.0}
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\x00\x00",
+        b"[]",
+        b"3",
+        b'{"began": "now", "until": 2.0}',
+        b'{"began": 1.0, "until": null}',
+        b'{"began": 1.0, "until": 2.0, "seconds": 3}',
+        b'{"began": 1.0, "until": 2.0, "seconds": {"lunch": 3}}',
+        b'{"began": 1.0, "until": 2.0, "seconds": {"step": "long"}}',
+        b'{"began": 1.0, "until": 2.0, "furthest": [1]}',
+    ],
+)
+def test_what_a_crash_of_the_machine_left_is_left_out(story, garbage):
+    (story.folder / LEDGER).write_bytes(garbage + b"\n")
+    story.start(at=1000, ready=1001, step=0)
+    assert story.told() == {"start": 1.0}
+
+
 def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
     story.start(at=1000, ready=1000, step=0)
     story.phase(1000, "starting", "training", 0)

@@ -133,11 +133,23 @@ def read_ledger(run_dir: Path) -> list[Session]:
     sessions: dict[float, Session] = {}  # a process writes again and again; its last line counts
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            session = Session(**json.loads(line))
-            sessions[float(session.began)] = session
-        except (ValueError, TypeError):
-            continue  # a kill left half a line
+            session = _session(line)
+        except (ValueError, TypeError, AttributeError):
+            continue  # what a kill or a crash left
+        sessions[session.began] = session
     return [sessions[began] for began in sorted(sessions)]
+
+
+def _session(line: str) -> Session:
+    """Raises ValueError, TypeError or AttributeError if the line does not hold one."""
+    session = Session(**json.loads(line))
+    times = (session.began, session.until, *session.seconds.values())
+    steps = (session.first_step, session.step, session.furthest)
+    if not all(isinstance(number, int | float) for number in (*times, *steps)):
+        raise TypeError(f"expected numbers, got {session}")
+    if not session.seconds.keys() <= set(KINDS):
+        raise ValueError(f"expected some of {KINDS}, got {session.seconds}")
+    return session
 
 
 def account(sessions: Sequence[Session]) -> Mapping[str, float]:
