@@ -91,6 +91,17 @@ def test_the_snapshot_with_the_evaluation_counts_as_the_newer_one(train):
     assert latest.record["engine"]["pending"] is None
 
 
+def test_an_evaluation_that_another_cadence_no_longer_asks_for_is_left_out(train):
+    every = {"epochs": 2, "log_every_steps": 10, "callbacks": [stopper(20)]}
+    run = train("run", **every, eval_every_steps=20)
+    done = train("run", **every, eval_every_steps=15, resume="latest")
+    lines = [(line["step"], line["split"]) for line in done.metrics]
+    assert lines.count((20, "train")) == 1 and (20, "eval") not in lines
+    assert [step for step, split in lines if split == "eval"] == [30, 45, 46]
+    names = [info.path.name for info in list_snapshots(run.run_dir / "checkpoints")]
+    assert names == ["snapshot_step20_unevaluated", "snapshot_ep1", "snapshot_ep2"]
+
+
 def test_a_second_stop_in_the_same_evaluation_changes_nothing(train):
     whole = train("whole", **LOUD)
     for _ in range(2):

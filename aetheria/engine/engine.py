@@ -148,6 +148,8 @@ class Engine:
         """Takes up the boundary in whose evaluation the run was stopped."""
         if (told := self._now.pending) is not None:
             self._reports.tell_again(self._now.progress, told)
+            if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
+                self._now.pending = None
             self._attend_boundary()
 
     def _train_to_boundary(self) -> Report:
