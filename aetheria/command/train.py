@@ -58,10 +58,13 @@ class TrainCommand:
         """
         began = time.time()
         config = load_config(self.config_file, self.overrides)
-        return self._train(config, began)
+        # Imported late: a wrong key is reported before numpy is loaded.
+        from aetheria.resilience.signals import leave_on_signals
+
+        with leave_on_signals():
+            return self._train(config, began)
 
     def _train(self, config: Config, began: float) -> int:
-        # Imported late: a wrong key is reported before jax is loaded.
         from aetheria.build import join_peers, prepare_environment
 
         prepare_environment(config, os.environ)

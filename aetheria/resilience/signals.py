@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,11 +28,32 @@ def stop_on_signals(stop: StopSignal) -> Iterator[None]:
         received.append(number)
         stop.request(f"signal {signal.Signals(number).name}", preempt=True)
 
+    with _handling(handle):
+        try:
+            yield
+        finally:
+            stop.close()
+
+
+@contextmanager
+def leave_on_signals() -> Iterator[None]:
+    """Before there is a run that could stop, and after: a signal ends the process at once, and says
+    that there is something to go on with.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        os._exit(ExitCode.PREEMPTED)
+
+    with _handling(handle):
+        yield
+
+
+@contextmanager
+def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     can_handle = threading.current_thread() is threading.main_thread()
     previous = {n: signal.signal(n, handle) for n in (SIGNALS if can_handle else ())}
     try:
         yield
     finally:
-        stop.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
