@@ -15,6 +15,7 @@ from conftest import DIGITS
 
 from aetheria.proofs.runs import Place
 from aetheria.resilience import read_snapshot
+from aetheria.resilience.store import list_snapshots
 
 pytestmark = pytest.mark.slow
 
@@ -130,9 +131,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, 
     assert codes == [75, 75], texts
     stopped = summary(tmp_path)
     assert (stopped["status"], stopped["reason"]) == ("preempted", f"signal {number.name}")
-    assert (tmp_path / "run/checkpoints" / f"snapshot_step{stopped['steps']}").is_dir() or (
-        tmp_path / "run/checkpoints" / f"snapshot_ep{stopped['epoch']}"
-    ).is_dir()
+    newest = list_snapshots(tmp_path / "run" / "checkpoints")[-1]
+    assert newest.step == stopped["steps"]
 
 
 def test_a_run_stopped_with_two_processes_goes_on_with_two_and_with_one(start, tmp_path):
