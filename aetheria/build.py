@@ -137,9 +137,10 @@ def build_run(
         max_consecutive_skips=config.max_consecutive_skips,
         dumps=NonFiniteDumps(plan.run_dir / DUMPS, feed, extra, writes=leads),
     )
-    listeners = build_listeners(config, context, project) if leads else {}
+    listeners = {}
     if leads:
-        listeners["the run's ledger"] = Ledger(context)
+        chosen = build_listeners(config, context, project)
+        listeners = {**chosen, "the run's ledger": Ledger(context)}
     engine = Engine(
         program=program,
         feed=replace(feed, part=part),

@@ -40,24 +40,31 @@ class Waited:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunStarted:
-    """The first event of every process. `progress.step` is 0, or the step resumed from.
+class _TakenUp:
+    """The run goes on from `progress`.
 
     Attributes:
+        progress: where.
         tells_again: the run was stopped in the evaluation at that step: what was told of the step
             is told again.
     """
 
     progress: Progress
-    total_steps: int
-    steps_per_epoch: int
-    resumed: bool
     tells_again: bool = False
 
     @property
     def last_told(self) -> int:
         """The step after which everything is yet to be told."""
         return self.progress.step - self.tells_again
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStarted(_TakenUp):
+    """The first event of every process. `progress.step` is 0, or the step resumed from."""
+
+    total_steps: int
+    steps_per_epoch: int
+    resumed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,26 +94,17 @@ class NonFiniteDetected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RolledBack:
+class RolledBack(_TakenUp):
     """The run is back where a snapshot was taken, and so are the listeners that have a state; what
     was told of later steps will be told again.
 
     Attributes:
-        progress: of the snapshot.
         from_step: how far the run had come.
-        snapshot: its name.
-        tells_again: as in `RunStarted`.
+        snapshot: the name of the one it is back at.
     """
 
-    progress: Progress
     from_step: int
     snapshot: str
-    tells_again: bool = False
-
-    @property
-    def last_told(self) -> int:
-        """The step after which everything is yet to be told."""
-        return self.progress.step - self.tells_again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

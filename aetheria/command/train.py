@@ -56,7 +56,7 @@ class TrainCommand:
         Raises:
             AetheriaError: the request cannot be met; nothing was written.
         """
-        began = time.time()
+        began = time.perf_counter()
         config = load_config(self.config_file, self.overrides)
         # Imported late: a wrong key is reported before numpy is loaded.
         from aetheria.resilience.signals import leave_on_signals
@@ -96,7 +96,9 @@ class TrainCommand:
 
         def leave(reason: str) -> NoReturn:
             if leads:
-                _write_summary(folder, summarize_hang(run.plan, reason, time.time() - began))
+                _write_summary(
+                    folder, summarize_hang(run.plan, reason, time.perf_counter() - began)
+                )
             os._exit(ExitCode.HANG)
 
         watchdog = Watchdog(
@@ -111,11 +113,11 @@ class TrainCommand:
                 outcome = run.execute()
         except BaseException as error:
             if leads:
-                failure = summarize_failure(run.plan, error, time.time() - began)
+                failure = summarize_failure(run.plan, error, time.perf_counter() - began)
                 _write_summary(folder, failure)
             raise
         exit_code = _EXIT_CODES[outcome.status]
-        summary = summarize(run, outcome, exit_code, time.time() - began)
+        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
         if leads:
             _write_summary(folder, summary)
             print_table(summary, folder)
@@ -148,7 +150,8 @@ class TrainCommand:
             if plan.snapshot is not None:
                 before = plan.snapshot.record["config"]
                 changes = check_config_change(before, config, accept=self.accept_changes)
-            run = build_run(config, plan, project, self.stop_at_step, peers, began)
+            since = time.time() - (time.perf_counter() - began)
+            run = build_run(config, plan, project, self.stop_at_step, peers, since)
             if peers.index == 0:
                 changes += check_room(
                     run.plan.run_dir,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.events import Event, PhaseChanged, RolledBack, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.patient_file import PatientFile
+from aetheria.observe.patient_file import PatientFile, replace_text
 from aetheria.protocols import RunContext
 
 LEDGER = "ledger.jsonl"
@@ -79,9 +79,7 @@ class Ledger:
             began=self._began, until=self._began, first_step=step, step=step, furthest=furthest
         )
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        shorter = self._path.with_suffix(".tmp")
-        shorter.write_text("".join(_line(session) for session in earlier), encoding="utf-8")
-        shorter.replace(self._path)
+        replace_text(self._path, "".join(_line(session) for session in earlier))
         self._file = PatientFile(self._path)
 
     def _book(self, event: Any) -> None:

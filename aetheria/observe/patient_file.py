@@ -1,10 +1,17 @@
-"""A file that is appended to, whatever becomes of the disk meanwhile."""
+"""Files of a run that outlast kills, and a disk that is full for a while."""
 
 import os
 import sys
 from pathlib import Path
 
 _MOST_PENDING_BYTES = 64 << 20
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file anew; a kill leaves the old one or the new one, whole."""
+    replacement = path.with_suffix(path.suffix + ".tmp")
+    replacement.write_text(text, encoding="utf-8")
+    replacement.replace(path)
 
 
 class PatientFile:

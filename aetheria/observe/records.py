@@ -17,7 +17,7 @@ from aetheria.events import (
     RunStarted,
     StepsCompleted,
 )
-from aetheria.observe.patient_file import PatientFile
+from aetheria.observe.patient_file import PatientFile, replace_text
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -140,6 +140,4 @@ class _LineFile:
                 step = self._step_of(line)
                 if step is not None and step <= last_step:
                     kept.append(line)
-        replacement = self._path.with_suffix(self._path.suffix + ".tmp")
-        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        replacement.replace(self._path)
+        replace_text(self._path, "".join(line + "\n" for line in kept))

@@ -22,7 +22,7 @@ class ManifestHandler(AsyncCheckpointHandler):
 
     async def async_save(self, directory: Any, args: "ManifestSave") -> list[Future]:
         async def write() -> None:
-            (directory / "metadata").write_text(json.dumps(args.make()))
+            self.save(directory, args)
 
         return [CommitFutureAwaitingContractedSignals(write(), name="manifest")]
 

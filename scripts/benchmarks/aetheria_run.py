@@ -29,8 +29,12 @@ def make_config(spec: dict[str, Any]) -> dict[str, Any]:
         "eval_every_steps": num_steps,
         "callbacks": ["benchmarks.clock:Clock"],
     }
-    snapshot = {**spec["config"]["snapshot"], "every_epochs": 0}
-    snapshot["every_steps"] = spec["snapshot_every"]
+    snapshot = {
+        **spec["config"]["snapshot"],
+        "every_epochs": 0,
+        "every_steps": spec["snapshot_every"],
+        **spec["changes"].get("snapshot", {}),
+    }
     return {**spec["config"], **cadences, **spec["changes"], "snapshot": snapshot}
 
 

@@ -16,14 +16,12 @@ class Contestant:
         environment: of the peers' environments, the one it needs; None: Aetheria's own.
         changes: to the config, for Aetheria's own runs.
         environ: environment variables, on a CPU.
-        snapshot_every: steps, instead of the work's; 0: none but at the end.
     """
 
     module: str
     environment: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
-    snapshot_every: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "lightning": Contestant(module="peers.lightning_trainer", environment="torch"),
     "accelerate": Contestant(module="peers.accelerate_loop", environment="torch"),
     "guard": Contestant(module="guard"),
-    "saving": Contestant(module="aetheria_run", snapshot_every=100),
-    "unsaved": Contestant(module="aetheria_run", snapshot_every=0),
+    "saving": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 100}}),
+    "unsaved": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 0}}),
     "elastic": Contestant(
         module="aetheria_run",
         changes={**_LANES, "reproducibility": "elastic"},

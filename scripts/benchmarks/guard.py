@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from aetheria.build import build_feed, make_model
 from aetheria.config import make_config
-from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.hardware.compiler import jit_for
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.precision import Precision
 from aetheria.logic.state import StepOutput, TrainState, pack_values
 from aetheria.logic.step import make_train_step, make_train_steps
+from benchmarks.programs import TOTAL_STEPS, make_parts
 from benchmarks.report import read_spec, write
 
 _NUM_BOUTS = 40  # of each kind
@@ -75,20 +74,8 @@ class Bout:
 def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
     """Compiles the step with the guard, and the step without."""
     config = make_config(spec["config"], "bench")
-    model = make_model(config.model_name, spec["model"], None)
-    feed = build_feed(config, None)
-    total_steps = 100_000
-    optimizer, precision = model.optimizer(total_steps), Precision.parse(config.mixed_precision)
-    program = select_strategy(config.strategy, {}).compile(
-        model,
-        ProgramSpec(
-            example_window=feed.example_window(),
-            total_steps=total_steps,
-            seed=config.seed,
-            mixed_precision=config.mixed_precision,
-            max_consecutive_skips=config.max_consecutive_skips,
-        ),
-    )
+    model, feed, program = make_parts(config)
+    optimizer, precision = model.optimizer(TOTAL_STEPS), Precision.parse(config.mixed_precision)
     chunk = next(feed.train_chunks(0, program.windows_per_chunk))
     guarded = make_train_step(model, optimizer, precision, config.max_consecutive_skips)
     unguarded = make_unguarded_step(model, optimizer, precision)

@@ -45,8 +45,6 @@ def measure(
         whole = {"warmup": _WARMUP, "changes": dict(contestant.changes), "folder": folder}
         if contestant.environ and spec["device"] == "cpu":
             whole["changes"]["strategy"] = "mesh"
-        if contestant.snapshot_every is not None:
-            whole["snapshot_every"] = contestant.snapshot_every
         order.write_text(json.dumps({**spec, **whole, "result": str(result)}))
         module = f"benchmarks.{contestant.module}"
         command = [*launcher, _python(contestant, peers), "-m", module, str(order)]

@@ -13,11 +13,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from aetheria.build import build_feed, build_model
 from aetheria.config import make_config
-from aetheria.hardware import ProgramSpec, select_strategy
 from aetheria.resilience import SnapshotStore, read_snapshot
 from aetheria.resilience.retention import Retention
+from benchmarks.programs import make_parts
 from benchmarks.report import read_spec, write
 
 _BYTES_A_WEIGHT = 12  # a float32 and AdamW's two moments
@@ -36,17 +35,7 @@ class Bench:
         width = round((megabytes * 1e6 / _BYTES_A_WEIGHT) ** 0.5)
         model_params = {**spec["config"]["model_params"], "hidden_dim": width, "num_layers": 2}
         config = make_config({**spec["config"], "model_params": model_params}, "bench")
-        feed = build_feed(config, None)
-        self._program = select_strategy(config.strategy, {}).compile(
-            build_model(config, None),
-            ProgramSpec(
-                example_window=feed.example_window(),
-                total_steps=100_000,
-                seed=config.seed,
-                mixed_precision=config.mixed_precision,
-                max_consecutive_skips=config.max_consecutive_skips,
-            ),
-        )
+        _, feed, self._program = make_parts(config)
         self._state = self._program.init()
         self._chunk = next(feed.train_chunks(0, 1))
         self._folder = Path(spec["folder"]) / f"{megabytes:g}"

@@ -1,0 +1,31 @@
+"""What a config trains with, compiled, for measurements that drive it by hand."""
+
+from typing import Any, NamedTuple
+
+from aetheria.build import build_feed, build_model
+from aetheria.config import Config
+from aetheria.data import Feed
+from aetheria.hardware import ProgramSpec, select_strategy
+
+TOTAL_STEPS = 100_000  # of the schedule: more than any measurement takes
+
+
+class Parts(NamedTuple):
+    """The model and the feed of a config, and the program made of them."""
+
+    model: Any
+    feed: Feed
+    program: Any
+
+
+def make_parts(config: Config) -> Parts:
+    """Makes them as a run does, on one device."""
+    model, feed = build_model(config, None), build_feed(config, None)
+    spec = ProgramSpec(
+        example_window=feed.example_window(),
+        total_steps=TOTAL_STEPS,
+        seed=config.seed,
+        mixed_precision=config.mixed_precision,
+        max_consecutive_skips=config.max_consecutive_skips,
+    )
+    return Parts(model, feed, select_strategy(config.strategy, {}).compile(model, spec))
