@@ -177,6 +177,10 @@ def reference():
     return _reference[0]
 
 
+STEPS, SEEDS = st.integers(0, TOTAL_STEPS - 1), st.integers(0, 2**32)
+HAS_SAVED = precondition(lambda machine: (machine.run / "checkpoints").is_dir())
+
+
 class Schedules(RuleBasedStateMachine):
     """What can happen to a run."""
 
@@ -186,24 +190,46 @@ class Schedules(RuleBasedStateMachine):
         self.run = self.root / "run"
         self.touched = False
 
-    @rule(moment=st.sampled_from(["train", "eval", "save"]), at=st.integers(0, TOTAL_STEPS - 1))
-    def kill(self, moment, at):
-        self.live(moment=moment, at=at)
+    # A rule for each kind: drawn within one rule, some kinds would hardly come up.
+    @rule(at=STEPS)
+    def kill_in_training(self, at):
+        self.live(moment="train", at=at)
+
+    @rule(at=STEPS)
+    def kill_in_an_evaluation(self, at):
+        self.live(moment="eval", at=at)
+
+    @rule(at=STEPS)
+    def kill_in_a_save(self, at):
+        self.live(moment="save", at=at)
 
     @rule(at=st.integers(1, TOTAL_STEPS - 1))
     def stop(self, at):
         done = self.live(stop_at_step=at)
         assert done is None or done.status in ("preempted", "completed")
 
-    @rule(at=st.integers(0, TOTAL_STEPS - 1))
+    @rule(at=STEPS)
     def stop_in_an_evaluation(self, at):
         done = self.live(moment="signal", at=at)
         assert done is not None
         newest = list_snapshots(self.run / "checkpoints")[-1]
         _tally["unevaluated"] += newest.path.name.endswith("_unevaluated")
 
-    @precondition(lambda self: (self.run / "checkpoints").is_dir())
-    @rule(seed=st.integers(0, 2**32), kind=st.sampled_from([flip, cut, delete]))
+    @HAS_SAVED
+    @rule(seed=SEEDS)
+    def flip_a_bit(self, seed):
+        self.damage(seed, flip)
+
+    @HAS_SAVED
+    @rule(seed=SEEDS)
+    def cut_a_file(self, seed):
+        self.damage(seed, cut)
+
+    @HAS_SAVED
+    @rule(seed=SEEDS)
+    def delete_a_file(self, seed):
+        self.damage(seed, delete)
+
     def damage(self, seed, kind):
         chance = random.Random(seed)
         infos = list_snapshots(self.run / "checkpoints")
@@ -212,7 +238,7 @@ class Schedules(RuleBasedStateMachine):
             self.touched = True
             _tally[kind.__name__] += 1
 
-    @precondition(lambda self: (self.run / "checkpoints").is_dir())
+    @HAS_SAVED
     @rule()
     def leave_half_a_save(self):
         (self.run / "checkpoints" / f"snapshot_step999{UNFINISHED}" / "state").mkdir(
