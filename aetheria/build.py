@@ -18,7 +18,6 @@ from aetheria.hardware import (
     ElasticProgram,
     JaxProgram,
     PredictProgram,
-    ProgramSpec,
     select_strategy,
 )
 from aetheria.hardware.compiler import fix_threads, make_room_for_devices
@@ -27,6 +26,7 @@ from aetheria.hardware.memory import keep_freed_memory
 from aetheria.hardware.process_group import ProcessGroup
 from aetheria.hardware.shared_stop import SharedStopSignal
 from aetheria.logic.model import Model
+from aetheria.logic.program_spec import ProgramSpec
 from aetheria.observe import EventBus
 from aetheria.observe.ledger import Ledger
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS

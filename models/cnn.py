@@ -10,8 +10,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.averaging import with_average
-from aetheria.logic.optimizers import clip, warmup_cosine
+from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -102,6 +101,9 @@ class SimpleCNN(LinenModel):
         ]
 
     def optimizer(self, total_steps):
-        schedule = warmup_cosine(self.learning_rate, total_steps)
-        adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
-        return with_average(self.ema_decay, clip(self.max_grad_norm, adamw))
+        return Optimizer(
+            AdamW(weight_decay=self.weight_decay),
+            warmup_cosine(self.learning_rate, total_steps),
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+        )

@@ -8,8 +8,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.averaging import with_average
-from aetheria.logic.optimizers import clip, warmup_cosine
+from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
 
 
 class _Layers(nn.Module):
@@ -80,6 +79,9 @@ class SimpleMLP(LinenModel):
         return [(f"Dense_{layer}/kernel", spec) for layer, spec in enumerate(specs)]
 
     def optimizer(self, total_steps):
-        schedule = warmup_cosine(self.learning_rate, total_steps)
-        adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
-        return with_average(self.ema_decay, clip(self.max_grad_norm, adamw))
+        return Optimizer(
+            AdamW(weight_decay=self.weight_decay),
+            warmup_cosine(self.learning_rate, total_steps),
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+        )

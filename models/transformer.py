@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec
 
 from aetheria import LinenModel, register_model, split_batch, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.averaging import with_average
 from aetheria.logic.layers import causal_attention
-from aetheria.logic.optimizers import clip, warmup_cosine
+from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
 
-_DECAYED = ("kernel", "embedding")  # matrices; not biases, not scales of norms
+# By name, since a stack of vectors has the rank of a matrix.
+_MATRICES = "(kernel|embedding)$"  # not biases, not scales of norms
 _UNROLLED_LAYERS = 4  # at most so many; more take too long to compile
 
 
@@ -92,14 +92,15 @@ class _Layers(nn.Module):
         x = nn.Dropout(model.dropout, deterministic=not train)(x)
         x, _ = _stacked(model, train)(x, None)
         x = split_batch(nn.LayerNorm(epsilon=1e-5, name="norm")(x))
-        # The softmax needs float32 logits, whatever the products are computed in.
-        in_float32 = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        # The softmax needs float32 logits, whatever narrower the products are computed in.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        widely = partial(jax.lax.dot_general, preferred_element_type=wide)
         x = x.reshape(-1, model.width)
         if model.tied_embeddings:
             contract = (((1,), (1,)), ((), ()))
-            logits = in_float32(x, tokens.embedding.astype(x.dtype), contract)
+            logits = widely(x, tokens.embedding.astype(x.dtype), contract)
         else:
-            head = nn.Dense(model.vocab_size, False, dot_general=in_float32, name="head")
+            head = nn.Dense(model.vocab_size, False, dot_general=widely, name="head")
             logits = head(x)
         return logits.reshape(*inputs.shape, model.vocab_size)
 
@@ -207,15 +208,9 @@ class Transformer(LinenModel):
         ]
 
     def optimizer(self, total_steps):
-        adamw = optax.adamw(
+        return Optimizer(
+            AdamW(weight_decay=self.weight_decay, b2=0.95, decayed=_MATRICES),
             warmup_cosine(self.learning_rate, total_steps),
-            b2=0.95,
-            weight_decay=self.weight_decay,
-            mask=_is_decayed,
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
         )
-        return with_average(self.ema_decay, clip(self.max_grad_norm, adamw))
-
-
-def _is_decayed(params: optax.Params) -> optax.Params:
-    """A bool a leaf. By name, since a stack of vectors has the rank of a matrix."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key in _DECAYED, params)

@@ -40,7 +40,7 @@ def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def make_spec(window: dict[str, Any], **changes: Any) -> Any:
     """What a program of a test is compiled for: a short run, of which little matters."""
-    from aetheria.hardware import ProgramSpec
+    from aetheria.logic.program_spec import ProgramSpec
 
     settings = {"total_steps": 10, "seed": 0, "mixed_precision": False, "max_consecutive_skips": 3}
     return ProgramSpec(example_window=window, **{**settings, **changes})

@@ -16,7 +16,7 @@ from flax import nnx
 from aetheria import LossOutput, Model, NnxModel, weighted
 from aetheria.debug.nan import Replay
 from aetheria.debug.origin import trace_origins
-from aetheria.hardware.leaves import named_leaves
+from aetheria.logic.leaves import named_leaves
 from aetheria.logic.precision import Precision
 from aetheria.logic.state import make_init
 

@@ -16,7 +16,7 @@ from test_models import PlainLinear
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
 from aetheria.hardware import select_strategy
-from aetheria.hardware.leaves import named_leaves
+from aetheria.logic.leaves import named_leaves
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")

@@ -11,8 +11,8 @@ import optax
 
 from aetheria.debug.origin import Mark, Origin, badness, trace_origins
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import abstract_weights, named_leaves, place_weights
 from aetheria.logic.gradient import make_micro_gradient, step_key
+from aetheria.logic.leaves import abstract_weights, named_leaves, place_weights
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 

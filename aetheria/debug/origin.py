@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend import core
 
 from aetheria.debug.places import Frame, inside, layer_of
-from aetheria.hardware.leaves import leaf_paths, named_leaves
+from aetheria.logic.leaves import leaf_paths, named_leaves
 
 # Operations that only call another computation: looked into. Others that hold one, such as
 # `reduce_window`, apply it in ways of their own, and are taken as a whole.

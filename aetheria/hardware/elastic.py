@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from aetheria.hardware.compiler import jit_for
 from aetheria.hardware.placement import make_mesh, place_state
-from aetheria.hardware.program import JaxProgram, ProgramSpec, count_traces
+from aetheria.hardware.program import JaxProgram, count_traces
 from aetheria.hardware.run_ahead import RunAhead
 from aetheria.hardware.shards import Replicas, Shards, make_export, on_each_device, wait_on_cpu
 from aetheria.logic.averaging import evaluated
@@ -29,6 +29,7 @@ from aetheria.logic.lanes import (
 )
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
+from aetheria.logic.program_spec import ProgramSpec
 from aetheria.logic.state import StepOutput, Sums, TrainState
 from aetheria.logic.step import make_eval_step
 from aetheria.protocols import HostReport

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.leaves import leaf_paths
+from aetheria.logic.leaves import leaf_paths
 from aetheria.logic.model import PartitionRules
 from aetheria.logic.sharding import MESH_AXES
 from aetheria.logic.state import TrainState

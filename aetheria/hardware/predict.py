@@ -9,7 +9,7 @@ import numpy as np
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import (
+from aetheria.logic.leaves import (
     Weights,
     abstract_weights,
     evaluated_leaves,

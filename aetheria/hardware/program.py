@@ -1,8 +1,7 @@
 """The JAX program: init, steps, and the state's way in and out, for one mesh."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,24 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aetheria.errors import AetheriaError
-from aetheria.hardware.adapt import adapt_state
 from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.leaves import (
+from aetheria.hardware.placement import place_state
+from aetheria.hardware.run_ahead import RunAhead
+from aetheria.hardware.shards import make_export
+from aetheria.logic.adapt import adapt_state
+from aetheria.logic.guard import EXAMINED, release
+from aetheria.logic.leaves import (
     check_leaves,
     export_leaves,
     import_leaves,
     leaf_paths,
 )
-from aetheria.hardware.placement import place_state
-from aetheria.hardware.run_ahead import RunAhead
-from aetheria.hardware.shards import make_export
-from aetheria.logic.guard import EXAMINED, release
 from aetheria.logic.model import Model
+from aetheria.logic.outline import make_outline
 from aetheria.logic.precision import Precision
+from aetheria.logic.program_spec import ProgramSpec
+from aetheria.logic.report_rows import means, pack_values, value_names
 from aetheria.logic.sharding import BATCH_AXES
-from aetheria.logic.state import StepOutput, Sums, TrainState, make_init, pack_values, value_names
-from aetheria.logic.step import make_eval_step, make_eval_sums, make_train_step, make_train_steps
+from aetheria.logic.state import StepOutput, Sums, TrainState, make_init
+from aetheria.logic.step import make_eval_step, make_train_step, make_train_steps
 from aetheria.protocols import GuardCounters, HostReport
 
 # Three steps of the small Transformer make a call, or five of SimpleCNN: a fifth of a second of two
@@ -35,25 +36,6 @@ from aetheria.protocols import GuardCounters, HostReport
 # and short against a scheduler's patience with a signal, which is heard between calls.
 _MAX_WINDOWS_PER_CALL = 32
 _MAX_FLOPS_PER_CALL = 4e10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgramSpec:
-    """What a program is compiled for.
-
-    Attributes:
-        example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
-        total_steps: the length of the run, for the model's schedule.
-        seed: the run's seed.
-        mixed_precision: compute in bfloat16; or a precision policy.
-        max_consecutive_skips: non-finite windows in a row after which the state freezes.
-    """
-
-    example_window: Mapping[str, np.ndarray]
-    total_steps: int
-    seed: int
-    mixed_precision: bool | str
-    max_consecutive_skips: int
 
 
 class JaxProgram:
@@ -68,14 +50,8 @@ class JaxProgram:
         optimizer = model.optimizer(spec.total_steps)
         init = make_init(model, optimizer, precision)
         example = {name: column[0] for name, column in spec.example_window.items()}
-        key = jax.random.key(0)
-        self._abstract = jax.eval_shape(init, key, example)
-        eval_sums = jax.eval_shape(make_eval_sums(model, precision), self._abstract, example)
-        self._own_names = ("grad_norm", *(["loss_scale"] if precision.scales_loss else []))
-        self._eval_names = _metric_names(eval_sums.metrics, self._own_names)
-        train_loss = lambda s, b, k: model.loss(s.params, s.model_state, b, k, True)
-        train_out = jax.eval_shape(train_loss, self._abstract, example, key)
-        self._train_names = _metric_names(train_out.metrics, self._own_names)
+        self._outline = outline = make_outline(model, spec)
+        self._abstract, eval_sums = outline.state, outline.eval_sums
         self._compiles = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
@@ -123,7 +99,7 @@ class JaxProgram:
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, known before anything is compiled."""
-        return tuple(f"eval/{name}" for name in ("loss", *self._eval_names))
+        return self._outline.eval_metrics
 
     @property
     def compiles(self) -> dict[str, int]:
@@ -144,7 +120,7 @@ class JaxProgram:
     @property
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._abstract))
+        return self._outline.state_bytes
 
     @property
     def abstract_window(self) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -184,13 +160,13 @@ class JaxProgram:
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, Sums):
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
-            names = value_names(dict.fromkeys(self._eval_names))
-            return HostReport(_means(names, values), int(num_examples), None)
+            names = value_names(dict.fromkeys(self._outline.eval_names))
+            return HostReport(means(names, values), int(num_examples), None)
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
         guard = GuardCounters(*counters[:EXAMINED].tolist())
-        names = value_names(dict.fromkeys(self._train_names), *self._own_names)
-        return HostReport(_means(names, values), None, guard)
+        names = value_names(dict.fromkeys(self._outline.train_names), *self._outline.own_names)
+        return HostReport(means(names, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,
@@ -275,25 +251,3 @@ def _flops(lowered: jax.stages.Lowered) -> float:
     """Operations of a computation, the body of a loop counted once; unknown ones as none."""
     cost = lowered.cost_analysis()
     return cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
-
-
-def _metric_names(metrics: Mapping[str, Any], own: Sequence[str]) -> tuple[str, ...]:
-    """The names of a model's metrics in the order of `pack_values`.
-
-    Raises:
-        AetheriaError: one of them is a name of ours.
-    """
-    for name in metrics:
-        if name in ("loss", *own):
-            raise AetheriaError(
-                f"metrics: expected names other than {' and '.join(['loss', *own])}, got {name!r}; "
-                "these are reported for every model, rename yours"
-            )
-    return tuple(sorted(metrics))
-
-
-def _means(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
-    return {
-        name: float(total / weight) if weight else float("nan")
-        for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)
-    }

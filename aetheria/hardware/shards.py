@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aetheria.hardware.leaves import export_leaves, named_leaves
+from aetheria.logic.leaves import export_leaves, named_leaves
 from aetheria.logic.state import TrainState
 
 Replicas = list[TrainState]  # one state a device of this process

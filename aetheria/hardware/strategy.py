@@ -12,8 +12,9 @@ from aetheria.errors import HardwareError
 from aetheria.hardware.compiler import NUM_THREADS
 from aetheria.hardware.elastic import ElasticProgram
 from aetheria.hardware.placement import make_mesh
-from aetheria.hardware.program import JaxProgram, ProgramSpec
+from aetheria.hardware.program import JaxProgram
 from aetheria.logic.model import Model
+from aetheria.logic.program_spec import ProgramSpec
 from aetheria.logic.sharding import BATCH_AXES, MESH_AXES
 
 

@@ -48,7 +48,7 @@ def with_average(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         updates, inner = optimizer.update(updates, state.inner, params, **extra)
         moved = optax.apply_updates(params, updates)
-        t = state.num_updates.astype(jnp.float32)
+        t = state.num_updates.astype(float)  # the default one, of 32 bits or of 64
         weight = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
         average = jax.tree.map(
             lambda old, new: (

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 
 from aetheria.logic.loss_scale import scale_loss
 from aetheria.logic.model import Batch, Model
-from aetheria.logic.precision import Precision, cast_floating, widen
+from aetheria.logic.precision import Precision, widen
 from aetheria.logic.state import sums_of
 
 
 def make_micro_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
     """Builds (params, model_state, batch, rng, scaling) -> (summed gradients, Sums, model_state).
 
-    Gradients are of the *sum* of the loss, in float32 and still scaled; whoever has the whole
-    weight divides, once. `scaling` is the state's `loss_scale`.
+    Gradients are of the *sum* of the loss, in float32 or wider and still scaled; whoever has
+    the whole weight divides, once. `scaling` is the state's `loss_scale`.
     """
 
     def micro_loss(
@@ -24,14 +24,14 @@ def make_micro_gradient(model: Model, precision: Precision) -> Callable[..., Any
     ) -> Any:
         cast = precision.cast_params(params)
         out = model.loss(cast, model_state, precision.cast_batch(batch), rng, True)
-        return scale_loss(out.total.astype(jnp.float32), scaling), out
+        return scale_loss(widen(out.total), scaling), out
 
     def micro_gradient(
         params: Any, model_state: Any, batch: Batch, rng: jax.Array, scaling: Any = ()
     ) -> Any:
         gradient = jax.grad(micro_loss, has_aux=True)
         grads, out = gradient(widen(params), model_state, batch, rng, scaling)
-        return cast_floating(grads, jnp.float32), sums_of(out, batch), out.model_state
+        return widen(grads), sums_of(out, batch), out.model_state
 
     return micro_gradient
 

@@ -17,7 +17,7 @@ from aetheria.logic.gradient import make_micro_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.loss_scale import GROWTH_PERIOD
 from aetheria.logic.model import Batch, Model
-from aetheria.logic.precision import Precision
+from aetheria.logic.precision import Precision, at_least_float32
 from aetheria.logic.state import StepOutput, Sums, TrainState
 from aetheria.logic.step import make_update
 
@@ -30,7 +30,8 @@ class LaneSums(NamedTuple):
     Attributes:
         grads: gradients of the summed loss, f32; with float16, still scaled.
         sums: loss, weight, metrics, number of examples.
-        model_state: float leaves f32, multiplied by the number of examples; others as they are.
+        model_state: float leaves f32 or wider, multiplied by the number of examples; others as
+            they are.
     """
 
     grads: Any
@@ -54,7 +55,7 @@ def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., Lane
 
         def weigh(new: jax.Array, old: jax.Array) -> jax.Array:
             if jnp.issubdtype(new.dtype, jnp.floating):
-                return jnp.where(share > 0, new.astype(jnp.float32) * share, 0)
+                return jnp.where(share > 0, at_least_float32(new) * share, 0)
             return jnp.where(share > 0, new, old)
 
         return LaneSums(grads, sums, jax.tree.map(weigh, new, state.model_state))

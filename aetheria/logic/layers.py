@@ -6,7 +6,7 @@ import numpy as np
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attends from each position to itself and those before it; the softmax is in float32.
+    """Attends from each position to itself and those before it; the softmax is in float32 or wider.
 
     The same function as `jax.nn.dot_product_attention(q, k, v, is_causal=True)`. Forward and
     backward it takes 4.7 ms instead of 8.8 for q [16, 128, 4, 32] (XLA's CPU backend, jax 0.10.2,
@@ -22,7 +22,8 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """
     length, size = q.shape[1], q.shape[3]
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
-    scores = jnp.einsum("bhkd,bhqd->bhkq", k, q, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bhkd,bhqd->bhkq", k, q, preferred_element_type=wide)
     seen = np.triu(np.ones((length, length), bool))  # [key, query]
     scores = jnp.where(seen, scores * size**-0.5, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-2).astype(v.dtype)

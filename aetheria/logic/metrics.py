@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from aetheria.logic.model import WeightedSum
+from aetheria.logic.precision import at_least_float32
 
 
 def weighted(values: jax.Array, weights: jax.Array) -> WeightedSum:
-    """Sums `values` by `weights` in float32.
+    """Sums `values` by `weights`, in float32 or wider.
 
     Args:
         values: [batch, ...], one value an example (or a token).
@@ -17,8 +18,7 @@ def weighted(values: jax.Array, weights: jax.Array) -> WeightedSum:
     >>> weighted(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 0.0]))
     WeightedSum(total=Array(3., dtype=float32), weight=Array(2., dtype=float32))
     """
-    values = jnp.asarray(values, jnp.float32)
-    weights = jnp.asarray(weights, jnp.float32)
+    values, weights = at_least_float32(values), at_least_float32(weights)
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
     weights = jnp.broadcast_to(weights, values.shape)
     return WeightedSum((values * weights).sum(), weights.sum())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 
 from aetheria.logic.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
-from aetheria.logic.precision import cast_floating
+from aetheria.logic.precision import widen
 from aetheria.logic.sharding import axis_size, split_batch
 
 Metrics = dict[str, WeightedSum]
@@ -24,7 +24,7 @@ class NetworkModel(Model):
     def apply(
         self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
     ) -> tuple[Any, ModelState]:
-        """Runs the network; returns float32 outputs [batch, ...] and the new model state."""
+        """Runs the network; returns outputs [batch, ...], float32 or wider, and the new state."""
 
     @abstractmethod
     def score(self, outputs: Any, batch: Batch) -> tuple[WeightedSum, Metrics]:
@@ -67,7 +67,7 @@ class LinenModel(NetworkModel):
             outputs, changed = self.network().apply(
                 variables, inputs, train=train, rngs=rngs, mutable=mutable
             )
-        return cast_floating(outputs, jnp.float32), {**model_state, **changed}
+        return widen(outputs), {**model_state, **changed}
 
 
 def _split_outputs(batch_size: int) -> Any:
@@ -103,7 +103,7 @@ class NnxModel(NetworkModel):
         module = nnx.merge(graph, params, model_state, _reseeded(streams, key))
         module.train() if train else module.eval()
         outputs = module(inputs)
-        return cast_floating(outputs, jnp.float32), self._split(module)[1]
+        return widen(outputs), self._split(module)[1]
 
     @staticmethod
     def _split(module: nnx.Module) -> tuple[Params, ModelState]:

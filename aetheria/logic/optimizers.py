@@ -1,10 +1,143 @@
-"""Optimizer pieces a model composes in its `optimizer` hook."""
+"""An optimizer as a description, which every backend realises: hyperparameters are written once.
 
+What is described is what PyTorch's and optax's optimizers of one name have in common. A model that
+needs anything else returns optax's own, and then trains with JAX alone.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
+
+from aetheria.logic.averaging import with_average
+from aetheria.logic.clipping import clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay. Source: Loshchilov & Hutter (arXiv:1711.05101).
+
+    Attributes:
+        weight_decay: times the learning rate, what a parameter loses of itself in a step. The
+            libraries' defaults differ by a factor of a hundred, so there is none here.
+        decayed: a regular expression searched in a parameter's path, such as
+            `Dense_0/kernel`; parameters in which it is not found do not decay.
+    """
+
+    weight_decay: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    decayed: str = ""
+
+    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """Makes it of optax."""
+        return optax.adamw(
+            schedule,
+            self.b1,
+            self.b2,
+            self.eps,
+            weight_decay=self.weight_decay,
+            mask=_mask(self.decayed),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Source: Kingma & Ba (arXiv:1412.6980)."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """Makes it of optax."""
+        return optax.adam(schedule, self.b1, self.b2, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent; with momentum, `trace = gradient + momentum * trace`. Source:
+    Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013).
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """Makes it of optax."""
+        return optax.sgd(schedule, self.momentum or None, self.nesterov)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion:
+    """Steps by the sign of an interpolated momentum. Source: Chen et al. (arXiv:2302.06675).
+
+    Attributes:
+        weight_decay, decayed: as in AdamW.
+    """
+
+    weight_decay: float
+    b1: float = 0.9
+    b2: float = 0.99
+    decayed: str = ""
+
+    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """Makes it of optax."""
+        return optax.lion(
+            schedule,
+            self.b1,
+            self.b2,
+            weight_decay=self.weight_decay,
+            mask=_mask(self.decayed),
+        )
+
+
+Rule = AdamW | Adam | SGD | Lion
+
+
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """An optax optimizer that can also be read: clipping, then a rule under a schedule, and
+    averaged parameters beside the trained ones if they are wanted.
+
+    Args:
+        rule: what becomes of a gradient.
+        learning_rate: a number, or optax's function of how many updates there were.
+        max_grad_norm: the gradient is clipped to this global norm; 0: it is not.
+        ema_decay: of the averaged parameters, see `aetheria.logic.averaging`; 0: there are none.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = Optimizer(SGD(), 0.5, max_grad_norm=1.0)
+    >>> params = {"w": jnp.zeros(2)}
+    >>> updates, _ = optimizer.update({"w": jnp.array([3.0, 4.0])}, optimizer.init(params), params)
+    >>> updates["w"]
+    Array([-0.3, -0.4], dtype=float32)
+    """
+
+    rule: Rule
+    schedule: Callable[[Any], Any]
+    max_grad_norm: float
+    ema_decay: float
+
+    def __new__(
+        cls,
+        rule: Rule,
+        learning_rate: optax.ScalarOrSchedule,
+        *,
+        max_grad_norm: float = 0.0,
+        ema_decay: float = 0.0,
+    ):
+        made = with_average(ema_decay, clip(max_grad_norm, rule.realise(learning_rate)))
+        made = optax.with_extra_args_support(made)
+        self = super().__new__(cls, made.init, made.update)
+        self.rule, self.max_grad_norm, self.ema_decay = rule, max_grad_norm, ema_decay
+        self.schedule = (
+            learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+        )
+        return self
 
 
 def warmup_cosine(
@@ -20,38 +153,26 @@ def warmup_cosine(
     )
 
 
-def clip(max_grad_norm: float, then: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Clips by the global norm before `then`; `max_grad_norm` 0 clips nothing."""
-    if not max_grad_norm:
-        return then
-    return optax.chain(clip_by_known_norm(max_grad_norm), then)
+def is_decayed(rule: Rule, path: str) -> bool:
+    """Whether weight decay takes of the parameter at this path.
 
-
-def clip_by_known_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm` for a norm that is given, as the train step does.
-
-    `update` takes the extra argument `grad_norm` f32 []; without it, it computes the norm itself.
-
-    Source: Pascanu et al., "On the difficulty of training recurrent neural networks"
-    (arXiv:1211.5063).
-
-    >>> import jax.numpy as jnp
-    >>> clipping = clip_by_known_norm(1.0)
-    >>> updates, _ = clipping.update({"w": jnp.array([3.0, 4.0])}, clipping.init(None))
-    >>> updates["w"]
-    Array([0.6, 0.8], dtype=float32)
+    >>> rule = AdamW(weight_decay=0.1, decayed="kernel$")
+    >>> is_decayed(rule, "Dense_0/kernel"), is_decayed(rule, "Dense_0/bias")
+    (True, False)
     """
+    return re.search(getattr(rule, "decayed", ""), path) is not None
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        *,
-        grad_norm: jax.Array | None = None,
-        **others: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        norm = optax.tree.norm(updates) if grad_norm is None else grad_norm
-        factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+def _mask(pattern: str) -> Callable[[Any], Any] | None:
+    if not pattern:
+        return None
+
+    def mask(params: Any) -> Any:
+        found = lambda path, _: re.search(pattern, _text(path)) is not None
+        return jax.tree.map_with_path(found, params)
+
+    return mask
+
+
+def _text(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

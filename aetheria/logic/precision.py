@@ -33,6 +33,12 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
+def at_least_float32(value: Any) -> jax.Array:
+    """An array as a float of 32 bits, or of 64 if it has so many: what sums are summed in."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 def cast_like(tree: Any, like: Any) -> Any:
     """Casts each leaf to the dtype of the same leaf of `like`: back from `widen`."""
     return jax.tree.map(lambda leaf, old: jnp.asarray(leaf, jnp.result_type(old)), tree, like)
@@ -40,8 +46,8 @@ def cast_like(tree: Any, like: Any) -> Any:
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtypes of a policy. Whatever it says, gradients accumulate in float32, and the loss, the
-    reductions and the update are computed in float32.
+    """The dtypes of a policy. Whatever it says, gradients accumulate in float32 at least, and the
+    loss, the reductions and the update are computed in it: in float64 where that comes in.
 
     Source: Micikevicius et al., "Mixed Precision Training" (arXiv:1710.03740). The range of
     bfloat16 makes loss scaling unnecessary; float16 has it, see `aetheria.logic.loss_scale`.
@@ -90,6 +96,14 @@ class Precision:
     def store_params(self, params: Any) -> Any:
         """Casts float leaves to the dtype parameters are kept in."""
         return cast_floating(params, self.params)
+
+    def store_model_state(self, model_state: Any) -> Any:
+        """Batch statistics and the like stay as they are, but become float64 beside parameters that
+        are.
+        """
+        if self.params != jnp.float64:
+            return model_state
+        return cast_floating(model_state, self.params)
 
     def optimizer_params(self, params: Any) -> Any:
         """The kept parameters as the optimizer is given them to make its state of."""

@@ -10,7 +10,7 @@ import optax
 from aetheria.logic.guard import initial_counters
 from aetheria.logic.loss_scale import LossScale, initial_scale
 from aetheria.logic.model import Batch, LossOutput, Model
-from aetheria.logic.precision import FLOAT32, Precision
+from aetheria.logic.precision import FLOAT32, Precision, at_least_float32
 
 
 class TrainState(NamedTuple):
@@ -67,6 +67,7 @@ def make_init(
         # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
         params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
         params = precision.store_params(params)
+        model_state = precision.store_model_state(model_state)
         # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
         params, model_state, opt_state = jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
@@ -85,23 +86,10 @@ def make_init(
 
 
 def sums_of(out: LossOutput, batch: Batch) -> Sums:
-    """Takes the sums of a loss output, in float32 whatever the model computed in."""
-    as_f32 = lambda a: jnp.asarray(a, jnp.float32)
+    """Takes the sums of a loss output, in float32 or wider whatever the model computed in."""
     return Sums(
-        total=as_f32(out.total),
-        weight=as_f32(out.weight),
-        metrics=jax.tree.map(as_f32, dict(out.metrics)),
+        total=at_least_float32(out.total),
+        weight=at_least_float32(out.weight),
+        metrics=jax.tree.map(at_least_float32, dict(out.metrics)),
         num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
     )
-
-
-def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Packs loss, other values and metrics as rows of one f32 array; `value_names` names them."""
-    rows = [(sums.total, sums.weight), *others.values()]
-    rows += [sums.metrics[name] for name in sorted(sums.metrics)]
-    return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])
-
-
-def value_names(metrics: Mapping[str, Any], *others: str) -> tuple[str, ...]:
-    """The row names of `pack_values` for the same arguments."""
-    return ("loss", *others, *sorted(metrics))

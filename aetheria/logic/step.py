@@ -19,7 +19,8 @@ from aetheria.logic.loss_scale import (
 )
 from aetheria.logic.model import Batch, Model
 from aetheria.logic.precision import Precision, cast_like, widen
-from aetheria.logic.state import StepOutput, Sums, TrainState, pack_values, sums_of
+from aetheria.logic.report_rows import pack_values
+from aetheria.logic.state import StepOutput, Sums, TrainState, sums_of
 
 
 def make_train_step(

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from aetheria.hardware import JaxProgram
-from aetheria.hardware.leaves import named_leaves
 from aetheria.hardware.placement import copied_parameter
+from aetheria.logic.leaves import named_leaves
 from aetheria.plan.collectives import Collective, find_collectives
 from aetheria.plan.operations import count_operations
 

@@ -15,7 +15,8 @@ from aetheria.hardware.compiler import jit_for
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.precision import Precision
-from aetheria.logic.state import StepOutput, TrainState, pack_values
+from aetheria.logic.report_rows import pack_values
+from aetheria.logic.state import StepOutput, TrainState
 from aetheria.logic.step import make_train_step, make_train_steps
 from benchmarks.programs import TOTAL_STEPS, make_parts
 from benchmarks.report import read_spec, write

@@ -42,7 +42,10 @@ def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any
     """Shapes and dtypes of a model's weights, as a precision policy stores them."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, model_state = jax.eval_shape(model.init, key, batch)
-    return Weights(jax.eval_shape(precision.store_params, params), model_state)
+    return Weights(
+        jax.eval_shape(precision.store_params, params),
+        jax.eval_shape(precision.store_model_state, model_state),
+    )
 
 
 def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""What every backend is told of a run before it makes its program."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSpec:
+    """What a program is compiled for.
+
+    Attributes:
+        example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
+        total_steps: the length of the run, for the model's schedule.
+        seed: the run's seed.
+        mixed_precision: compute in bfloat16; or a precision policy.
+        max_consecutive_skips: non-finite windows in a row after which the state freezes.
+    """
+
+    example_window: Mapping[str, np.ndarray]
+    total_steps: int
+    seed: int
+    mixed_precision: bool | str
+    max_consecutive_skips: int
