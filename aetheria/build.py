@@ -1,13 +1,16 @@
 """The composition root: turns a config into a run. The only file that names concrete classes."""
 
 import importlib.metadata
+import importlib.util
+import os
 import platform
+import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aetheria
 from aetheria.config import MODEL_KEYS, Config
@@ -40,13 +43,18 @@ from aetheria.resilience.retention import Retention
 from aetheria.resilience.runs import CHECKPOINTS, DUMPS, RunPlan
 from aetheria.resilience.shared import SharedStore
 
+if TYPE_CHECKING:
+    from aetheria.pytorch.program import TorchProgram
+
+AnyProgram: TypeAlias = "JaxProgram | ElasticProgram | TorchProgram"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """Everything of one run, made and checked; nothing compiled, nothing written."""
 
     engine: Engine
-    program: JaxProgram | ElasticProgram
+    program: AnyProgram
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
@@ -62,6 +70,9 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
         fix_threads(environ)
     else:
         make_room_for_devices(environ)
+    if config.strategy == "torch":
+        # What JAX is asked for then, the first parameters, leaves the GPU's memory to PyTorch.
+        environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if config.strategy != "gpu":
         keep_freed_memory(environ)
 
@@ -101,7 +112,7 @@ def build_run(
     peers = peers or Alone()
     model = build_model(config, project)
     feed = build_feed(config, project)
-    strategy = select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
+    strategy = build_strategy(config, peers)
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
     schedule = build_schedule(config, feed, stop_at_step)
@@ -153,7 +164,26 @@ def build_run(
     return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
 
 
-def fit_snapshot(plan: RunPlan, config: Config, program: JaxProgram | ElasticProgram) -> RunPlan:
+def build_strategy(config: Config, peers: Peers) -> Any:
+    """Chooses the devices of this process."""
+    if config.strategy != "torch":
+        return select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
+    require_torch(f"strategy {config.strategy!r}")
+    from aetheria.pytorch.strategy import select_torch_strategy
+
+    host = peers.host if isinstance(peers, ProcessGroup) else ""
+    return select_torch_strategy(config.mesh, peers, host=host, environ=os.environ)
+
+
+def require_torch(what: str) -> None:
+    """Raises ConfigError if something is asked for that needs PyTorch and there is none."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            f"{what}: expected the package torch, got none; pip install 'aetheria[torch]'"
+        )
+
+
+def fit_snapshot(plan: RunPlan, config: Config, program: AnyProgram) -> RunPlan:
     """Checks that the plan's snapshot is a state of this program. One of another precision policy
     is cast first: going on with another policy has been accepted by then.
 
@@ -281,7 +311,8 @@ def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:
 
 def versions() -> dict[str, str]:
     """What ran: recorded in every snapshot and summary, since bits depend on it."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
+    packages += ["torch"] if "torch" in sys.modules else []
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"aetheria": aetheria.__version__, "python": platform.python_version(), **found}
 

@@ -69,7 +69,7 @@ class Config:
         mixed_precision: compute in bfloat16, everything that accumulates in float32; or a policy
             by name, such as `params=float32,compute=float16,output=float32`.
         grad_accumulation_steps: micro-batches in one optimizer step.
-        strategy: `auto`, `cpu`, `gpu` or `mesh`.
+        strategy: `auto`, `cpu`, `gpu` or `mesh`; `torch`: PyTorch, on a GPU if there is one.
         mesh: axis (`data`, `fsdp`, `tensor`) -> number of devices, 1 for one left out; empty: all
             devices on `data`.
         seed: decides initial parameters, order of examples and dropout.
@@ -102,7 +102,7 @@ class Config:
     remat: Literal["none", "dots", "full"] | None = _field(None, resume="schedule")
     mixed_precision: bool | str = _field(False, resume="schedule")
     grad_accumulation_steps: int = _field(1, resume="schedule")
-    strategy: Literal["auto", "cpu", "gpu", "mesh"] = _field("auto", resume="free")
+    strategy: Literal["auto", "cpu", "gpu", "mesh", "torch"] = _field("auto", resume="free")
     mesh: dict[str, int] = _field({}, resume="free")
     seed: int = _field(0, resume="schedule")
     reproducibility: Literal["fast", "elastic"] = _field("fast", resume="schedule")
@@ -242,6 +242,12 @@ def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> I
                 f"{where('batch_size')}: batch_size: expected a multiple of lanes ({lanes}) with "
                 f"reproducibility elastic, got {batch_size}; change one of them"
             )
+    if values.get("strategy") == "torch" and values.get("reproducibility") == "elastic":
+        yield (
+            f"{where('strategy')}: strategy: expected another one than 'torch' with "
+            "reproducibility elastic, which is compiled by JAX, got 'torch'; use reproducibility "
+            "fast with it"
+        )
     try:
         parse_policy(values.get("mixed_precision", False))
     except ValueError as error:

@@ -100,6 +100,11 @@ class SimpleCNN(LinenModel):
             ("Dense_1/kernel", PartitionSpec(both)),
         ]
 
+    def torch_twin(self, example_batch):
+        from aetheria.models.cnn_torch import Twin
+
+        return Twin(self, example_batch["inputs"].shape[1:])
+
     def optimizer(self, total_steps):
         return Optimizer(
             AdamW(weight_decay=self.weight_decay),

@@ -78,6 +78,11 @@ class SimpleMLP(LinenModel):
         specs = [PartitionSpec(None, hidden), *between, PartitionSpec(hidden)]
         return [(f"Dense_{layer}/kernel", spec) for layer, spec in enumerate(specs)]
 
+    def torch_twin(self, example_batch):
+        from aetheria.models.mlp_torch import Twin
+
+        return Twin(self)
+
     def optimizer(self, total_steps):
         return Optimizer(
             AdamW(weight_decay=self.weight_decay),

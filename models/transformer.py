@@ -207,6 +207,11 @@ class Transformer(LinenModel):
             *head,
         ]
 
+    def torch_twin(self, example_batch):
+        from aetheria.models.transformer_torch import Twin
+
+        return Twin(self)
+
     def optimizer(self, total_steps):
         return Optimizer(
             AdamW(weight_decay=self.weight_decay, b2=0.95, decayed=_MATRICES),

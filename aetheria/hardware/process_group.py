@@ -47,6 +47,7 @@ class ProcessGroup:
         from jax._src import distributed
 
         self.index, self.count = launch.index, launch.count
+        self.host = launch.coordinator.rpartition(":")[0]
         self._store: Any = distributed.global_state.client
         self._number = 0
 

@@ -18,7 +18,8 @@ def weighted(values: jax.Array, weights: jax.Array) -> WeightedSum:
     >>> weighted(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 0.0]))
     WeightedSum(total=Array(3., dtype=float32), weight=Array(2., dtype=float32))
     """
-    values, weights = at_least_float32(values), at_least_float32(weights)
+    values = at_least_float32(values)
+    weights = jnp.asarray(weights, values.dtype)
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
     weights = jnp.broadcast_to(weights, values.shape)
     return WeightedSum((values * weights).sum(), weights.sum())

@@ -81,6 +81,18 @@ class Model(ABC):
         """
         return ()
 
+    def torch_twin(self, example_batch: Batch) -> Any:
+        """Makes the same network, loss and metrics for PyTorch: an `aetheria.pytorch.TorchTwin`.
+        Import what needs torch inside this method.
+
+        Raises:
+            AetheriaError: the model has no twin.
+        """
+        raise AetheriaError(
+            f"strategy: expected with 'torch' a model with a twin in PyTorch, got "
+            f"{type(self).__name__}; override torch_twin, or train with another strategy"
+        )
+
     def probabilities(self, outputs: Any) -> Any:
         """Turns outputs into class probabilities; classifiers override this.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from aetheria.logic.averaging import with_average
@@ -130,13 +131,12 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         max_grad_norm: float = 0.0,
         ema_decay: float = 0.0,
     ):
-        made = with_average(ema_decay, clip(max_grad_norm, rule.realise(learning_rate)))
+        schedule = _counted_widely(learning_rate) if callable(learning_rate) else learning_rate
+        made = with_average(ema_decay, clip(max_grad_norm, rule.realise(schedule)))
         made = optax.with_extra_args_support(made)
         self = super().__new__(cls, made.init, made.update)
         self.rule, self.max_grad_norm, self.ema_decay = rule, max_grad_norm, ema_decay
-        self.schedule = (
-            learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
-        )
+        self.schedule = schedule if callable(schedule) else optax.constant_schedule(schedule)
         return self
 
 
@@ -161,6 +161,13 @@ def is_decayed(rule: Rule, path: str) -> bool:
     (True, False)
     """
     return re.search(getattr(rule, "decayed", ""), path) is not None
+
+
+def _counted_widely(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A schedule of as many bits as the run has: of optax's count of 32 bits it would make a
+    float32 even where everything else is float64.
+    """
+    return lambda count: schedule(jnp.asarray(count, int))
 
 
 def _mask(pattern: str) -> Callable[[Any], Any] | None:

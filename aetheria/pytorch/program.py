@@ -1,0 +1,225 @@
+"""The PyTorch program: the same state, steps and reports as JAX's, for one rank's device."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from torch import Tensor
+
+from aetheria.errors import ConfigError
+from aetheria.logic.adapt import adapt_state
+from aetheria.logic.guard import EXAMINED, HELD, STEP
+from aetheria.logic.leaves import check_leaves, export_leaves, named_leaves
+from aetheria.logic.model import Model
+from aetheria.logic.outline import make_outline
+from aetheria.logic.precision import Precision
+from aetheria.logic.program_spec import ProgramSpec
+from aetheria.logic.report_rows import means, value_names
+from aetheria.logic.state import make_init
+from aetheria.protocols import GuardCounters, HostReport
+from aetheria.pytorch.correspondence import Correspondence
+from aetheria.pytorch.guard import Numbers
+from aetheria.pytorch.optimizers import described, make_optimizer
+from aetheria.pytorch.ranks import Ranks
+from aetheria.pytorch.running_statistics import share_statistics
+from aetheria.pytorch.state import TorchState
+from aetheria.pytorch.step import Stepper
+from aetheria.pytorch.update import Update
+
+_NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What one call should be offered: few calls where steps are short, few steps between two looks at a
+# signal where they are long.
+_MAX_WINDOWS_PER_CALL = 16
+_MAX_BYTES_PER_CALL = 2**20
+_MAX_FLOPS_PER_CALL = 1e10
+
+
+class TorchReport(NamedTuple):
+    """A train report still on the device: rows (sum, weight), and the guard's numbers."""
+
+    values: Tensor
+    numbers: Numbers
+
+
+class TorchTotals(NamedTuple):
+    """An evaluation's rows so far, of this rank, and its examples."""
+
+    values: Tensor
+    num_examples: Tensor
+
+
+class TorchProgram:
+    """One model's twin on one device of each rank."""
+
+    def __init__(self, model: Model, spec: ProgramSpec, ranks: Ranks):
+        self._model, self._spec, self._ranks = model, spec, ranks
+        self._precision = Precision.parse(spec.mixed_precision)
+        wide, compute = _dtypes(self._precision)
+        self._outline = make_outline(model, spec)
+        self._abstract = jax.eval_shape(export_leaves, self._outline.state)
+        self._example = {name: column[0] for name, column in spec.example_window.items()}
+        self._optimizer = optimizer = described(model.optimizer(spec.total_steps), model)
+        twin = model.torch_twin(self._example)
+        self._link = Correspondence(twin, self._abstract, optimizer.rule)
+        counts = jax.numpy.arange(spec.total_steps + 1)
+        rates = np.array(jax.vmap(optimizer.schedule)(counts), np.float64)
+        self._stepper = Stepper(
+            twin=twin,
+            update=Update(
+                optimizer,
+                rates,
+                max_consecutive_skips=spec.max_consecutive_skips,
+                device=ranks.device,
+            ),
+            compute=compute,
+            wide=wide,
+            ranks=ranks,
+        )
+
+    @property
+    def windows_per_chunk(self) -> int:
+        """How many steps to offer in one call. It changes no bit."""
+        if self._ranks.device.type != "cpu":
+            return 1
+        window = self._spec.example_window
+        size = sum(column.nbytes for column in window.values())
+        sizes = [leaf.size for path, leaf in self._abstract.items() if path.startswith("params/")]
+        flops = 6 * sum(sizes) * window["mask"].size
+        fit = min(_MAX_BYTES_PER_CALL // size, int(_MAX_FLOPS_PER_CALL / flops))
+        return max(1, min(_MAX_WINDOWS_PER_CALL, fit))
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports."""
+        return self._outline.eval_metrics
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        return self._outline.state_bytes
+
+    @property
+    def compiles(self) -> dict[str, int]:
+        """Nothing is compiled."""
+        return {}
+
+    def init(self) -> TorchState:
+        """Makes the state of step 0 as JAX does, from the run's seed: the same numbers."""
+        optimizer = self._model.optimizer(self._spec.total_steps)
+        init = jax.jit(make_init(self._model, optimizer, self._precision))
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            state = init(jax.random.key(self._spec.seed), self._example)
+        return self.import_state(jax.device_get(named_leaves(state)))
+
+    def train_steps(
+        self, state: TorchState, arrays: Mapping[str, Any], start: int, count: int
+    ) -> tuple[TorchState, TorchReport]:
+        """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
+        columns, values = self._to_device(arrays), None
+        for index in range(start, start + count):
+            window = {name: column[index] for name, column in columns.items()}
+            last = index == start + count - 1
+            values = self._stepper.train_step(state, window, tells=last)
+        assert values is not None, "at least one step"
+        return state, TorchReport(values, state.numbers)
+
+    def eval_step(
+        self, state: TorchState, batch: Mapping[str, Any], totals: TorchTotals | None = None
+    ) -> TorchTotals:
+        """Adds a batch [micro_batch, ...] to the totals."""
+        values, num_examples = self._stepper.eval_sums(state, self._to_device(batch))
+        if totals is None:
+            return TorchTotals(values, num_examples)
+        return TorchTotals(totals.values + values, totals.num_examples + num_examples)
+
+    def fetch(self, report: TorchReport | TorchTotals) -> HostReport:
+        """Waits for the device and turns sums into weighted means."""
+        outline = self._outline
+        if isinstance(report, TorchTotals):
+            values = self._ranks.sum(report.values.clone()).cpu().numpy()
+            num_examples = int(self._ranks.sum(report.num_examples.clone()))
+            names = value_names(dict.fromkeys(outline.eval_names))
+            return HostReport(means(names, values), num_examples, None)
+        counters = self._stepper.update.guard.read(report.numbers).counters
+        guard = GuardCounters(*counters[:EXAMINED])
+        names = value_names(dict.fromkeys(outline.train_names), *outline.own_names)
+        return HostReport(means(names, report.values.cpu().numpy()), None, guard)
+
+    def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
+        """Copies the state as JAX lays it out: leaf path -> array."""
+        return self._link.export_state(state, self._stepper.update.guard.read(state.numbers))
+
+    def import_state(self, arrays: Mapping[str, Any]) -> TorchState:
+        """Makes a state of such arrays, whichever backend they come from.
+
+        Raises:
+            SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
+        """
+        self.check_state(arrays)
+        stepper, optimizer = self._stepper, self._optimizer
+        module = stepper.twin.network().to(device=self._ranks.device, dtype=stepper.wide)
+        share_statistics(module, over_ranks=self._ranks.count > 1)
+        counters = np.asarray(arrays["counters"])
+        state = TorchState(
+            module=module,
+            forward=module,
+            optimizer=make_optimizer(optimizer.rule, self._link.params(module)),
+            averages=[p.detach().clone() for p in module.parameters() if optimizer.ema_decay],
+            numbers=stepper.update.guard.place(
+                counters,
+                np.asarray(arrays["loss_scale"]) if self._precision.scales_loss else None,
+                self._link.num_updates(arrays),
+            ),
+            base_key=np.asarray(arrays["base_key"]),
+            step=int(counters[STEP]),
+        )
+        self._link.load(state, arrays)
+        state.forward = self._ranks.wrap(module)
+        return state
+
+    def release(self, state: TorchState, examined_step: int) -> TorchState:
+        """Lets a state that holds go on."""
+        guard = self._stepper.update.guard
+        counters, loss_scale, num_updates = guard.read(state.numbers)
+        counters = np.asarray(counters, np.int32)
+        counters[HELD], counters[EXAMINED] = 0, examined_step
+        scale = None if loss_scale is None else np.asarray(loss_scale, np.float32)
+        state.numbers = guard.place(counters, scale, num_updates)
+        state.step = int(counters[STEP])
+        return state
+
+    def check_state(self, arrays: Mapping[str, Any]) -> None:
+        """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
+        check_leaves(arrays, self._abstract, "snapshot")
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return adapt_state(arrays, self._abstract, self._precision)
+
+    def _to_device(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        device = self._ranks.device
+        return {
+            name: torch.from_numpy(np.require(column, requirements=["C", "W"])).to(
+                device, non_blocking=True
+            )
+            for name, column in arrays.items()
+        }
+
+
+def _dtypes(precision: Precision) -> tuple[torch.dtype, torch.dtype | None]:
+    """The parameters' dtype, and autocast's if there is one.
+
+    Raises:
+        ConfigError: PyTorch's mixed precision does not have it.
+    """
+    params, compute = np.dtype(precision.params).name, jax.numpy.dtype(precision.compute).name
+    if params == "float64" and compute == "float64":
+        return torch.float64, None
+    if params == "float32" and compute in _NARROW:
+        return torch.float32, _NARROW[compute]
+    raise ConfigError(
+        "mixed_precision: expected with strategy 'torch' parameters of float32, computed with in "
+        f"float32, bfloat16 or float16, or both of float64, got {precision}; use one of these"
+    )

@@ -1,0 +1,40 @@
+"""What a step in PyTorch takes and changes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from aetheria.pytorch.guard import Numbers
+
+
+@dataclass
+class TorchState:
+    """Everything on the device that decides the future of a run; changed in place.
+
+    Attributes:
+        module: parameters and batch statistics.
+        forward: what is called: the module, or what wraps it where there are several ranks.
+        optimizer: with its moments.
+        averages: averaged parameters, in the order of the module's; empty: there are none.
+        numbers: the guard's, and how many updates there were.
+        base_key: u32 [2], the run's PRNG key, as JAX keeps it.
+        step: the guard's step as the host knows it; ahead of it while the state holds.
+        params: the module's, in order.
+        statistics: the module's buffers of floats, in order.
+    """
+
+    module: nn.Module
+    forward: nn.Module
+    optimizer: Any
+    averages: list[Tensor]
+    numbers: Numbers
+    base_key: np.ndarray
+    step: int
+    params: list[nn.Parameter] = field(init=False)
+    statistics: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.params = list(self.module.parameters())
+        self.statistics = [b for b in self.module.buffers() if b.is_floating_point()]

@@ -1,0 +1,107 @@
+"""The second half of a step in PyTorch: guard, update, count. The twin of `make_update`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from aetheria.logic.loss_scale import SCALE
+from aetheria.logic.optimizers import Optimizer
+from aetheria.pytorch.guard import DeviceGuard, HostGuard, Verdict
+from aetheria.pytorch.state import TorchState
+
+
+class Update:
+    """What is done with a window's gradients.
+
+    Args:
+        optimizer: as the model describes it.
+        rates: the learning rate after each number of updates.
+        max_consecutive_skips: non-finite windows in a row after which the state freezes.
+        device: where the parameters are.
+        on_host: whether the guard decides on the host; None: where the device is a CPU.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        rates: np.ndarray,
+        *,
+        max_consecutive_skips: int,
+        device: torch.device,
+        on_host: bool | None = None,
+    ):
+        limits = max_consecutive_skips, optimizer.max_grad_norm
+        on_host = device.type == "cpu" if on_host is None else on_host
+        self.guard = HostGuard(*limits) if on_host else DeviceGuard(*limits, device)
+        self._on_host, self._ema_decay = on_host, optimizer.ema_decay
+        self._rates: Any = rates.tolist() if on_host else torch.from_numpy(rates).to(device)
+
+    @torch.no_grad()
+    def __call__(self, state: TorchState, loss: Tensor, before: list[Tensor]) -> list[Any]:
+        """Takes the step, or does not.
+
+        Args:
+            state: with summed, scaled gradients in `.grad`; changed.
+            loss: f [2], the sum of the loss and of the weight.
+            before: the state's statistics as they were before the window.
+
+        Returns:
+            The gradient's norm and, if there is one, the loss scale it was taken with.
+        """
+        grads = [_grad(param) for param in state.params]
+        verdict = self.guard.judge(state.numbers, loss, get_total_norm(grads))
+        if self._on_host:
+            self._update_if(verdict, state, grads, before)
+        else:
+            self._update_where(verdict, state, grads, before)
+        scale = state.numbers.loss_scale
+        state.numbers = verdict.numbers
+        state.step += 1
+        return [verdict.grad_norm, *([] if scale is None else [scale[SCALE]])]
+
+    def _update_if(
+        self, verdict: Verdict, state: TorchState, grads: list[Tensor], before: list[Tensor]
+    ) -> None:
+        if not verdict.counts:
+            torch._foreach_copy_(state.statistics, before) if before else None
+            return
+        num_updates = state.numbers.num_updates
+        torch._foreach_mul_(grads, verdict.factor)
+        for group in state.optimizer.param_groups:
+            group["lr"] = self._rates[num_updates]
+        state.optimizer.step()
+        if state.averages:
+            pull = 1 - min(self._ema_decay, (1 + num_updates) / (10 + num_updates))
+            torch._foreach_lerp_(state.averages, state.params, pull)
+
+    def _update_where(
+        self, verdict: Verdict, state: TorchState, grads: list[Tensor], before: list[Tensor]
+    ) -> None:
+        counts, num_updates = verdict.counts, state.numbers.num_updates
+        torch._foreach_mul_(grads, verdict.factor)
+        for group in state.optimizer.param_groups:
+            group["lr"] = self._rates.index_select(0, num_updates)[0]
+        state.optimizer.found_inf = (~counts).float()
+        state.optimizer.step()
+        keep_where(counts, state.statistics, before)
+        if state.averages:
+            t = num_updates[0].to(self._rates.dtype)
+            pull = (1 - ((1 + t) / (10 + t)).clamp(max=self._ema_decay)) * counts
+            for average, param in zip(state.averages, state.params, strict=True):
+                average += pull * (param - average)
+
+
+def keep_where(good: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
+    """Puts back what was before where it is not good now."""
+    for new, old in zip(now, before, strict=True):
+        new.copy_(torch.where(good, new, old))
+
+
+def _grad(param: nn.Parameter) -> Tensor:
+    """A parameter that had no part in the loss has a gradient of zeros, and decays all the same."""
+    if param.grad is None:
+        param.grad = torch.zeros_like(param)
+    return param.grad

@@ -1,0 +1,58 @@
+"""SimpleMLP in PyTorch."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+
+from aetheria.pytorch import TorchTwin, dense, weighted
+
+
+class Network(nn.Module):
+    """[batch, input_dim] -> [batch, num_outputs]."""
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        *inner, last = pairwise(sizes)
+        self.layers = nn.ModuleList(nn.Linear(*size) for size in inner)
+        self.head = nn.Linear(*last)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.dropout(F.relu(layer(x)))
+        return self.head(x)
+
+
+@dataclass(frozen=True)
+class Twin(TorchTwin):
+    """Of a SimpleMLP: `layers.<i>` and `head`."""
+
+    model: Any
+
+    def network(self):
+        model = self.model
+        hidden = [model.hidden_dim] * model.num_layers
+        return Network([model.input_dim, *hidden, model.num_classes or 1], model.dropout)
+
+    def rules(self):
+        layers = self.model.num_layers
+        inner = [rule for i in range(layers) for rule in dense(f"layers.{i}", f"Dense_{i}")]
+        return [*inner, *dense("head", f"Dense_{layers}")]
+
+    def loss(self, outputs, batch):
+        if self.model.num_classes:
+            loss = F.cross_entropy(outputs, batch["labels"].long(), reduction="none")
+            return weighted(loss, batch["mask"])
+        return weighted(self._error(outputs, batch) ** 2, batch["mask"])
+
+    def metrics(self, outputs, batch):
+        if self.model.num_classes:
+            return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
+        return {"mae": weighted(self._error(outputs, batch).abs(), batch["mask"])}
+
+    @staticmethod
+    def _error(outputs, batch):
+        return outputs - batch["labels"].reshape(outputs.shape)
