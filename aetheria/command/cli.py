@@ -18,6 +18,7 @@ from aetheria.command.options import (
     make_command,
     split_overrides,
 )
+from aetheria.command.parity import CONTROLS, PRECISIONS, ParityCommand
 from aetheria.command.plan import PlanCommand
 from aetheria.command.prove_options import add_prove
 from aetheria.command.report import ReportCommand
@@ -60,7 +61,15 @@ def parse(argv: Sequence[str]) -> Command:
     )
     parser.add_argument("--version", action="version", version=aetheria.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OneLineParser)
-    for add in (_add_train, _add_plan, add_prove, _add_snapshots, _add_report, _add_debug):
+    for add in (
+        _add_train,
+        _add_plan,
+        add_prove,
+        _add_parity,
+        _add_snapshots,
+        _add_report,
+        _add_debug,
+    ):
         add(commands)
     overrides, rest = split_overrides(argv)
     options = parser.parse_args(rest)
@@ -116,6 +125,44 @@ def _make_plan(options: argparse.Namespace) -> PlanCommand:
         mesh=options.mesh,
         machine={name: value for name, value in machine.items() if value is not None},
         as_json=options.json,
+    )
+
+
+def _add_parity(commands: Any) -> None:
+    parser = commands.add_parser("parity", help="compare PyTorch's steps with JAX's, leaf by leaf")
+    add_config(parser)
+    add_project(parser)
+    parser.add_argument(
+        "--steps",
+        type=positive("a number"),
+        default=ParityCommand.steps,
+        metavar="N",
+        help="steps to compare (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=ParityCommand.precision,
+        help="float64: both run on their own, to 1e-9 for 20 steps and 1e-6 beyond; float32: each "
+        "step from the same state, to 1e-5 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--control",
+        choices=CONTROLS,
+        help="a known trap for PyTorch's side, which is expected to be caught: the other epsilon, "
+        "PyTorch's own clipping, a matrix that is not transposed",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
+    parser.set_defaults(
+        make_command=lambda o: ParityCommand(
+            config_file=o.config,
+            overrides=tuple(o.set),
+            steps=o.steps,
+            precision=o.precision,
+            control=o.control,
+            as_json=o.json,
+            project=o.project,
+        )
     )
 
 

@@ -106,6 +106,17 @@ class Correspondence:
                     return word, param
         return None, ""
 
+    def gradients(self, state: TorchState, factor: float) -> dict[str, np.ndarray]:
+        """A state's gradients times a factor: parameter's path -> array, in tree order."""
+        named = {name: param.grad for name, param in state.module.named_parameters()}
+        made = {}
+        for path, like in self._leaves.items():
+            if path.startswith("params/"):
+                rule = self._rules[path]
+                host = {n: g.cpu().numpy() for n in rule.names if (g := named[n]) is not None}
+                made[path.removeprefix("params/")] = rule.to_leaf(host, like.shape) * factor
+        return made
+
     def num_updates(self, arrays: Mapping[str, Any]) -> int:
         """How many updates an exported state has behind it: every count of its optimizer says."""
         counts = [int(arrays[p]) for p in self._leaves if p.split("/")[-1] in _COUNTS]

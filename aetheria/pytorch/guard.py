@@ -91,8 +91,7 @@ class HostGuard:
         finite = finite_loss and math.isfinite(grad_norm)
         frozen = counters[HELD] > 0 or counters[CONSECUTIVE] >= self._max_skips
         counts = finite and not frozen and weight > 0
-        if self._max_norm and grad_norm >= self._max_norm:
-            factor *= self._max_norm / grad_norm
+        factor *= self.clip_factor(grad_norm)
         overflow = finite_loss and not finite and not frozen
         forgiven = overflow and loss_scale is not None and scale > SMALLEST_SCALE
         if not frozen:
@@ -102,6 +101,12 @@ class HostGuard:
         return Verdict(
             counts, factor, grad_norm, Numbers(counters, loss_scale, num_updates + counts)
         )
+
+    def clip_factor(self, grad_norm: float) -> float:
+        """What a gradient of that norm is multiplied by."""
+        if not self._max_norm or grad_norm < self._max_norm:
+            return 1.0
+        return self._max_norm / grad_norm
 
 
 class DeviceGuard:

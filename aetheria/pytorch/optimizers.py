@@ -95,7 +95,7 @@ class LionOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 1.0, "betas": betas, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Updates every parameter that has a gradient."""
         for group in self.param_groups:
             lr, (b1, b2) = group["lr"], group["betas"]

@@ -51,7 +51,12 @@ class TorchTotals(NamedTuple):
 
 
 class TorchProgram:
-    """One model's twin on one device of each rank."""
+    """One model's twin on one device of each rank.
+
+    Attributes:
+        stepper: what its steps are taken with.
+        link: how its states and JAX's are the same numbers.
+    """
 
     def __init__(self, model: Model, spec: ProgramSpec, ranks: Ranks):
         self._model, self._spec, self._ranks = model, spec, ranks
@@ -62,10 +67,10 @@ class TorchProgram:
         self._example = {name: column[0] for name, column in spec.example_window.items()}
         self._optimizer = optimizer = described(model.optimizer(spec.total_steps), model)
         twin = model.torch_twin(self._example)
-        self._link = Correspondence(twin, self._abstract, optimizer.rule)
+        self.link = Correspondence(twin, self._abstract, optimizer.rule)
         counts = jax.numpy.arange(spec.total_steps + 1)
         rates = np.array(jax.vmap(optimizer.schedule)(counts), np.float64)
-        self._stepper = Stepper(
+        self.stepper = Stepper(
             twin=twin,
             update=Update(
                 optimizer,
@@ -117,11 +122,11 @@ class TorchProgram:
         self, state: TorchState, arrays: Mapping[str, Any], start: int, count: int
     ) -> tuple[TorchState, TorchReport]:
         """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
-        columns, values = self._to_device(arrays), None
+        columns, values = self.to_device(arrays), None
         for index in range(start, start + count):
             window = {name: column[index] for name, column in columns.items()}
             last = index == start + count - 1
-            values = self._stepper.train_step(state, window, tells=last)
+            values = self.stepper.train_step(state, window, tells=last)
         assert values is not None, "at least one step"
         return state, TorchReport(values, state.numbers)
 
@@ -129,7 +134,7 @@ class TorchProgram:
         self, state: TorchState, batch: Mapping[str, Any], totals: TorchTotals | None = None
     ) -> TorchTotals:
         """Adds a batch [micro_batch, ...] to the totals."""
-        values, num_examples = self._stepper.eval_sums(state, self._to_device(batch))
+        values, num_examples = self.stepper.eval_sums(state, self.to_device(batch))
         if totals is None:
             return TorchTotals(values, num_examples)
         return TorchTotals(totals.values + values, totals.num_examples + num_examples)
@@ -142,14 +147,14 @@ class TorchProgram:
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
             names = value_names(dict.fromkeys(outline.eval_names))
             return HostReport(means(names, values), num_examples, None)
-        counters = self._stepper.update.guard.read(report.numbers).counters
+        counters = self.stepper.update.guard.read(report.numbers).counters
         guard = GuardCounters(*counters[:EXAMINED])
         names = value_names(dict.fromkeys(outline.train_names), *outline.own_names)
         return HostReport(means(names, report.values.cpu().numpy()), None, guard)
 
     def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
         """Copies the state as JAX lays it out: leaf path -> array."""
-        return self._link.export_state(state, self._stepper.update.guard.read(state.numbers))
+        return self.link.export_state(state, self.stepper.update.guard.read(state.numbers))
 
     def import_state(self, arrays: Mapping[str, Any]) -> TorchState:
         """Makes a state of such arrays, whichever backend they come from.
@@ -158,30 +163,30 @@ class TorchProgram:
             SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
         """
         self.check_state(arrays)
-        stepper, optimizer = self._stepper, self._optimizer
+        stepper, optimizer = self.stepper, self._optimizer
         module = stepper.twin.network().to(device=self._ranks.device, dtype=stepper.wide)
         share_statistics(module, over_ranks=self._ranks.count > 1)
         counters = np.asarray(arrays["counters"])
         state = TorchState(
             module=module,
             forward=module,
-            optimizer=make_optimizer(optimizer.rule, self._link.params(module)),
+            optimizer=make_optimizer(optimizer.rule, self.link.params(module)),
             averages=[p.detach().clone() for p in module.parameters() if optimizer.ema_decay],
             numbers=stepper.update.guard.place(
                 counters,
                 np.asarray(arrays["loss_scale"]) if self._precision.scales_loss else None,
-                self._link.num_updates(arrays),
+                self.link.num_updates(arrays),
             ),
             base_key=np.asarray(arrays["base_key"]),
             step=int(counters[STEP]),
         )
-        self._link.load(state, arrays)
+        self.link.load(state, arrays)
         state.forward = self._ranks.wrap(module)
         return state
 
     def release(self, state: TorchState, examined_step: int) -> TorchState:
         """Lets a state that holds go on."""
-        guard = self._stepper.update.guard
+        guard = self.stepper.update.guard
         counters, loss_scale, num_updates = guard.read(state.numbers)
         counters = np.asarray(counters, np.int32)
         counters[HELD], counters[EXAMINED] = 0, examined_step
@@ -198,7 +203,8 @@ class TorchProgram:
         """A state of another precision policy as this program's policy keeps it."""
         return adapt_state(arrays, self._abstract, self._precision)
 
-    def _to_device(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    def to_device(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Columns as tensors, without a copy where they are on the host."""
         device = self._ranks.device
         return {
             name: torch.from_numpy(np.require(column, requirements=["C", "W"])).to(

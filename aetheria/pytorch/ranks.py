@@ -1,13 +1,22 @@
 """The processes that share a window, each with its device: sums over them, and their randomness."""
 
 import contextlib
+import inspect
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
+
+# Batch statistics are the same on every rank, without being sent. The old name warns from 2.13 on.
+_EACH_ITS_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 class Ranks:
@@ -34,7 +43,8 @@ class Ranks:
         if self.count == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        own_buffers: Any = {_EACH_ITS_BUFFERS: False}
+        wrapped = DistributedDataParallel(module, device_ids=ids, **own_buffers)
         wrapped.register_comm_hook(None, _sum_gradients)
         return wrapped
 
@@ -56,7 +66,7 @@ class Ranks:
             generator.manual_seed(number)
 
 
-def _sum_gradients(_: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum_gradients(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A sum, where DistributedDataParallel divides by the number of ranks: the step divides by the
     weight of all of them, once.
     """

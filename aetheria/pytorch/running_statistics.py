@@ -18,14 +18,16 @@ def share_statistics(module: nn.Module, *, over_ranks: bool) -> None:
     """
     for child in module.modules():
         if isinstance(child, _BatchNorm) and child.track_running_stats and child.affine:
-            child.forward = _Forward(child, over_ranks)  # names and values stay the module's own
+            forward: Any = _Forward(child, over_ranks)
+            child.forward = forward  # names and values stay the module's own
 
 
 class _Forward:
     """The forward pass of a batch norm: inputs [batch, channel, ...]."""
 
     def __init__(self, norm: _BatchNorm, over_ranks: bool):
-        self._norm, self._over_ranks = norm, over_ranks
+        self._norm: Any = norm
+        self._over_ranks = over_ranks
 
     def __call__(self, x: Tensor) -> Tensor:
         norm = self._norm

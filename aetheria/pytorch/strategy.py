@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from aetheria.errors import HardwareError
 from aetheria.logic.model import Model
@@ -94,10 +95,11 @@ def _join(peers: Peers, host: str, device: torch.device) -> None:
     """Makes PyTorch's process group. Its meeting point is of its own, at a port that is free: the
     launcher's may be taken, or may be none.
     """
-    leads, wait = peers.index == 0, {"wait_for_workers": False}
-    store = dist.TCPStore(host, 0, peers.count, is_master=True, **wait) if leads else None
+    store = None
+    if peers.index == 0:
+        store = TCPStore(host, 0, peers.count, is_master=True, wait_for_workers=False)
     port = peers.share(None if store is None else store.port)
-    store = store or dist.TCPStore(host, port, peers.count, is_master=False)
+    store = store or TCPStore(host, port, peers.count, is_master=False)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,

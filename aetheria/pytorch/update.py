@@ -1,4 +1,6 @@
 """The second half of a step in PyTorch: guard, update, count. The twin of `make_update`."""
+# PyTorch has no public names for its operations on lists of tensors, which its optimizers use too.
+# pyright: reportPrivateImportUsage=false
 
 from typing import Any
 
@@ -75,7 +77,7 @@ class Update:
         state.optimizer.step()
         if state.averages:
             pull = 1 - min(self._ema_decay, (1 + num_updates) / (10 + num_updates))
-            torch._foreach_lerp_(state.averages, state.params, pull)
+            torch._foreach_lerp_(state.averages, list[Tensor](state.params), pull)
 
     def _update_where(
         self, verdict: Verdict, state: TorchState, grads: list[Tensor], before: list[Tensor]
