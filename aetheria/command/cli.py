@@ -135,9 +135,8 @@ def _add_parity(commands: Any) -> None:
     parser.add_argument(
         "--steps",
         type=positive("a number"),
-        default=ParityCommand.steps,
         metavar="N",
-        help="steps to compare (default: %(default)s)",
+        help="steps to compare (default: 20, in float32 1)",
     )
     parser.add_argument(
         "--precision",

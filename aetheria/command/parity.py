@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aetheria.proofs.parity import Comparison
 
 PRECISIONS = ("float64", "float32")
+_DEFAULT_STEPS = {"float64": 20, "float32": 1}
 CONTROLS = ("eps", "clip", "transpose")
 
 
@@ -23,7 +24,7 @@ class ParityCommand:
     Attributes:
         config_file: `.py`, `.yaml` or `.json`.
         overrides: `key=value` texts applied to it.
-        steps: optimizer steps to compare.
+        steps: optimizer steps to compare; None: 20, or in float32 one.
         precision: `float64` for the mathematics, `float32` for the single step in practice.
         control: a known trap to set on PyTorch's side, which is expected to be caught.
         as_json: print JSON, nothing else.
@@ -32,7 +33,7 @@ class ParityCommand:
 
     config_file: Path
     overrides: tuple[str, ...] = ()
-    steps: int = 20
+    steps: int | None = None
     precision: str = "float64"
     control: str | None = None
     as_json: bool = False
@@ -53,7 +54,7 @@ class ParityCommand:
         parity = Parity(
             config=config,
             project=project,
-            steps=self.steps,
+            steps=self.steps or _DEFAULT_STEPS[self.precision],
             precision=self.precision,
             control=self.control,
         )
@@ -96,7 +97,8 @@ class ParityCommand:
                 f"parity: not the same{trap}: step {last.step}: {outside} differs by "
                 f"{last.differences[outside]:.1e}, tolerance {last.tolerance:g}"
             )
-        return f"parity: {last.step} steps in {self.precision}, the same within tolerance{trap}"
+        steps = f"{last.step} step{'s' if last.step > 1 else ''}"
+        return f"parity: {steps} in {self.precision}, the same within tolerance{trap}"
 
 
 _HEADERS = ("", "largest difference", "at step", "leaf", "in steps 0-20")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from aetheria.logic.loss_scale import SCALE
 from aetheria.logic.optimizers import Optimizer
@@ -54,7 +53,7 @@ class Update:
             The gradient's norm and, if there is one, the loss scale it was taken with.
         """
         grads = [_grad(param) for param in state.params]
-        verdict = self.guard.judge(state.numbers, loss, get_total_norm(grads))
+        verdict = self.guard.judge(state.numbers, loss, self._norm(grads))
         if self._on_host:
             self._update_if(verdict, state, grads, before)
         else:
@@ -63,6 +62,13 @@ class Update:
         state.numbers = verdict.numbers
         state.step += 1
         return [verdict.grad_norm, *([] if scale is None else [scale[SCALE]])]
+
+    def _norm(self, grads: list[Tensor]) -> Tensor:
+        """The norm of all gradients together."""
+        # A CPU adds float32 squares one after the other: of 800,000, the norm was off by 4e-5
+        # (torch 2.13), and with it everything that is clipped.
+        wide = torch.float64 if self._on_host else None
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, wide)))
 
     def _update_if(
         self, verdict: Verdict, state: TorchState, grads: list[Tensor], before: list[Tensor]
