@@ -21,15 +21,25 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong; all problems at once.
     """
-    values = _read(file)
+    return override(_read(file), overrides, str(file))
+
+
+def override(values: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+    """Applies overrides to a config's values, and checks the result; see `load_config`.
+
+    Args:
+        values: changed in place.
+        overrides: `key=value` texts.
+        where: what to call the values' origin in errors.
+    """
     origins = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    for each in overrides:
+        key, equals, text = each.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set: expected key=value, got {override!r}; write it so")
+            raise ConfigError(f"--set: expected key=value, got {each!r}; write it so")
         _assign(values, key, _parse_value(key, text))
         origins[key] = "override"
-    return make_config(values, str(file), origins)
+    return make_config(values, where, origins)
 
 
 def _read(file: Path) -> dict[str, Any]:

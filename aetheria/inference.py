@@ -8,8 +8,10 @@ from aetheria.build import build_predict_program, make_model
 from aetheria.errors import AetheriaError
 from aetheria.hardware import PredictProgram, Weights
 from aetheria.plugins.discovery import find_project
+from aetheria.protocols import Snapshot
 from aetheria.resilience import read_snapshot
 from aetheria.resilience.runs import find_snapshot, newest_runs
+from aetheria.weights import Request, looks_like_weights, read_weights
 
 
 class _Loaded(NamedTuple):
@@ -27,12 +29,14 @@ class Predictor:
         model_name: registered name or `pkg.mod:Name`; None: the snapshot's own.
         model_params: hyperparameters that differ from those in the snapshot.
         checkpoint_path: a snapshot or a run folder. A relative path is looked up from the current
-            folder, then in the newest run under `runs/`; an ending `.pt` is ignored.
+            folder, then in the newest run under `runs/`; an ending `.pt` is ignored. Or a file of
+            PyTorch's weights, `.pt` or `.safetensors`; or a folder that was exported.
         mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
             what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
         batch_sizes: batch sizes to compile for now rather than at their first call.
         project: the folder that holds your `models/`; None: the current folder.
+        input_shape: of one example, for a file of weights of which nobody else says it.
 
     Raises:
         AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
@@ -48,12 +52,14 @@ class Predictor:
         max_batch_size: int = 1024,
         batch_sizes: Sequence[int] = (),
         project: Path | None = None,
+        input_shape: Sequence[int] | None = None,
     ):
         if checkpoint_path is None:
             raise AetheriaError("checkpoint_path: expected a snapshot, got none; give its path")
         self._name, self._params = model_name, dict(model_params or {})
         self._mixed_precision, self._max_batch_size = mixed_precision, max_batch_size
         self._batch_sizes, self._project = tuple(batch_sizes), project
+        self._input_shape = input_shape
         self._loaded = self._load(str(checkpoint_path))
 
     @classmethod
@@ -90,11 +96,11 @@ class Predictor:
         self._loaded = self._load(str(checkpoint_path or self._loaded.path))
 
     def _load(self, checkpoint_path: str) -> _Loaded:
-        snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+        project = find_project(None, self._project)
+        snapshot = self._read(checkpoint_path, project)
         config = snapshot.record["config"]
         name = self._name or config["model_name"]
         recorded = config["model_params"] if name == config["model_name"] else {}
-        project = find_project(None, self._project)
         model = make_model(name, {**recorded, **self._params}, project)
         program = build_predict_program(
             model, snapshot.record, self._mixed_precision, self._max_batch_size
@@ -103,3 +109,9 @@ class Predictor:
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
         return _Loaded(snapshot.path, program, weights)
+
+    def _read(self, checkpoint_path: str, project: Path) -> Snapshot:
+        file = Path(checkpoint_path)
+        if looks_like_weights(file):
+            return read_weights(file, Request(self._name, self._params, project, self._input_shape))
+        return read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))

@@ -1,5 +1,6 @@
 """A convolutional classifier of images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,14 @@ class SimpleCNN(LinenModel):
         from aetheria.models.cnn_torch import Twin
 
         return Twin(self, example_batch["inputs"].shape[1:])
+
+    def torch_inputs(self, shapes):
+        """Takes images to be square, and their sides to be halved without a rest."""
+        first, hidden = shapes.get("convs.0.weight"), shapes.get("hidden.weight")
+        if first is None or hidden is None:
+            return None
+        side = math.isqrt(hidden[1] // self.conv_dims[-1]) << len(self.conv_dims)
+        return (side, side, first[1]), "float32"
 
     def optimizer(self, total_steps):
         return Optimizer(

@@ -83,6 +83,9 @@ class SimpleMLP(LinenModel):
 
         return Twin(self)
 
+    def torch_inputs(self, shapes):
+        return (self.input_dim,), "float32"
+
     def optimizer(self, total_steps):
         return Optimizer(
             AdamW(weight_decay=self.weight_decay),

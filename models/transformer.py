@@ -212,6 +212,9 @@ class Transformer(LinenModel):
 
         return Twin(self)
 
+    def torch_inputs(self, shapes):
+        return (self.max_length,), "int32"
+
     def optimizer(self, total_steps):
         return Optimizer(
             AdamW(weight_decay=self.weight_decay, b2=0.95, decayed=_MATRICES),

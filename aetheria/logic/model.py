@@ -93,6 +93,19 @@ class Model(ABC):
             f"{type(self).__name__}; override torch_twin, or train with another strategy"
         )
 
+    def torch_inputs(
+        self, shapes: Mapping[str, Sequence[int]]
+    ) -> tuple[tuple[int, ...], str] | None:
+        """Says what one example's inputs are, shape and dtype, for weights that come without.
+
+        Args:
+            shapes: of its twin's tensors, by name.
+
+        Returns:
+            None: neither the hyperparameters nor the weights say it.
+        """
+        return None
+
     def probabilities(self, outputs: Any) -> Any:
         """Turns outputs into class probabilities; classifiers override this.
 

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aetheria.errors import AetheriaError
-from aetheria.logic.optimizers import Rule as OptimizerRule
+from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.pytorch.guard import Numbers
 from aetheria.pytorch.mapping import Rule
 from aetheria.pytorch.optimizers import MOMENTS
@@ -17,6 +16,7 @@ from aetheria.pytorch.twin import TorchTwin
 
 _AVERAGES = "averaged_params"
 _COUNTS = ("count", "num_updates")
+_NUM_BATCHES = "num_batches_tracked"
 
 
 class Correspondence:
@@ -24,14 +24,14 @@ class Correspondence:
 
     Args:
         twin: the model's.
-        leaves: leaf path -> shape and dtype of every leaf of a state, in tree order.
-        optimizer: what the state's moments belong to.
+        leaves: leaf path -> shape and dtype of every leaf of a state, or of `params` and
+            `model_state` alone, in tree order.
 
     Raises:
         AetheriaError: the twin's rules leave a leaf or a tensor out, or sizes differ; named.
     """
 
-    def __init__(self, twin: TorchTwin, leaves: Mapping[str, Any], optimizer: OptimizerRule):
+    def __init__(self, twin: TorchTwin, leaves: Mapping[str, Any]):
         self._twin, self._leaves = twin, leaves
         self._rules = {rule.leaf: rule for rule in twin.rules()}
         with torch.device("meta"):  # shapes alone
@@ -106,6 +106,36 @@ class Correspondence:
                     return word, param
         return None, ""
 
+    def to_tensors(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The weights of an exported state as the module's: name -> array."""
+        made = [rule.to_torch(arrays[leaf], self.shapes) for leaf, rule in self._rules.items()]
+        return {name: array for tensors in made for name, array in tensors.items()}
+
+    def to_leaves(self, tensors: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+        """The inverse: `params` and `model_state` of a module's weights, in tree order.
+
+        Raises:
+            SnapshotError: a tensor is missing, unknown, or of another shape; named.
+        """
+        known = {n: t for n, t in tensors.items() if not n.endswith(_NUM_BATCHES)}
+        for name in [*self.shapes, *known]:
+            if name not in known or name not in self.shapes:
+                here = "none" if name in self.shapes else "one"
+                raise SnapshotError(
+                    f"{where}: expected {'a' if here == 'none' else 'no'} tensor {name!r}, got "
+                    f"{here}; give the model the parameters it was trained with"
+                )
+            if tuple(known[name].shape) != self.shapes[name]:
+                raise SnapshotError(
+                    f"{where}: expected {name!r} to be {list(self.shapes[name])}, got "
+                    f"{list(known[name].shape)}; give the model the parameters it was trained with"
+                )
+        return {
+            path: rule.to_leaf(known, like.shape).astype(like.dtype)
+            for path, like in self._leaves.items()
+            if (rule := self._rules.get(path)) is not None
+        }
+
     def gradients(self, state: TorchState, factor: float) -> dict[str, np.ndarray]:
         """A state's gradients times a factor: parameter's path -> array, in tree order."""
         named = {name: param.grad for name, param in state.module.named_parameters()}
@@ -162,4 +192,4 @@ def mapped_tensors(module: nn.Module) -> dict[str, Tensor]:
     out: it decides nothing where there is a momentum.
     """
     state = module.state_dict(keep_vars=True)
-    return {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    return {n: t for n, t in state.items() if not n.endswith(_NUM_BATCHES)}

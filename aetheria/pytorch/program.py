@@ -67,7 +67,7 @@ class TorchProgram:
         self._example = {name: column[0] for name, column in spec.example_window.items()}
         self._optimizer = optimizer = described(model.optimizer(spec.total_steps), model)
         twin = model.torch_twin(self._example)
-        self.link = Correspondence(twin, self._abstract, optimizer.rule)
+        self.link = Correspondence(twin, self._abstract)
         counts = jax.numpy.arange(spec.total_steps + 1)
         rates = np.array(jax.vmap(optimizer.schedule)(counts), np.float64)
         self.stepper = Stepper(

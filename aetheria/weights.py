@@ -1,0 +1,168 @@
+"""Weights from PyTorch and to it: what a model reads of a file, and what a snapshot becomes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aetheria.build import build_feed, build_model, make_model, require_torch, versions
+from aetheria.config import Config
+from aetheria.engine.standing import Standing
+from aetheria.errors import AetheriaError
+from aetheria.logic.leaves import abstract_weights, evaluated_leaves, named_leaves
+from aetheria.logic.model import Model
+from aetheria.logic.precision import FLOAT32, Precision
+from aetheria.logic.state import make_init
+from aetheria.protocols import Snapshot
+
+ExampleSpec = Mapping[str, Mapping[str, Any]]
+
+
+class Request(NamedTuple):
+    """What is known of a file's model beside the file.
+
+    Attributes:
+        model_name: None: the file says.
+        model_params: beside those that the file says.
+        project: the project folder.
+        input_shape: of one example; None: the file, or the model, says.
+        example_spec: all that a dataset has of one example, if it is known.
+    """
+
+    model_name: str | None
+    model_params: Mapping[str, Any]
+    project: Path | None
+    input_shape: Sequence[int] | None = None
+    example_spec: ExampleSpec | None = None
+
+
+def looks_like_weights(path: Path) -> bool:
+    """Whether a path is a file of PyTorch's weights, or a folder that was exported."""
+    files = (path, path / "model.safetensors")
+    return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
+
+
+def read_weights(path: Path, request: Request) -> Snapshot:
+    """Reads PyTorch's weights as a snapshot with nothing but weights.
+
+    Raises:
+        AetheriaError: torch is missing, the file is not sound, or it is another model's.
+    """
+    require_torch(str(path))
+    from aetheria.pytorch.weight_files import read_weight_file
+
+    tensors, about = read_weight_file(path)
+    name = request.model_name or about.get("model_name")
+    if name is None:
+        raise AetheriaError(
+            f"model_name: expected one, since {path} holds weights alone, got none; give it"
+        )
+    recorded = about["model_params"] if name == about.get("model_name") else {}
+    params = {**recorded, **request.model_params}
+    model = make_model(name, params, request.project)
+    spec = request.example_spec
+    if spec is None and request.input_shape is None:
+        spec = about.get("example_spec")
+    spec = spec or _inputs(model, tensors, request.input_shape)
+    arrays = _link(model, spec, _precision_of(tensors)).to_leaves(tensors, str(path))
+    record = {
+        "config": {"model_name": name, "model_params": params, "mixed_precision": False},
+        "example_spec": spec,
+    }
+    return Snapshot(path, arrays, record)
+
+
+def export_weights(snapshot: Snapshot, to: Path, project: Path | None) -> Mapping[str, Any]:
+    """Writes a snapshot's weights, the averaged ones if it has any, under PyTorch's names.
+
+    Returns:
+        name -> array, as they were written.
+
+    Raises:
+        AetheriaError: torch is missing, the model has no twin, or `to` cannot be written.
+    """
+    require_torch("export")
+    from aetheria.pytorch.weight_files import write_weight_file
+
+    config, spec = snapshot.record["config"], snapshot.record["example_spec"]
+    name, params = config["model_name"], config["model_params"]
+    model = make_model(name, params, project)
+    arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
+    precision = Precision.parse(config["mixed_precision"])
+    link = _link(model, spec, precision if precision.params == np.float64 else FLOAT32)
+    tensors = link.to_tensors(arrays)
+    about = {"model_name": name, "model_params": params, "example_spec": spec}
+    write_weight_file(to, tensors, about)
+    return tensors
+
+
+def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> tuple[Any, Any]:
+    """A state of step 0 that begins with these weights: its arrays, and its record."""
+    model, spec = build_model(config, project), weights.record["example_spec"]
+    precision = Precision.parse(config.mixed_precision)
+    init = jax.jit(make_init(model, model.optimizer(1), precision))
+    arrays = named_leaves(init(jax.random.key(config.seed), _example(spec)))
+    arrays = {path: np.array(array) for path, array in arrays.items()}
+    for path, array in arrays.items():
+        averaged = path.partition("/averaged_params/")[2]
+        source = f"params/{averaged}" if averaged else path
+        if source in weights.arrays:
+            arrays[path] = weights.arrays[source].astype(array.dtype)
+    record = {
+        **Standing().record(0, {}),
+        "config": config.to_dict(),
+        "example_spec": spec,
+        "versions": versions(),
+        "lineage": {"file": str(weights.path)},
+    }
+    return arrays, json.loads(json.dumps(record))
+
+
+def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
+    """What the config's dataset has for an example."""
+    return build_feed(config, project).example_spec()
+
+
+def _link(model: Model, spec: ExampleSpec, precision: Precision) -> Any:
+    from aetheria.pytorch.correspondence import Correspondence
+
+    batch = _example(spec)
+    weights = named_leaves(abstract_weights(model, precision, batch))
+    return Correspondence(model.torch_twin(batch), weights)
+
+
+def _inputs(
+    model: Model, tensors: Mapping[str, Any], shape: Sequence[int] | None
+) -> dict[str, dict[str, Any]]:
+    said = model.torch_inputs({name: tensor.shape for name, tensor in tensors.items()})
+    if shape is None and said is None:
+        raise AetheriaError(
+            f"input_shape: expected the shape of one example, since neither the weights nor "
+            f"{type(model).__name__} say it, got none; give it, such as 28,28,1"
+        )
+    own_shape, dtype = said or ((), "float32")
+    return {"inputs": {"shape": list(shape or own_shape), "dtype": dtype}}
+
+
+def _example(spec: ExampleSpec) -> dict[str, np.ndarray]:
+    return {
+        name: np.zeros((1, *column["shape"]), np.dtype(column["dtype"]))
+        for name, column in spec.items()
+    }
+
+
+def _precision_of(tensors: Mapping[str, np.ndarray]) -> Precision:
+    """float64 only where jax has it, and all floats are."""
+    floats = [t.dtype == np.float64 for t in tensors.values() if t.dtype.kind == "f"]
+    wide = floats and all(floats) and jax.config.read("jax_enable_x64")
+    return Precision.parse("params=float64,compute=float64,output=float64") if wide else FLOAT32
+
+
+def _at_least_float32(array: Any) -> np.ndarray:
+    """bfloat16 and float16 parameters are written as float32, which holds them all."""
+    array = np.asarray(array)
+    narrow = array.dtype.itemsize < 4 and jax.numpy.issubdtype(array.dtype, np.floating)
+    return array.astype(np.float32) if narrow else array
