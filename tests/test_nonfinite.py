@@ -1,5 +1,6 @@
 """What becomes of a run when a loss is not finite: skip, halt, rollback, on any devices."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -25,6 +26,8 @@ DEVICES = {
     "8": {"strategy": "mesh", "mesh": {"data": 8}},
     "8 elastic": {"strategy": "mesh", "mesh": {"data": 8}, "reproducibility": "elastic"},
 }
+if importlib.util.find_spec("torch"):
+    DEVICES["torch"] = {"strategy": "torch"}
 
 
 @pytest.fixture(params=[*DEVICES, "2 processes"])

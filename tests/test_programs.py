@@ -1,6 +1,7 @@
 """One conformance suite every strategy's program passes, and what a mesh adds to it."""
 
 import functools
+import importlib.util
 from dataclasses import dataclass
 
 import jax
@@ -9,13 +10,14 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware import select_strategy
+from aetheria.protocols import Alone
+from conftest import make_spec, train_step
 
 STRATEGIES = {
     "cpu": ("cpu", {}),
@@ -24,6 +26,8 @@ STRATEGIES = {
     "fsdp8": ("mesh", {"fsdp": 8}),
     "mesh2x2x2": ("mesh", {"data": 2, "fsdp": 2, "tensor": 2}),
 }
+# PyTorch's is another framework's program; it compiles nothing, and has a state of its own kind.
+WITH_TORCH = [*STRATEGIES, *(["torch"] if importlib.util.find_spec("torch") else [])]
 MICRO_BATCH = 8
 
 
@@ -59,14 +63,26 @@ def make_batch(seed=0, num_valid=MICRO_BATCH):
 
 def make_program(strategy, model=MODEL):
     spec = make_spec(WINDOWS[0])
+    if strategy == "torch":
+        from torch_models import Twinned
+
+        from aetheria.pytorch.strategy import select_torch_strategy
+
+        torch_strategy = select_torch_strategy({}, Alone(), host="", environ={})
+        return torch_strategy.compile(Twinned() if model is MODEL else model, spec)
     return select_strategy(*STRATEGIES[strategy]).compile(model, spec)
 
 
 program_of = functools.cache(make_program)  # compiling is what takes time here
 
 
-@pytest.fixture(params=STRATEGIES)
+@pytest.fixture(params=WITH_TORCH)
 def program(request):
+    return program_of(request.param)
+
+
+@pytest.fixture(params=STRATEGIES)
+def jax_program(request):
     return program_of(request.param)
 
 
@@ -184,14 +200,19 @@ def make_model_of_many_operations():
     return Wide()
 
 
-def test_an_export_survives_later_donation(program):
+def test_an_export_survives_later_steps(program):
     state, _ = advance(program, program.init(), WINDOWS)
     arrays = program.export_state(state)
     before = on_host(arrays)
-    donated = jax.tree.leaves(state)
-    advance(program, state, WINDOWS)
+    state, _ = advance(program, state, WINDOWS)
     assert equal(on_host(arrays), before)
-    # The control: the state itself did not survive it.
+    assert not equal(exported(program, state), before), "the control"
+
+
+def test_a_state_is_donated(jax_program):
+    state = jax_program.init()
+    donated = jax.tree.leaves(state)
+    advance(jax_program, state, WINDOWS)
     assert all(leaf.is_deleted() for leaf in donated)
 
 
@@ -250,12 +271,12 @@ def test_a_state_holds_after_a_bad_window_until_it_is_released(program):
     bad["inputs"][1, 3] = np.nan
     state, report = advance(program, program.init(), [bad, *WINDOWS])
     assert program.fetch(report).guard == (1, 1, 1, 1, 1)
-    held, compiles = exported(program, state), program.compiles["train_step"]
+    held, compiles = exported(program, state), program.compiles
     state, report = advance(program, program.release(state, 1), WINDOWS)
     assert program.fetch(report).guard == (4, 1, 0, 1, 0)
     after = exported(program, state)
     assert not equal(after, held)
-    assert program.compiles["train_step"] == compiles
+    assert program.compiles == compiles
 
 
 @pytest.mark.parametrize(
@@ -330,10 +351,11 @@ def train_and_evaluate(program, state, fetch_every_step=False):
     return state, report, totals
 
 
-def test_the_training_loop_neither_waits_nor_reads(program, monkeypatch):
+def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
     """jax's transfer guard does not see CPU devices (the GPU test uses it). float(), bool() and
     device_get read a value by one property of jax's arrays; NumPy may read their memory itself.
     """
+    program = jax_program
     kind, asked, waited = type(jnp.zeros(())), [], []
     read, wait, convert = kind._value, jax.block_until_ready, np.asarray
 

@@ -89,7 +89,7 @@ class LionOptimizer(torch.optim.Optimizer):
     change nothing.
     """
 
-    found_inf: Tensor
+    found_inf: Tensor | None = None
 
     def __init__(self, groups: Any, betas: tuple[float, float]):
         super().__init__(groups, {"lr": 1.0, "betas": betas, "weight_decay": 0.0})
@@ -106,4 +106,5 @@ class LionOptimizer(torch.optim.Optimizer):
                 self._set(average, average * b2 + grad * (1 - b2))
 
     def _set(self, old: Tensor, new: Tensor) -> None:
-        old.copy_(torch.where(self.found_inf == 0, new, old))
+        skips = self.found_inf
+        old.copy_(new if skips is None else torch.where(skips == 0, new, old))
