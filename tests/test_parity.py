@@ -1,0 +1,242 @@
+"""Both backends side by side: the mathematics in float64, single steps in float32, and traps."""
+
+import json
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+
+from aetheria.config_files import load_config, override  # noqa: E402
+from aetheria.errors import AetheriaError  # noqa: E402
+from aetheria.proofs.parity import Parity  # noqa: E402
+
+MLP = {
+    "model_name": "SimpleMLP",
+    "model_params": {"input_dim": 64, "hidden_dim": 32, "num_layers": 2, "num_classes": 10},
+    "data_name": "digits",
+    "batch_size": 64,
+}
+CNN = {
+    "model_name": "SimpleCNN",
+    "model_params": {"conv_dims": [4, 8], "hidden_dim": 16, "batch_norm": True},
+    "data_name": "test_parity:images",
+    "batch_size": 32,
+}
+LM = {
+    "model_name": "Transformer",
+    "model_params": {"vocab_size": 256, "num_layers": 2, "width": 32, "max_length": 32},
+    "data_name": "python_docs",
+    "data_params": {"length": 32},
+    "batch_size": 16,
+}
+CONFIGS = {"mlp": MLP, "cnn": CNN, "lm": LM}
+# AdamW, a warm-up and a cosine are the models' own; the last window of an epoch is padded.
+COMMON = {"grad_accumulation_steps": 4, "max_grad_norm": 0.5, "learning_rate": 3e-3}
+
+
+def images():
+    """Digits as images [16, 16, 1]: each pixel four times, so that two poolings have work."""
+    import numpy as np
+
+    from aetheria.data.datasets import digits
+    from aetheria.data.sources import ArraySource, DataSplits
+
+    def enlarge(source):
+        columns = source.read(np.arange(len(source)))
+        pixels = columns["inputs"].reshape(-1, 8, 8, 1).repeat(2, axis=1).repeat(2, axis=2)
+        noise = np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32)
+        return ArraySource({**columns, "inputs": pixels + 0.1 * noise})
+
+    splits = digits()
+    return DataSplits(train=enlarge(splits.train), eval=enlarge(splits.eval))
+
+
+def compare(name, steps, precision="float64", control=None, project=None, **changes):
+    """Every comparison, up to the first that is outside."""
+    config = override({**CONFIGS[name], **COMMON, **changes}, [], "test")
+    parity = Parity(
+        config=config, project=project, steps=steps, precision=precision, control=control
+    )
+    compared = []
+    for comparison in parity.run():
+        compared.append(comparison)
+        if comparison.first_outside:
+            break
+    return compared
+
+
+def largest(compared, steps):
+    """The largest difference among the comparisons of these steps."""
+    return max(max(c.differences.values()) for c in compared if c.step in steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_200_steps_in_float64_are_the_same(name):
+    compared = compare(name, 200, epochs=5, max_steps=200)
+    assert compared[-1].first_outside is None
+    assert [c.step for c in compared] == [*range(201)]
+    assert largest(compared, range(21)) <= 1e-9
+    assert largest(compared, range(201)) <= 1e-6
+    kinds = {leaf.split("/")[0] for leaf in compared[-1].differences}
+    assert kinds >= {"loss", "grads", "params", "opt_state", "base_key", "counters"}
+    assert ("model_state" in kinds) == (name == "cnn")
+    assert any(max(c.differences.values()) > 0 for c in compared), "two computations, not one"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_single_step_in_float32_has_the_same_gradients(name):
+    (_, compared) = compare(name, 1, precision="float32")
+    grads = {k: d for k, d in compared.differences.items() if k.startswith("grads/")}
+    assert grads and max(grads.values()) <= 1e-5
+    assert max(grads.values()) > 1e-12, "it was float32"
+    assert compared.first_outside is None
+
+
+CAUGHT = {
+    ("mlp", "eps"): "params/Dense_0/bias",
+    ("cnn", "eps"): "grads/BatchNorm_0/bias",
+    ("lm", "eps"): "grads/blocks/attention/out/bias",
+    ("mlp", "clip"): "opt_state/1/0/mu/Dense_0/bias",
+    ("cnn", "clip"): "opt_state/1/0/mu/BatchNorm_0/bias",
+    ("lm", "clip"): "opt_state/1/0/mu/blocks/attention/out/bias",
+    ("mlp", "transpose"): "params/Dense_0/kernel",
+    ("cnn", "transpose"): "params/Conv_0/kernel",
+    ("lm", "transpose"): "params/blocks/attention/qkv/kernel",
+}
+
+
+@pytest.mark.parametrize(("name", "control"), CAUGHT, ids="-".join)
+def test_each_trap_is_caught_naming_the_leaf(name, control):
+    last = compare(name, 20, control=control, max_grad_norm=0.1)[-1]
+    assert last.first_outside == CAUGHT[name, control]
+
+
+MODELS = """
+from dataclasses import dataclass
+import optax
+from aetheria import register_model
+from aetheria.logic.optimizers import SGD, Adam, AdamW, Lion, Optimizer
+from aetheria.models.mlp import SimpleMLP
+
+@register_model("Ruled")
+@dataclass(frozen=True)
+class Ruled(SimpleMLP):
+    rule: str = "adam"
+    constant: bool = False
+
+    def optimizer(self, total_steps):
+        rules = {
+            "adam": Adam(b1=0.8),
+            "adamw": AdamW(weight_decay=0.1, eps=1e-6, decayed="kernel$"),
+            "sgd": SGD(),
+            "momentum": SGD(momentum=0.9),
+            "nesterov": SGD(momentum=0.9, nesterov=True),
+            "lion": Lion(weight_decay=0.1, decayed="Dense_1"),
+        }
+        schedule = optax.exponential_decay(self.learning_rate, 10, 0.9)
+        return Optimizer(
+            rules[self.rule],
+            self.learning_rate if self.constant else schedule,
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+        )
+
+@register_model("OptaxAlone")
+@dataclass(frozen=True)
+class OptaxAlone(SimpleMLP):
+    def optimizer(self, total_steps):
+        return optax.adam(self.learning_rate)
+
+@register_model("NoTwin")
+@dataclass(frozen=True)
+class NoTwin(SimpleMLP):
+    torch_twin = __import__("aetheria").Model.torch_twin
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "ruled.py").write_text(MODELS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("rule", ["adam", "adamw", "sgd", "momentum", "nesterov", "lion"])
+@pytest.mark.parametrize("how", ["scheduled", "constant, averaged"])
+def test_every_rule_is_the_same_in_both(project, rule, how):
+    params = {**MLP["model_params"], "rule": rule, "constant": how != "scheduled"}
+    changes = {"ema_decay": 0.99} if how != "scheduled" else {}
+    compared = compare(
+        "mlp", 30, project=project, model_name="Ruled", model_params=params, **changes
+    )
+    assert compared[-1].first_outside is None
+    assert any("averaged_params" in leaf for leaf in compared[-1].differences) == bool(changes)
+    moved = compared[-1].differences
+    assert moved["params/Dense_0/kernel"] <= 1e-9
+
+
+def test_regression_and_dropout_and_other_shapes_are_the_same():
+    regression = {"input_dim": 10, "hidden_dim": 8, "dropout": 0.5}
+    assert not compare("mlp", 10, data_name="diabetes", model_params=regression)[
+        -1
+    ].first_outside, "dropout is left out: each library draws other masks"
+    plain = {"conv_dims": [4], "hidden_dim": 8}
+    assert not compare("cnn", 5, model_params=plain)[-1].first_outside
+    untied = {**LM["model_params"], "tied_embeddings": False, "num_layers": 1}
+    assert not compare("lm", 5, model_params=untied, remat="full")[-1].first_outside
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("OptaxAlone", "expected with 'torch' a model whose optimizer is an aetheria Optimizer"),
+        ("NoTwin", "expected with 'torch' a model with a twin in PyTorch, got NoTwin"),
+    ],
+)
+def test_a_model_that_has_no_counterpart_is_refused(project, model, message):
+    with pytest.raises(AetheriaError, match=message):
+        compare("mlp", 1, project=project, model_name=model)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "mlp.yaml"
+    file.write_text(yaml.safe_dump({**MLP, **COMMON}))
+    assert load_config(file).model_name == "SimpleMLP"
+    return str(file)
+
+
+def test_the_command_says_what_it_found(cli, config_file):
+    done = cli("parity", config_file, "--steps", "5")
+    assert done.returncode == 0, done.stderr
+    assert "parity: 5 steps in float64, the same within tolerance" in done.stdout
+    done = cli("parity", config_file, "--steps", "5", "--control", "transpose", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["control"] == "transpose" and report["within"] is False
+    assert report["first_outside"]["leaf"] == "params/Dense_0/kernel"
+    assert report["first_outside"]["step"] == 0
+    done = cli("parity", config_file, "--precision", "float32", "--json")
+    report = json.loads(done.stdout)
+    assert report["within"] is True and [s["step"] for s in report["steps"]] == [0, 1]
+    assert "grads/Dense_0/kernel" in report["steps"][1]["differences"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "argument --steps: expected a number of 1 or more, got '0'"),
+        (["--control", "magic"], "argument --control: invalid choice: 'magic'"),
+        (
+            ["--control", "clip", "--set", "max_grad_norm=0"],
+            "--control clip: expected a gradient that is clipped, got max_grad_norm 0",
+        ),
+        (["--set", "model_name=Nope"], "model: expected one of SimpleCNN, SimpleMLP"),
+    ],
+)
+def test_a_wrong_request_is_one_line(cli, config_file, arguments, message):
+    done = cli("parity", config_file, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
