@@ -43,6 +43,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "keras": Contestant(module="peers.keras_fit", environment="keras"),
     "lightning": Contestant(module="peers.lightning_trainer", environment="torch"),
     "accelerate": Contestant(module="peers.accelerate_loop", environment="torch"),
+    "torch": Contestant(module="aetheria_run", changes={"strategy": "torch"}),
+    "pytorch": Contestant(module="peers.torch_loop"),
     "guard": Contestant(module="guard"),
     "saving": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 100}}),
     "unsaved": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 0}}),
@@ -65,6 +67,8 @@ COMPARISONS = (
     Comparison(of="aetheria", over="bare", bars={"mlp": 0.92, "cnn": 0.98, "lm": 0.98}),
     Comparison(of="aetheria", over="naive", bars={"cnn": 2.0, "lm": 1.5}),
     *(Comparison(of="aetheria", over=peer) for peer in PEERS),
+    Comparison(of="torch", over="pytorch", bars={"mlp": 0.90, "cnn": 0.97, "lm": 0.97}),
+    *(Comparison(of="torch", over=peer) for peer in ("lightning", "accelerate")),
     Comparison(of="elastic", over="fast"),
     Comparison(of="saving", over="unsaved", bars={"cnn": 0.97, "lm": 0.97}),
 )

@@ -103,7 +103,9 @@ def make_loader(spec: dict[str, Any]) -> DataLoader:
     return DataLoader(examples, batch_size=batch_size, shuffle=True, drop_last=True)
 
 
-def make_optimizer(spec: dict[str, Any], network: nn.Module) -> tuple[Any, Any]:
+def make_optimizer(
+    spec: dict[str, Any], network: nn.Module, *, fused: bool | None = None
+) -> tuple[Any, Any]:
     """AdamW, its warm-up and cosine by steps; of a GPT, matrices alone decay."""
     size, parameters = spec["model"], list(network.parameters())
     plain = [p for p in parameters if spec["work"] == "lm" and p.ndim < 2]
@@ -112,7 +114,8 @@ def make_optimizer(spec: dict[str, Any], network: nn.Module) -> tuple[Any, Any]:
         {"params": decayed, "weight_decay": size["weight_decay"]},
         {"params": plain, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=size["learning_rate"])
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=size["learning_rate"], fused=fused)
     total = spec["warmup"] + spec["num_steps"]
     rise = max(1, total // 10)
 
