@@ -103,3 +103,29 @@ def test_a_run_resumed_on_a_gpu_goes_on_bit_for_bit(mixed_precision):
     start = arrays_of(program, program.init())
     lost = {p: start[p] if p.startswith("opt_state") else a for p, a in saved.items()}
     assert resume(lost) != whole, "the control: the optimizer's state decides how the run goes on"
+
+
+def test_pytorch_on_a_gpu_takes_the_steps_of_jax_on_a_cpu():
+    """There the guard decides on the device, and a bad window is skipped by a flag on it."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU on this machine")
+    from aetheria.protocols import Alone
+    from aetheria.pytorch.strategy import select_torch_strategy
+
+    model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
+    spec = make_spec(make_window(0), total_steps=NUM_STEPS)
+    strategy = select_torch_strategy({}, Alone(), host="", environ={})
+    assert strategy.ranks.device.type == "cuda"
+    there, here = strategy.compile(model, spec), make_program("cpu")
+    states, metrics = zip(*(train(p, p.init()) for p in (there, here)), strict=True)
+    for one, other in zip(*metrics, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    bad = make_window(0)
+    bad["inputs"][0, 0, 0] = np.nan
+    before = arrays_of(there, states[0])
+    chunk = {name: column[None] for name, column in bad.items()}
+    state, report = there.train_steps(states[0], chunk, 0, 1)
+    assert there.fetch(report).guard == (NUM_STEPS + 1, 1, 1, NUM_STEPS + 1, NUM_STEPS + 1)
+    after = arrays_of(there, state)
+    assert {p for p in after if not np.array_equal(after[p], before[p])} == {"counters"}

@@ -50,6 +50,15 @@ def test_import_contracts_can_fail(tmp_path):
     assert "1 broken" in done.stdout
 
 
+def test_the_same_engine_drives_both_frameworks(train):
+    """Nothing but the config differs; the engine takes the same steps over the same examples."""
+    pytest.importorskip("torch")
+    summaries = [train(name, strategy=name, epochs=1).summary for name in ("cpu", "torch")]
+    for key in ("status", "steps", "micro_steps", "examples_seen", "n_eval_examples"):
+        assert summaries[0][key] == summaries[1][key]
+    assert [s["compiles"] for s in summaries] == [{"train_step": 1, "eval_step": 1}, {}]
+
+
 def imports_of(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
