@@ -11,6 +11,7 @@ from aetheria.logic.loss_scale import INITIAL_SCALE, adjust_scale, can_fall  # n
 from aetheria.logic.optimizers import SGD, AdamW, Lion, Optimizer  # noqa: E402
 from aetheria.pytorch.guard import DeviceGuard, HostGuard  # noqa: E402
 from aetheria.pytorch.optimizers import make_optimizer  # noqa: E402
+from aetheria.pytorch.ranks import Ranks  # noqa: E402
 from aetheria.pytorch.state import TorchState  # noqa: E402
 from aetheria.pytorch.update import Update  # noqa: E402
 
@@ -83,12 +84,12 @@ def make_state(rule, ema_decay, on_host):
     params = {name: [param] for name, param in module.named_parameters()}
     state = TorchState(
         module=module,
-        forward=module,
         optimizer=make_optimizer(rule, params),
         averages=[p.detach().clone() for p in module.parameters() if ema_decay],
         numbers=update.guard.place(np.zeros(6, np.int32), None, 0),
         base_key=np.zeros(2, np.uint32),
         step=0,
+        ranks=Ranks(CPU),
     )
     return state, update
 

@@ -140,6 +140,31 @@ def test_a_bad_window_of_one_rank_is_skipped_by_all(start, tmp_path):
     assert far_apart(one, two) <= 1e-12
 
 
+def test_three_ranks_resume_bit_for_bit(start, tmp_path):
+    """With three, a sum depends on the order: gradients must lie in it where they always lay."""
+    language = {
+        "model_name": "Transformer",
+        "model_params": {"num_layers": 2, "width": 32, "max_length": 16, "dropout": 0.1},
+        "data_name": "python_docs",
+        "data_params": {"length": 16},
+        "batch_size": 24,
+        "max_steps": 6,
+        "mixed_precision": False,
+    }
+    digests = {}
+    for count, name, options in (
+        (3, "whole", []),
+        (3, "cut", ["--stop-at-step=3"]),
+        (3, "cut", ["--resume=latest"]),
+        (2, "other", []),
+    ):
+        code, _, err = finish(start(count, name, *options, **language))
+        assert code == (1 if "--stop-at-step=3" in options else 0), err
+        digests[name] = json.loads((tmp_path / name / "summary.json").read_text())["params_sha256"]
+    assert digests["cut"] == digests["whole"]
+    assert digests["other"] != digests["whole"], "the control: another order has other bits"
+
+
 def ranks_of(launcher):
     """The processes that torchrun started."""
     listed = subprocess.run(

@@ -169,7 +169,6 @@ class TorchProgram:
         counters = np.asarray(arrays["counters"])
         state = TorchState(
             module=module,
-            forward=module,
             optimizer=make_optimizer(optimizer.rule, self.link.params(module)),
             averages=[p.detach().clone() for p in module.parameters() if optimizer.ema_decay],
             numbers=stepper.update.guard.place(
@@ -179,9 +178,9 @@ class TorchProgram:
             ),
             base_key=np.asarray(arrays["base_key"]),
             step=int(counters[STEP]),
+            ranks=self._ranks,
         )
         self.link.load(state, arrays)
-        state.forward = self._ranks.wrap(module)
         return state
 
     def release(self, state: TorchState, examined_step: int) -> TorchState:

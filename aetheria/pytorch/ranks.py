@@ -1,22 +1,15 @@
 """The processes that share a window, each with its device: sums over them, and their randomness."""
 
 import contextlib
-import inspect
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
-from torch.nn.parallel import DistributedDataParallel
 
-# Batch statistics are the same on every rank, without being sent. The old name warns from 2.13 on.
-_EACH_ITS_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
+# Large enough to use a network, small enough that the first is under way while the backward pass
+# goes on; the size that DistributedDataParallel has.
+_BUCKET_BYTES = 25 * 2**20
 
 
 class Ranks:
@@ -36,24 +29,6 @@ class Ranks:
             generators.append(torch.cuda.default_generators[device.index or 0])
         self._generators = generators
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module as something whose backward pass sums gradients over all ranks, while it is
-        still going on.
-        """
-        if self.count == 1:
-            return module
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        own_buffers: Any = {_EACH_ITS_BUFFERS: False}
-        wrapped = DistributedDataParallel(module, device_ids=ids, **own_buffers)
-        wrapped.register_comm_hook(None, _sum_gradients)
-        return wrapped
-
-    def apart(self, forward: nn.Module, *, unless: bool) -> AbstractContextManager[Any]:
-        """Within it gradients add up on each rank by itself."""
-        if isinstance(forward, DistributedDataParallel) and not unless:
-            return forward.no_sync()
-        return contextlib.nullcontext()
-
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each."""
         if self.count > 1:
@@ -66,10 +41,81 @@ class Ranks:
             generator.manual_seed(number)
 
 
-def _sum_gradients(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """A sum, where DistributedDataParallel divides by the number of ranks: the step divides by the
-    weight of all of them, once.
+class GradientSum:
+    """Sums gradients over all ranks, bucket by bucket, while the backward pass goes on.
+
+    As DistributedDataParallel does, but that one divides by the number of ranks, where the step
+    divides by the weight of all of them; and it lays its buckets out anew after the first step. The
+    order of a sum depends on the place in a bucket, so a resumed run of four ranks had other bits
+    than one that went on (torch 2.13, gloo). Here the places are the parameters' own, for ever.
+
+    Args:
+        params: all parameters, in the order of the module.
+        ranks: who takes part; a single one adds nothing.
     """
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None
-    return work.get_future().then(lambda future: future.value()[0])
+
+    def __init__(self, params: Sequence[nn.Parameter], ranks: Ranks):
+        self._active = False
+        self._buckets = _buckets(params) if ranks.count > 1 else []
+        self._missing: list[int] = []
+        self._works: list[tuple[Tensor, dist.Work]] = []
+        for number, bucket in enumerate(self._buckets):
+            for param in bucket:
+                param.register_post_accumulate_grad_hook(lambda _, n=number: self._arrived(n))
+
+    @contextlib.contextmanager
+    def during(self, *, last: bool) -> Iterator[None]:
+        """Around a backward pass; of several that add up, the `last` one's end is waited for."""
+        self._active = last
+        self._missing = [len(bucket) for bucket in self._buckets]
+        yield
+        if last:
+            self._finish()
+
+    def _arrived(self, number: int) -> None:
+        """One more gradient of a bucket is whole. Buckets go in their order, the same on all."""
+        if not self._active:
+            return
+        self._missing[number] -= 1
+        while len(self._works) < len(self._buckets) and not self._missing[len(self._works)]:
+            self._send()
+
+    def _send(self) -> None:
+        bucket = self._buckets[len(self._works)]
+        grads = [gradient_of(param).reshape(-1) for param in bucket]
+        flat = torch.cat(grads)
+        work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self._works.append((flat, work))
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        while len(self._works) < len(self._buckets):  # of parameters that had no part in the loss
+            self._send()
+        for bucket, (flat, work) in zip(self._buckets, self._works, strict=True):
+            work.wait()
+            sizes = [param.numel() for param in bucket]
+            for param, total in zip(bucket, flat.split(sizes), strict=True):
+                gradient_of(param).copy_(total.view_as(param))
+        self._works, self._active = [], False
+
+
+def _buckets(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters of one dtype and some megabytes together; the last first, as gradients come."""
+    buckets: list[list[nn.Parameter]] = []
+    size = 0
+    for param in reversed(params):
+        if buckets and size < _BUCKET_BYTES and buckets[-1][0].dtype == param.dtype:
+            buckets[-1].append(param)
+        else:
+            buckets.append([param])
+            size = 0
+        size += param.numel() * param.element_size()
+    return buckets
+
+
+def gradient_of(param: nn.Parameter) -> Tensor:
+    """A parameter that had no part in the loss has a gradient of zeros, and decays all the same."""
+    if param.grad is None:
+        param.grad = torch.zeros_like(param)
+    return param.grad

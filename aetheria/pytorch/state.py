@@ -1,12 +1,13 @@
 """What a step in PyTorch takes and changes."""
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from aetheria.pytorch.guard import Numbers
+from aetheria.pytorch.ranks import GradientSum, Ranks
 
 
 @dataclass
@@ -15,26 +16,28 @@ class TorchState:
 
     Attributes:
         module: parameters and batch statistics.
-        forward: what is called: the module, or what wraps it where there are several ranks.
         optimizer: with its moments.
         averages: averaged parameters, in the order of the module's; empty: there are none.
         numbers: the guard's, and how many updates there were.
         base_key: u32 [2], the run's PRNG key, as JAX keeps it.
         step: the guard's step as the host knows it; ahead of it while the state holds.
         params: the module's, in order.
+        gradient_sum: of their gradients, over the ranks.
         statistics: the module's buffers of floats, in order.
     """
 
     module: nn.Module
-    forward: nn.Module
     optimizer: Any
     averages: list[Tensor]
     numbers: Numbers
     base_key: np.ndarray
     step: int
+    ranks: InitVar[Ranks]
     params: list[nn.Parameter] = field(init=False)
+    gradient_sum: GradientSum = field(init=False)
     statistics: list[Tensor] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ranks: Ranks) -> None:
         self.params = list(self.module.parameters())
+        self.gradient_sum = GradientSum(self.params, ranks)
         self.statistics = [b for b in self.module.buffers() if b.is_floating_point()]

@@ -67,16 +67,16 @@ class Stepper:
         for param in state.params:
             param.grad = None
         if not state.module.training:
-            state.forward.train()
+            state.module.train()
         num_micro, sums = len(window["mask"]), None
         for micro in range(num_micro):
             batch = {name: column[micro] for name, column in window.items()}
             before = [s.clone() for s in state.statistics] if num_micro > 1 else []
             self._seed(state, micro)
+            outputs, loss = self._loss(state.module, batch)
+            scale = state.numbers.loss_scale
             # Gradients go from rank to rank once, with those of the last micro-batch.
-            with self.ranks.apart(state.forward, unless=micro == num_micro - 1):
-                outputs, loss = self._loss(state.forward, batch)
-                scale = state.numbers.loss_scale
+            with state.gradient_sum.during(last=micro == num_micro - 1):
                 (loss.total if scale is None else loss.total * scale[SCALE]).backward()
             with torch.no_grad():
                 rows = self._rows(outputs, loss, batch, tells=tells)

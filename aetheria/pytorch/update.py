@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aetheria.logic.loss_scale import SCALE
 from aetheria.logic.optimizers import Optimizer
 from aetheria.pytorch.guard import DeviceGuard, HostGuard, Verdict
+from aetheria.pytorch.ranks import gradient_of
 from aetheria.pytorch.state import TorchState
 
 
@@ -52,7 +53,7 @@ class Update:
         Returns:
             The gradient's norm and, if there is one, the loss scale it was taken with.
         """
-        grads = [_grad(param) for param in state.params]
+        grads = [gradient_of(param) for param in state.params]
         verdict = self.guard.judge(state.numbers, loss, self._norm(grads))
         if self._on_host:
             self._update_if(verdict, state, grads, before)
@@ -106,10 +107,3 @@ def keep_where(good: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
     """Puts back what was before where it is not good now."""
     for new, old in zip(now, before, strict=True):
         new.copy_(torch.where(good, new, old))
-
-
-def _grad(param: nn.Parameter) -> Tensor:
-    """A parameter that had no part in the loss has a gradient of zeros, and decays all the same."""
-    if param.grad is None:
-        param.grad = torch.zeros_like(param)
-    return param.grad

@@ -34,12 +34,6 @@ class WeightFile(NamedTuple):
     about: Mapping[str, Any]
 
 
-def is_weight_file(path: Path) -> bool:
-    """Whether a path is a file of weights, or a folder with one."""
-    endings = (*PICKLED, PLAIN)
-    return (path.suffix in endings and path.is_file()) or (path / WEIGHTS_FILE).is_file()
-
-
 def read_weight_file(path: Path) -> WeightFile:
     """Reads a file of weights, or a folder that `write_weight_file` made.
 
