@@ -144,7 +144,7 @@ def test_three_ranks_resume_bit_for_bit(start, tmp_path):
     """With three, a sum depends on the order: gradients must lie in it where they always lay."""
     language = {
         "model_name": "Transformer",
-        "model_params": {"num_layers": 2, "width": 32, "max_length": 16, "dropout": 0.1},
+        "model_params": {"num_layers": 2, "width": 32, "max_length": 16},
         "data_name": "python_docs",
         "data_params": {"length": 16},
         "batch_size": 24,
