@@ -91,7 +91,10 @@ class TorchProgram:
         window = self._spec.example_window
         size = sum(column.nbytes for column in window.values())
         sizes = [leaf.size for path, leaf in self._abstract.items() if path.startswith("params/")]
-        flops = 6 * sum(sizes) * window["mask"].size
+        # Each parameter meets each example, or each token, forward once and backward twice.
+        inputs = window.get("inputs", window["mask"])
+        items = inputs if inputs.dtype.kind == "i" else window["mask"]
+        flops = 6 * sum(sizes) * items.size
         fit = min(_MAX_BYTES_PER_CALL // size, int(_MAX_FLOPS_PER_CALL / flops))
         return max(1, min(_MAX_WINDOWS_PER_CALL, fit))
 

@@ -27,6 +27,15 @@ def test_no_room_but_the_models_names_an_optimizer(room):
     assert {file: names for file, names in found.items() if names} == {}
 
 
+def test_pytorch_names_optimizers_where_it_realises_them_and_nowhere_else():
+    files = {file.name: file for file in (REPOSITORY / "aetheria" / "pytorch").glob("*.py")}
+    found = {name: optimization_names(file.read_text()) for name, file in files.items()}
+    assert "adamw" in {name.lower() for name in found.pop("optimizers.py")}
+    # A batch norm's, which the twin's own module holds.
+    assert found.pop("running_statistics.py") == {"momentum"}
+    assert found and {name: names for name, names in found.items() if names} == {}
+
+
 def test_the_check_sees_a_learning_rate():
     assert optimization_names("step(base_lr=0.1)") == {"base_lr"}
     assert optimization_names("optax.adamw(1e-3)  # lr") == {"adamw"}
