@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
@@ -17,7 +18,6 @@ from aetheria import LossOutput
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware import select_strategy
 from aetheria.protocols import Alone
-from conftest import make_spec, train_step
 
 STRATEGIES = {
     "cpu": ("cpu", {}),

@@ -77,9 +77,9 @@ def make_state(rule, ema_decay, on_host):
     """A layer with a batch norm, its gradients those of a fixed loss."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).double()
-    optimizer = Optimizer(rule, 0.1, max_grad_norm=0.5, ema_decay=ema_decay)
+    optimizer = Optimizer(rule, 0.125, max_grad_norm=0.5, ema_decay=ema_decay)
     update = Update(
-        optimizer, np.full(9, 0.1), max_consecutive_skips=MAX_SKIPS, device=CPU, on_host=on_host
+        optimizer, np.full(9, 0.125), max_consecutive_skips=MAX_SKIPS, device=CPU, on_host=on_host
     )
     params = {name: [param] for name, param in module.named_parameters()}
     state = TorchState(

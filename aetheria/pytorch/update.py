@@ -39,7 +39,10 @@ class Update:
         on_host = device.type == "cpu" if on_host is None else on_host
         self.guard = HostGuard(*limits) if on_host else DeviceGuard(*limits, device)
         self._on_host, self._ema_decay = on_host, optimizer.ema_decay
-        self._rates: Any = rates.tolist() if on_host else torch.from_numpy(rates).to(device)
+        # PyTorch's fused kernels take a learning rate on the device in float32 alone.
+        self._rates: Any = (
+            rates.tolist() if on_host else torch.from_numpy(rates).to(device, torch.float32)
+        )
 
     @torch.no_grad()
     def __call__(self, state: TorchState, loss: Tensor, before: list[Tensor]) -> list[Any]:
@@ -97,7 +100,7 @@ class Update:
         state.optimizer.step()
         keep_where(counts, state.statistics, before)
         if state.averages:
-            t = num_updates[0].to(self._rates.dtype)
+            t = num_updates[0].double()
             pull = (1 - ((1 + t) / (10 + t)).clamp(max=self._ema_decay)) * counts
             for average, param in zip(state.averages, state.params, strict=True):
                 average += pull * (param - average)
