@@ -216,10 +216,15 @@ def test_the_command_says_what_it_found(cli, config_file):
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert report["control"] == "transpose" and report["within"] is False
+    assert report["notes"] == []
     assert report["first_outside"]["leaf"] == "params/Dense_0/kernel"
     assert report["first_outside"]["step"] == 0
-    done = cli("parity", config_file, "--precision", "float32", "--json")
+    done = cli(
+        *("parity", config_file, "--precision", "float32", "--json"),
+        *("--set", "model_params.dropout=0.3"),
+    )
     report = json.loads(done.stdout)
+    assert report["notes"] == ["dropout 0.3 is left out: each library draws masks of its own"]
     assert report["within"] is True and [s["step"] for s in report["steps"]] == [0, 1]
     assert "grads/Dense_0/kernel" in report["steps"][1]["differences"]
 

@@ -47,10 +47,10 @@ class ParityCommand:
         """
         config = load_config(self.config_file, self.overrides)
         from aetheria.plugins.discovery import find_project
-        from aetheria.proofs.parity import Parity, check_control
+        from aetheria.proofs.parity import Parity, check_request
 
         project = find_project(self.config_file, self.project)
-        check_control(self.control, config, project)
+        notes = check_request(self.control, config, project)
         parity = Parity(
             config=config,
             project=project,
@@ -64,9 +64,11 @@ class ParityCommand:
             if comparison.first_outside:
                 break
         if self.as_json:
-            print(json.dumps(self._report(compared), indent=2))
+            print(json.dumps({**self._report(compared), "notes": notes}, indent=2))
         else:
             print_table(_HEADERS, _table(compared))
+            for note in notes:
+                print(note)
             print(self._verdict(compared[-1]))
         return int(ExitCode.FAILED if compared[-1].first_outside else ExitCode.OK)
 

@@ -93,7 +93,7 @@ class Parity:
         Raises:
             AetheriaError: the config is wrong, or the model has no twin.
         """
-        require_torch("parity")
+        # Imported late: it needs PyTorch, which `check_request` looks for.
         from aetheria.proofs.traps import TRAPS
 
         tamper = TRAPS[self.control] if self.control else lambda *_: None
@@ -207,14 +207,23 @@ def without_dropout(model: Model) -> Model:
     return dataclasses.replace(model, dropout=0.0)  # type: ignore[type-var]
 
 
-def check_control(control: str | None, config: Config, project: Path | None) -> None:
-    """Raises AetheriaError if a trap could not be fallen into."""
-    limit = getattr(build_model(config, project), "max_grad_norm", None)
+def check_request(control: str | None, config: Config, project: Path | None) -> list[str]:
+    """Says what is left out of the comparison, a line each.
+
+    Raises:
+        AetheriaError: PyTorch is missing, or the trap could not be fallen into.
+    """
+    require_torch("parity")
+    model = build_model(config, project)
+    limit = getattr(model, "max_grad_norm", None)
     if control == "clip" and not limit:
         raise AetheriaError(
             "--control clip: expected a gradient that is clipped, got max_grad_norm "
             f"{limit}; set it"
         )
+    if dropout := getattr(model, "dropout", 0):
+        return [f"dropout {dropout} is left out: each library draws masks of its own"]
+    return []
 
 
 def _differences(one: Leaves, other: Leaves) -> dict[str, float]:
