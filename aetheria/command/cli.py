@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aetheria
-from aetheria.command.argument_types import mesh, positive, positives, rate, size_bytes
+from aetheria.command.argument_types import mesh, positive, rate, size_bytes
 from aetheria.command.debug import DebugNanCommand
 from aetheria.command.options import (
     OneLineParser,
@@ -18,12 +18,11 @@ from aetheria.command.options import (
     make_command,
     split_overrides,
 )
-from aetheria.command.parity import CONTROLS, PRECISIONS, ParityCommand
 from aetheria.command.plan import PlanCommand
 from aetheria.command.prove_options import add_prove
+from aetheria.command.pytorch_options import add_export, add_import, add_parity
 from aetheria.command.report import ReportCommand
 from aetheria.command.snapshots import SnapshotsCommand, VerifySnapshotsCommand
-from aetheria.command.weights import ExportCommand, ImportCommand
 from aetheria.errors import AetheriaError, ExitCode
 
 
@@ -66,9 +65,9 @@ def parse(argv: Sequence[str]) -> Command:
         _add_train,
         _add_plan,
         add_prove,
-        _add_parity,
-        _add_export,
-        _add_import,
+        add_parity,
+        add_export,
+        add_import,
         _add_snapshots,
         _add_report,
         _add_debug,
@@ -128,96 +127,6 @@ def _make_plan(options: argparse.Namespace) -> PlanCommand:
         mesh=options.mesh,
         machine={name: value for name, value in machine.items() if value is not None},
         as_json=options.json,
-    )
-
-
-def _add_parity(commands: Any) -> None:
-    parser = commands.add_parser("parity", help="compare PyTorch's steps with JAX's, leaf by leaf")
-    add_config(parser)
-    add_project(parser)
-    parser.add_argument(
-        "--steps",
-        type=positive("a number"),
-        metavar="N",
-        help="steps to compare (default: 20, in float32 1)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=ParityCommand.precision,
-        help="float64: both run on their own, to 1e-9 for 20 steps and 1e-6 beyond; float32: each "
-        "step from the same state, to 1e-5 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--control",
-        choices=CONTROLS,
-        help="a known trap for PyTorch's side, which is expected to be caught: the other epsilon, "
-        "PyTorch's own clipping, a matrix that is not transposed",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
-    parser.set_defaults(
-        make_command=lambda o: ParityCommand(
-            config_file=o.config,
-            overrides=tuple(o.set),
-            steps=o.steps,
-            precision=o.precision,
-            control=o.control,
-            as_json=o.json,
-            project=o.project,
-        )
-    )
-
-
-def _add_export(commands: Any) -> None:
-    parser = commands.add_parser("export", help="write a snapshot's weights for PyTorch")
-    parser.add_argument("snapshot", metavar="SNAPSHOT", help="a snapshot, or a run folder")
-    parser.add_argument(
-        "--to",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="a .safetensors or .pt file; any other name: a folder with both weights and config",
-    )
-    add_project(parser)
-    parser.set_defaults(
-        make_command=lambda o: ExportCommand(snapshot=o.snapshot, to=o.to, project=o.project)
-    )
-
-
-def _add_import(commands: Any) -> None:
-    parser = commands.add_parser("import", help="make a run folder of PyTorch's weights")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .safetensors or .pt file")
-    parser.add_argument("--model", metavar="NAME", help="a registered name, or pkg.mod:Name")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run folder")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="what is to be trained with the weights"
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a key of the config, such as model_params.hidden_dim=64; may be repeated",
-    )
-    parser.add_argument(
-        "--input-shape",
-        type=positives,
-        metavar="N,N",
-        help="of one example, such as 28,28,1; where neither file, config nor model says it",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --workdir")
-    add_project(parser)
-    parser.set_defaults(
-        make_command=lambda o: ImportCommand(
-            file=o.file,
-            model=o.model,
-            workdir=o.workdir,
-            config_file=o.config,
-            overrides=tuple(o.set),
-            input_shape=o.input_shape,
-            overwrite=o.overwrite,
-            project=o.project,
-        )
     )
 
 

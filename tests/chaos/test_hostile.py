@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import yaml
@@ -54,7 +55,10 @@ def files(snapshot):
 def test_a_pickle_for_a_snapshot_is_refused_by_name(run, tmp_path, marker, capsys, name):
     file = tmp_path / name
     file.write_bytes(pickle.dumps(Attack(marker)))
-    with pytest.raises(AetheriaError, match=rf"got the file {file}, which is not read"):
+    said = rf"got the file {file}, which is not read"
+    if name == "weights.pt":  # PyTorch's reader of weights alone looks at it, if it is there
+        said = "Weights only load failed" if find_spec("torch") else "expected the package torch"
+    with pytest.raises(AetheriaError, match=said):
         Predictor(checkpoint_path=file)
     arguments = ["train", str(run.parent / "run.yaml"), f"--workdir={run}", f"--resume={file}"]
     assert main(arguments) == 2
