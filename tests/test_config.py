@@ -110,7 +110,7 @@ snapshot: {every_epoch: 1, keep_last: 0, mode: maximum}
         "config.yaml: seed: expected a whole number, got True",
         "config.yaml: learning_rate: expected a number, got 'fast'",
         "config.yaml: mixed_precision: expected true or false, or text, got 1",
-        "config.yaml: strategy: expected one of auto, cpu, gpu, mesh (did you mean 'gpu'?), "
+        "config.yaml: strategy: expected one of auto, cpu, gpu, mesh, torch (did you mean 'gpu'?), "
         "got 'gpus'",
         "config.yaml: mesh: expected a whole number, got {'data': 'two'}",
         "config.yaml: loggers: expected a list, got 'console'",
