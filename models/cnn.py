@@ -22,8 +22,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     CPU backend, jax 0.10.2, two cores).
     """
     batch, height, width, channels = x.shape
-    # In float64 the gradient of a reduction asks values that XLA computed anew which of them is the
-    # largest, and none is: half of it was lost behind batch norm (jax 0.10.2; not so in float32).
+    # In float64 that form's gradient was wrong behind batch norm, by half or not a number, against
+    # finite differences and PyTorch; in float32 both forms give the same (jax 0.10.2, CPU).
     if height % 2 or width % 2 or x.dtype == "float64":
         return nn.max_pool(x, (2, 2), (2, 2))
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))

@@ -1,6 +1,7 @@
 """Both backends side by side: the mathematics in float64, single steps in float32, and traps."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -111,6 +112,22 @@ CAUGHT = {
 def test_each_trap_is_caught_naming_the_leaf(name, control):
     last = compare(name, 20, control=control, max_grad_norm=0.1)[-1]
     assert last.first_outside == CAUGHT[name, control]
+
+
+def test_a_side_that_took_no_step_is_outside(monkeypatch):
+    """Its moments are zero, and what is relative to them has no size: no reason to fall over."""
+    from aetheria.proofs import parity
+
+    class Idle(parity.JaxSide):
+        def step(self, window):
+            before = self._state
+            told = super().step(window)
+            self._state = before
+            return told
+
+    monkeypatch.setattr(parity, "JaxSide", Idle)
+    last = compare("mlp", 3)[-1]
+    assert last.step == 1 and last.first_outside == "opt_state/1/0/count"
 
 
 MODELS = """
@@ -227,6 +244,17 @@ def test_the_command_says_what_it_found(cli, config_file):
     assert report["notes"] == ["dropout 0.3 is left out: each library draws masks of its own"]
     assert report["within"] is True and [s["step"] for s in report["steps"]] == [0, 1]
     assert "grads/Dense_0/kernel" in report["steps"][1]["differences"]
+
+
+def test_its_json_is_json_whatever_the_difference(capsys, monkeypatch, config_file):
+    from aetheria.command.parity import ParityCommand
+    from aetheria.proofs import parity
+
+    monkeypatch.setattr(parity, "_relative", lambda *_: float("nan"))
+    assert ParityCommand(config_file=Path(config_file), steps=1, as_json=True).execute() == 1
+    no_constant = lambda name: pytest.fail(f"{name} is no JSON")
+    report = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert report["first_outside"]["difference"] is None
 
 
 @pytest.mark.parametrize(

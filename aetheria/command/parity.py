@@ -73,6 +73,8 @@ class ParityCommand:
         return int(ExitCode.FAILED if compared[-1].first_outside else ExitCode.OK)
 
     def _report(self, compared: "list[Comparison]") -> dict[str, Any]:
+        from aetheria.command.summary import finite  # it loads jax
+
         last = compared[-1]
         outside = last.first_outside
         return {
@@ -83,11 +85,11 @@ class ParityCommand:
             and {
                 "step": last.step,
                 "leaf": outside,
-                "difference": last.differences[outside],
+                "difference": finite(last.differences)[outside],
                 "tolerance": last.tolerance,
             },
             "steps": [
-                {"step": c.step, "tolerance": c.tolerance, "differences": dict(c.differences)}
+                {"step": c.step, "tolerance": c.tolerance, "differences": finite(c.differences)}
                 for c in compared
             ],
         }

@@ -28,7 +28,7 @@ def summarize(
         "examples_seen": progress.examples_seen,
         "epoch": progress.epoch,
         "n_eval_examples": outcome.num_eval_examples,
-        "final": _finite(outcome.metrics),
+        "final": finite(outcome.metrics),
         "best": run.store.best(),
         "snapshot_failures": run.store.failures,
         "compiles": run.program.compiles,
@@ -99,6 +99,6 @@ def _ledger(run_dir: Path) -> dict[str, Any]:
     return {"processes": len(sessions), "seconds": seconds}
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """What is not finite becomes null: JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

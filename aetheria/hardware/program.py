@@ -25,7 +25,7 @@ from aetheria.logic.model import Model
 from aetheria.logic.outline import make_outline
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import means, pack_values, value_names
+from aetheria.logic.report_rows import means, pack_values
 from aetheria.logic.sharding import BATCH_AXES
 from aetheria.logic.state import StepOutput, Sums, TrainState, make_init
 from aetheria.logic.step import make_eval_step, make_train_step, make_train_steps
@@ -160,13 +160,11 @@ class JaxProgram:
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, Sums):
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
-            names = value_names(dict.fromkeys(self._outline.eval_names))
-            return HostReport(means(names, values), int(num_examples), None)
+            return HostReport(means(self._outline.eval_rows, values), int(num_examples), None)
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
         guard = GuardCounters(*counters[:EXAMINED].tolist())
-        names = value_names(dict.fromkeys(self._outline.train_names), *self._outline.own_names)
-        return HostReport(means(names, values), None, guard)
+        return HostReport(means(self._outline.train_rows, values), None, guard)
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,

@@ -30,9 +30,19 @@ class Outline(NamedTuple):
     eval_names: tuple[str, ...]
 
     @property
+    def train_rows(self) -> tuple[str, ...]:
+        """What the rows of a training report are called; see `pack_values`."""
+        return ("loss", *self.own_names, *self.train_names)
+
+    @property
+    def eval_rows(self) -> tuple[str, ...]:
+        """The same of an evaluation."""
+        return ("loss", *self.eval_names)
+
+    @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, under the names of events."""
-        return tuple(f"eval/{name}" for name in ("loss", *self.eval_names))
+        return tuple(f"eval/{name}" for name in self.eval_rows)
 
     @property
     def state_bytes(self) -> int:

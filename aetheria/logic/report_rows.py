@@ -12,15 +12,10 @@ from aetheria.logic.state import Sums
 
 
 def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Packs loss, other values and metrics as rows of one f32 array; `value_names` names them."""
+    """Packs loss, other values and metrics as rows of one array; an `Outline` names them."""
     rows = [(sums.total, sums.weight), *others.values()]
     rows += [sums.metrics[name] for name in sorted(sums.metrics)]
     return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])
-
-
-def value_names(metrics: Mapping[str, Any], *others: str) -> tuple[str, ...]:
-    """The row names of `pack_values` for the same arguments."""
-    return ("loss", *others, *sorted(metrics))
 
 
 def metric_names(metrics: Mapping[str, Any], own: Sequence[str]) -> tuple[str, ...]:
@@ -39,6 +34,7 @@ def metric_names(metrics: Mapping[str, Any], own: Sequence[str]) -> tuple[str, .
 
 
 def means(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    """Rows (sum, weight) as weighted means by name; of no weight, not a number."""
     return {
         name: float(total / weight) if weight else float("nan")
         for name, (total, weight) in zip(names, values.astype(np.float64), strict=True)

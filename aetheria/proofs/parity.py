@@ -1,6 +1,7 @@
 """`aetheria parity`: a config trained by JAX and by PyTorch side by side, compared leaf by leaf."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from aetheria.build import build_feed, build_model, build_schedule, require_torch
 from aetheria.config import Config
 from aetheria.errors import AetheriaError
+from aetheria.hardware.compiler import jit_for
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.leaves import export_leaves, named_leaves
@@ -144,9 +146,10 @@ class JaxSide:
         precision = Precision.parse(spec.mixed_precision)
         optimizer = model.optimizer(spec.total_steps)
         example = {name: column[0] for name, column in spec.example_window.items()}
-        self._gradient = jax.jit(make_gradient(model, precision))
-        self._update = jax.jit(make_update(optimizer, spec.max_consecutive_skips))
-        init = jax.jit(make_init(model, optimizer, precision))
+        jit = jit_for(jax.default_backend())  # as what trains is compiled
+        self._gradient = jit(make_gradient(model, precision))
+        self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
+        init = jit(make_init(model, optimizer, precision))
         self._state = init(jax.random.key(spec.seed), example)
 
     def step(self, window: Mapping[str, Any]) -> tuple[float, Leaves]:
@@ -240,8 +243,11 @@ def _differences(one: Leaves, other: Leaves) -> dict[str, float]:
 
 def _relative(one: Any, other: Any, floor: float = 0.0) -> float:
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    difference = _norm(one - other)
-    return difference / max(_norm(one), floor) if difference else 0.0
+    difference, size = _norm(one - other), max(_norm(one), floor)
+    if not difference:
+        return 0.0
+    # Of nothing, anything is infinitely far: where one side skipped a step, its moments are zero.
+    return difference / size if size else math.inf
 
 
 def _is_param(name: str) -> bool:

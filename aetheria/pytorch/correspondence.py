@@ -11,10 +11,12 @@ from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.pytorch.guard import Numbers
 from aetheria.pytorch.mapping import Rule
 from aetheria.pytorch.optimizers import MOMENTS
+from aetheria.pytorch.ranks import gradient_of
 from aetheria.pytorch.state import TorchState
 from aetheria.pytorch.twin import TorchTwin
 
-_AVERAGES = "averaged_params"
+# Kinds of a state's tensors, beside the moments.
+_WEIGHTS, _AVERAGES = "weights", "averaged_params"
 _COUNTS = ("count", "num_updates")
 _NUM_BATCHES = "num_batches_tracked"
 
@@ -32,12 +34,14 @@ class Correspondence:
     """
 
     def __init__(self, twin: TorchTwin, leaves: Mapping[str, Any]):
-        self._twin, self._leaves = twin, leaves
+        self._leaves = leaves
         self._rules = {rule.leaf: rule for rule in twin.rules()}
         with torch.device("meta"):  # shapes alone
             module = twin.network()
         self.shapes = {name: tuple(t.shape) for name, t in mapped_tensors(module).items()}
         self._check(twin)
+        places = {path: self._place(path) for path in leaves}
+        self._places = {path: place for path, place in places.items() if place is not None}
 
     @property
     def rules(self) -> Mapping[str, Rule]:
@@ -55,56 +59,40 @@ class Correspondence:
 
     def load(self, state: TorchState, arrays: Mapping[str, Any]) -> None:
         """Copies the arrays of an exported state into a state's tensors."""
+        tensors, num_updates = _tensors(state), self.num_updates(arrays)
         with torch.no_grad():
-            for path in self._leaves:
-                if (found := self._tensors(state, path)) is None:
-                    continue
-                rule, tensors = found
-                made = rule.to_torch(arrays[path], self.shapes)
-                for name, value in made.items():
-                    tensors[name].copy_(torch.from_numpy(value))
+            for path, (kind, rule) in self._places.items():
+                for name, value in rule.to_torch(arrays[path], self.shapes).items():
+                    tensors[kind][name].copy_(torch.from_numpy(value))
             for moments in state.optimizer.state.values():
                 if "step" in moments:
-                    moments["step"].fill_(self.num_updates(arrays))
+                    moments["step"].fill_(num_updates)
 
     def export_state(self, state: TorchState, numbers: Numbers) -> dict[str, np.ndarray]:
         """Copies a state: leaf path -> array, in tree order. `numbers` are the state's, read."""
-        made = {}
+        tensors, made = _tensors(state), {}
         for path, like in self._leaves.items():
-            if (found := self._tensors(state, path)) is not None:
-                rule, tensors = found
-                host = {name: tensors[name].detach().cpu().numpy() for name in rule.names}
+            if path in self._places:
+                kind, rule = self._places[path]
+                host = {n: tensors[kind][n].detach().cpu().numpy() for n in rule.names}
                 made[path] = np.array(rule.to_leaf(host, like.shape), copy=True)
             else:
                 made[path] = np.array(self._other(state, numbers, path), like.dtype)
         return made
 
-    def _tensors(self, state: TorchState, path: str) -> tuple[Rule, Mapping[str, Tensor]] | None:
-        """The rule of a leaf that belongs to a parameter, or to the model's state, and the tensors
-        that the rule names; None for any other leaf.
+    def _place(self, path: str) -> tuple[str, Rule] | None:
+        """Among which of a state's tensors a leaf is, and by which rule: a weight's own, or that of
+        the parameter whose moment or average it is, as in `…/mu/Dense_0/kernel`. None: it is no
+        tensor's.
         """
-        if (rule := self._rules.get(path)) is not None:
-            return rule, mapped_tensors(state.module)
-        kind, param = self._moment(path)
-        if kind is None:
-            return None
-        named = dict(state.module.named_parameters())
-        rule = self._rules[f"params/{param}"]
-        if kind == _AVERAGES:
-            return rule, dict(zip(named, state.averages, strict=True))
-        return rule, {
-            name: state.optimizer.state[tensor][MOMENTS[kind]] for name, tensor in named.items()
-        }
-
-    def _moment(self, path: str) -> tuple[str | None, str]:
-        """What a leaf of the optimizer is, and of which parameter: `…/mu/Dense_0/kernel`."""
+        if path in self._rules:
+            return _WEIGHTS, self._rules[path]
         words = path.split("/")
-        if words[0] == "opt_state":
-            for place, word in enumerate(words):
-                param = "/".join(words[place + 1 :])
-                if word in (*MOMENTS, _AVERAGES) and f"params/{param}" in self._rules:
-                    return word, param
-        return None, ""
+        for place, word in enumerate(words):
+            owner = f"params/{'/'.join(words[place + 1 :])}"
+            if word in (*MOMENTS, _AVERAGES) and owner in self._rules:
+                return word, self._rules[owner]
+        return None
 
     def to_tensors(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The weights of an exported state as the module's: name -> array."""
@@ -138,14 +126,12 @@ class Correspondence:
 
     def gradients(self, state: TorchState, factor: float) -> dict[str, np.ndarray]:
         """A state's gradients times a factor: parameter's path -> array, in tree order."""
-        named = {name: param.grad for name, param in state.module.named_parameters()}
-        made = {}
-        for path, like in self._leaves.items():
-            if path.startswith("params/"):
-                rule = self._rules[path]
-                host = {n: g.cpu().numpy() for n in rule.names if (g := named[n]) is not None}
-                made[path.removeprefix("params/")] = rule.to_leaf(host, like.shape) * factor
-        return made
+        named = {n: gradient_of(p).cpu().numpy() for n, p in state.module.named_parameters()}
+        return {
+            path.removeprefix("params/"): self._rules[path].to_leaf(named, like.shape) * factor
+            for path, like in self._leaves.items()
+            if path.startswith("params/")
+        }
 
     def num_updates(self, arrays: Mapping[str, Any]) -> int:
         """How many updates an exported state has behind it: every count of its optimizer says."""
@@ -185,6 +171,20 @@ class Correspondence:
                     f"{where}: expected as many numbers in {leaf} {self._leaves[leaf].shape} as in "
                     f"{', '.join(rule.names)}, got {size}; mend the twin's sizes"
                 )
+
+
+def _tensors(state: TorchState) -> dict[str, Mapping[str, Tensor]]:
+    """Everything of a state that rules speak of: kind -> name -> tensor."""
+    named = dict(state.module.named_parameters())
+    moments = state.optimizer.state
+    return {
+        _WEIGHTS: mapped_tensors(state.module),
+        _AVERAGES: dict(zip(named, state.averages, strict=False)),
+        **{
+            kind: {n: moments[p][theirs] for n, p in named.items() if theirs in moments[p]}
+            for kind, theirs in MOMENTS.items()
+        },
+    }
 
 
 def mapped_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from aetheria.logic.model import Model
 from aetheria.logic.outline import make_outline
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import means, value_names
+from aetheria.logic.report_rows import means
 from aetheria.logic.state import make_init
 from aetheria.protocols import GuardCounters, HostReport
 from aetheria.pytorch.correspondence import Correspondence
@@ -115,8 +115,7 @@ class TorchProgram:
 
     def init(self) -> TorchState:
         """Makes the state of step 0 as JAX does, from the run's seed: the same numbers."""
-        optimizer = self._model.optimizer(self._spec.total_steps)
-        init = jax.jit(make_init(self._model, optimizer, self._precision))
+        init = jax.jit(make_init(self._model, self._optimizer, self._precision))
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             state = init(jax.random.key(self._spec.seed), self._example)
         return self.import_state(jax.device_get(named_leaves(state)))
@@ -148,12 +147,10 @@ class TorchProgram:
         if isinstance(report, TorchTotals):
             values = self._ranks.sum(report.values.clone()).cpu().numpy()
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
-            names = value_names(dict.fromkeys(outline.eval_names))
-            return HostReport(means(names, values), num_examples, None)
+            return HostReport(means(outline.eval_rows, values), num_examples, None)
         counters = self.stepper.update.guard.read(report.numbers).counters
         guard = GuardCounters(*counters[:EXAMINED])
-        names = value_names(dict.fromkeys(outline.train_names), *outline.own_names)
-        return HostReport(means(names, report.values.cpu().numpy()), None, guard)
+        return HostReport(means(outline.train_rows, report.values.cpu().numpy()), None, guard)
 
     def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
         """Copies the state as JAX lays it out: leaf path -> array."""

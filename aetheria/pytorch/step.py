@@ -81,8 +81,8 @@ class Stepper:
             with torch.no_grad():
                 rows = self._rows(outputs, loss, batch, tells=tells)
                 sums = rows if sums is None else sums + rows
-                # A micro-batch of padding alone says nothing of the data's statistics.
-                keep_where(rows[0, 1] > 0, state.statistics if before else [], before)
+                if before:  # a micro-batch of padding alone says nothing of the data's statistics
+                    keep_where(rows[0, 1] > 0, state.statistics, before)
         assert sums is not None, "a window has a micro-batch"
         return self.ranks.sum(sums)
 
