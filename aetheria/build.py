@@ -135,12 +135,7 @@ def build_run(
         forked=plan.parent is not None,
         began=time.time() if began is None else began,
     )
-    extra = {
-        "config": config.to_dict(),
-        "example_spec": feed.example_spec(),
-        "versions": versions(),
-        "lineage": plan.lineage(),
-    }
+    extra = describe_run(config, feed.example_spec(), plan.lineage())
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
     leads = peers.index == 0
     nonfinite = NonFinitePolicy(
@@ -307,6 +302,18 @@ def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:
             f"snapshot.monitor: expected one of {', '.join(eval_metrics)}, "
             f"got {config.snapshot.monitor!r}; use one of these"
         )
+
+
+def describe_run(
+    config: Config, example_spec: Mapping[str, Any], lineage: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What every snapshot's record says of its run, beside where that stands."""
+    return {
+        "config": config.to_dict(),
+        "example_spec": example_spec,
+        "versions": versions(),
+        "lineage": lineage,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from aetheria.plugins.discovery import find_project
 from aetheria.protocols import Snapshot
 from aetheria.resilience import read_snapshot
 from aetheria.resilience.runs import find_snapshot, newest_runs
-from aetheria.weights import Request, looks_like_weights, read_weights
+from aetheria.weights import WeightsRequest, looks_like_weights, read_weights
 
 
 class _Loaded(NamedTuple):
@@ -113,5 +113,7 @@ class Predictor:
     def _read(self, checkpoint_path: str, project: Path) -> Snapshot:
         file = Path(checkpoint_path)
         if looks_like_weights(file):
-            return read_weights(file, Request(self._name, self._params, project, self._input_shape))
+            return read_weights(
+                file, WeightsRequest(self._name, self._params, project, self._input_shape)
+            )
         return read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))

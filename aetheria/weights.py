@@ -1,6 +1,5 @@
 """Weights from PyTorch and to it: what a model reads of a file, and what a snapshot becomes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aetheria.build import build_feed, build_model, make_model, require_torch, versions
+from aetheria.build import build_feed, build_model, describe_run, make_model, require_torch
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
@@ -21,7 +20,7 @@ from aetheria.protocols import Snapshot
 ExampleSpec = Mapping[str, Mapping[str, Any]]
 
 
-class Request(NamedTuple):
+class WeightsRequest(NamedTuple):
     """What is known of a file's model beside the file.
 
     Attributes:
@@ -45,7 +44,7 @@ def looks_like_weights(path: Path) -> bool:
     return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
 
 
-def read_weights(path: Path, request: Request) -> Snapshot:
+def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     """Reads PyTorch's weights as a snapshot with nothing but weights.
 
     Raises:
@@ -111,14 +110,8 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
         source = f"params/{averaged}" if averaged else path
         if source in weights.arrays:
             arrays[path] = weights.arrays[source].astype(array.dtype)
-    record = {
-        **Standing().record(0, {}),
-        "config": config.to_dict(),
-        "example_spec": spec,
-        "versions": versions(),
-        "lineage": {"file": str(weights.path)},
-    }
-    return arrays, json.loads(json.dumps(record))
+    lineage = {"file": str(weights.path)}
+    return arrays, {**Standing().record(0, {}), **describe_run(config, spec, lineage)}
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:

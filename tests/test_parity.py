@@ -21,7 +21,7 @@ MLP = {
 CNN = {
     "model_name": "SimpleCNN",
     "model_params": {"conv_dims": [4, 8], "hidden_dim": 16, "batch_norm": True},
-    "data_name": "test_parity:images",
+    "data_name": "image_data:images",
     "batch_size": 32,
 }
 LM = {
@@ -34,23 +34,6 @@ LM = {
 CONFIGS = {"mlp": MLP, "cnn": CNN, "lm": LM}
 # AdamW, a warm-up and a cosine are the models' own; the last window of an epoch is padded.
 COMMON = {"grad_accumulation_steps": 4, "max_grad_norm": 0.5, "learning_rate": 3e-3}
-
-
-def images():
-    """Digits as images [16, 16, 1]: each pixel four times, so that two poolings have work."""
-    import numpy as np
-
-    from aetheria.data.datasets import digits
-    from aetheria.data.sources import ArraySource, DataSplits
-
-    def enlarge(source):
-        columns = source.read(np.arange(len(source)))
-        pixels = columns["inputs"].reshape(-1, 8, 8, 1).repeat(2, axis=1).repeat(2, axis=2)
-        noise = np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32)
-        return ArraySource({**columns, "inputs": pixels + 0.1 * noise})
-
-    splits = digits()
-    return DataSplits(train=enlarge(splits.train), eval=enlarge(splits.eval))
 
 
 def compare(name, steps, precision="float64", control=None, project=None, **changes):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 CONFIG = {
     "model_name": "SimpleCNN",
     "model_params": {"conv_dims": [4], "hidden_dim": 8, "batch_norm": True},
-    "data_name": "test_parity:images",
+    "data_name": "image_data:images",
     "epochs": 2,
     "batch_size": 64,
     "grad_accumulation_steps": 2,

@@ -39,6 +39,11 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The config and its overrides."""
     parser.add_argument("config", type=Path, help="a .yaml, .json or .py file")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Overrides of a config's keys."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.command.argument_types import positive, positives
-from aetheria.command.options import add_config, add_project
+from aetheria.command.options import add_config, add_overrides, add_project
 from aetheria.command.parity import CONTROLS, PRECISIONS, ParityCommand
 from aetheria.command.weights import ExportCommand, ImportCommand
 
@@ -73,13 +73,7 @@ def add_import(commands: Any) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="what is to be trained with the weights"
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a key of the config, such as model_params.hidden_dim=64; may be repeated",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--input-shape",
         type=positives,

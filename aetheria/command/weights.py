@@ -81,13 +81,13 @@ class ImportCommand:
         from aetheria.plugins.discovery import find_project
         from aetheria.resilience.runs import CHECKPOINTS, RunRequest
         from aetheria.resilience.snapshot_files import write_snapshot
-        from aetheria.weights import Request, first_snapshot, read_weights, spec_of_data
+        from aetheria.weights import WeightsRequest, first_snapshot, read_weights, spec_of_data
 
         project = find_project(self.config_file, self.project)
         shorts = {k: v for k in MODEL_KEYS if (v := getattr(config, k)) is not None}
         weights = read_weights(
             self.file,
-            Request(
+            WeightsRequest(
                 config.model_name or None,
                 {**config.model_params, **shorts},
                 project,

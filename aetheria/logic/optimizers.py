@@ -97,7 +97,7 @@ class Lion:
         )
 
 
-Rule = AdamW | Adam | SGD | Lion
+UpdateRule = AdamW | Adam | SGD | Lion
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):
@@ -118,14 +118,14 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     Array([-0.3, -0.4], dtype=float32)
     """
 
-    rule: Rule
+    rule: UpdateRule
     schedule: Callable[[Any], Any]
     max_grad_norm: float
     ema_decay: float
 
     def __new__(
         cls,
-        rule: Rule,
+        rule: UpdateRule,
         learning_rate: optax.ScalarOrSchedule,
         *,
         max_grad_norm: float = 0.0,
@@ -153,7 +153,7 @@ def warmup_cosine(
     )
 
 
-def is_decayed(rule: Rule, path: str) -> bool:
+def is_decayed(rule: UpdateRule, path: str) -> bool:
     """Whether weight decay takes of the parameter at this path.
 
     >>> rule = AdamW(weight_decay=0.1, decayed="kernel$")

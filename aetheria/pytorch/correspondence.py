@@ -1,6 +1,6 @@
 """A whole state here and a whole state in PyTorch: leaf by leaf the same numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,12 @@ class Correspondence:
 
     def __init__(self, twin: TorchTwin, leaves: Mapping[str, Any]):
         self._leaves = leaves
-        self._rules = {rule.leaf: rule for rule in twin.rules()}
+        rules = twin.rules()
+        self._rules = {rule.leaf: rule for rule in rules}
         with torch.device("meta"):  # shapes alone
             module = twin.network()
         self.shapes = {name: tuple(t.shape) for name, t in mapped_tensors(module).items()}
-        self._check(twin)
+        self._check(twin, rules)
         places = {path: self._place(path) for path in leaves}
         self._places = {path: place for path, place in places.items() if place is not None}
 
@@ -151,16 +152,16 @@ class Correspondence:
                 return numbers.num_updates
         raise AssertionError(path)
 
-    def _check(self, twin: TorchTwin) -> None:
+    def _check(self, twin: TorchTwin, rules: Sequence[Rule]) -> None:
         where = f"{type(twin).__module__}.{type(twin).__name__}.rules"
         weights = [p for p in self._leaves if p.split("/")[0] in ("params", "model_state")]
         for what, have, want in (
-            ("leaf", self._rules, weights),
-            ("tensor", [n for rule in self._rules.values() for n in rule.names], self.shapes),
+            ("leaf", [rule.leaf for rule in rules], weights),
+            ("tensor", [name for rule in rules for name in rule.names], self.shapes),
         ):
             for name in [*want, *have]:
-                if name not in have or name not in want:
-                    here = "no rule for it" if name in want else "a rule for it alone"
+                if (count := have.count(name)) != 1 or name not in want:
+                    here = f"{count} rules for it" if name in want else "a rule for it alone"
                     raise AetheriaError(
                         f"{where}: expected every {what} once, got {here}: {name}; mend the rules"
                     )

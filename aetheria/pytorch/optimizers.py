@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aetheria.errors import AetheriaError
-from aetheria.logic.optimizers import SGD, Adam, AdamW, Lion, Optimizer, Rule, is_decayed
+from aetheria.logic.optimizers import SGD, Adam, AdamW, Lion, Optimizer, UpdateRule, is_decayed
 
 # What optax calls a parameter's moments, and what PyTorch does.
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
@@ -28,7 +28,7 @@ def described(optimizer: Any, model: Any) -> Optimizer:
     return optimizer
 
 
-def make_optimizer(rule: Rule, params: Mapping[str, Sequence[nn.Parameter]]) -> Any:
+def make_optimizer(rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]]) -> Any:
     """Makes it with all its moments in place, zero.
 
     Args:
@@ -50,7 +50,7 @@ def make_optimizer(rule: Rule, params: Mapping[str, Sequence[nn.Parameter]]) -> 
     return made
 
 
-def moments(rule: Rule) -> tuple[str, ...]:
+def moments(rule: UpdateRule) -> tuple[str, ...]:
     """Which of PyTorch's moments a rule has."""
     match rule:
         case AdamW() | Adam():
@@ -61,7 +61,7 @@ def moments(rule: Rule) -> tuple[str, ...]:
             return ("momentum_buffer",) if rule.momentum else ()
 
 
-def _realise(rule: Rule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _realise(rule: UpdateRule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     # Fused: one pass over each parameter, and it skips a step by a flag on the device.
     match rule:
         case AdamW() | Adam():
@@ -75,7 +75,7 @@ def _realise(rule: Rule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             return LionOptimizer(groups, betas=(rule.b1, rule.b2))
 
 
-def _first_state(rule: Rule, param: Tensor) -> dict[str, Tensor]:
+def _first_state(rule: UpdateRule, param: Tensor) -> dict[str, Tensor]:
     state = {name: torch.zeros_like(param) for name in moments(rule)}
     if isinstance(rule, AdamW | Adam):
         state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)

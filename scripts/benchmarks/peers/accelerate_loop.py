@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from benchmarks.peers import twins
-from benchmarks.report import Stopwatch, read_spec, write_speed
+from benchmarks.report import Stopwatch, read_spec
 
 
 def main():
@@ -38,16 +38,7 @@ def main():
                 accelerator.print(f"step {number} loss {loss.item():.4f}")
             if number == total:
                 break
-    twins.wait(spec["device"])
-    watch.stop()
-    write_speed(
-        spec,
-        num_steps=spec["num_steps"],
-        times=watch.times,
-        num_params=sum(p.numel() for p in network.parameters()),
-        loss=float(loss),
-        packages=("accelerate", "torch"),
-    )
+    twins.write_loop(spec, watch, network, loss, ("accelerate", "torch"))
 
 
 if __name__ == "__main__":

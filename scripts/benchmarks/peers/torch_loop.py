@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.peers import twins
-from benchmarks.report import Stopwatch, read_spec, write_speed
+from benchmarks.report import Stopwatch, read_spec
 
 
 def main():
@@ -36,16 +36,7 @@ def main():
                 print(f"step {number} loss {loss.item():.4f}")
             if number == total:
                 break
-    twins.wait(spec["device"])
-    watch.stop()
-    write_speed(
-        spec,
-        num_steps=spec["num_steps"],
-        times=watch.times,
-        num_params=sum(p.numel() for p in network.parameters()),
-        loss=float(loss),
-        packages=("torch",),
-    )
+    twins.write_loop(spec, watch, network, loss, ("torch",))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The works' networks, optimizer and data in PyTorch, for the trainers that run on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.report import Stopwatch, write_speed
 
 
 class Mlp(nn.Sequential):
@@ -125,6 +128,27 @@ def make_optimizer(
         return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (step - rise) / (total - rise)))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def write_loop(
+    spec: dict[str, Any],
+    watch: Stopwatch,
+    network: nn.Module,
+    loss: torch.Tensor | None,
+    packages: Sequence[str],
+) -> None:
+    """Ends the measurement of a loop when the device is done, and writes it."""
+    wait(spec["device"])
+    watch.stop()
+    assert loss is not None, "at least one step"
+    write_speed(
+        spec,
+        num_steps=spec["num_steps"],
+        times=watch.times,
+        num_params=sum(p.numel() for p in network.parameters()),
+        loss=float(loss),
+        packages=packages,
+    )
 
 
 def wait(device: str) -> None:
