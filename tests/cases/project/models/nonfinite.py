@@ -1,0 +1,47 @@
+"""Loss and gradient stay finite; what the step writes does not."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria import LossOutput, Model, register_model, weighted
+
+
+@dataclass(frozen=True)
+class Linear(Model):
+    def init(self, rng, example_batch):
+        size = example_batch["inputs"].shape[-1]
+        return {"w": jax.random.normal(rng, (size,)) * 0.1}, {"mean": jnp.zeros(size)}
+
+    def predict(self, params, model_state, inputs):
+        return inputs @ params["w"]
+
+    def loss(self, params, model_state, batch, rng, train):
+        error = self.predict(params, model_state, batch["inputs"]) - batch["labels"].reshape(-1)
+        return LossOutput(
+            *weighted(error**2, batch["mask"]), {}, self.next_state(model_state, batch)
+        )
+
+    def next_state(self, model_state, batch):
+        return model_state
+
+    def optimizer(self, total_steps):
+        return optax.sgd(1e-2)
+
+
+@register_model("BadUpdate")  # the 7th update is not a number
+@dataclass(frozen=True)
+class BadUpdate(Linear):
+    def optimizer(self, total_steps):
+        schedule = lambda step: jnp.where(step == 6, jnp.nan, 1e-2)
+        return optax.sgd(schedule)
+
+
+@register_model("BadState")  # a running mean overflows by the square of one large input
+@dataclass(frozen=True)
+class BadState(Linear):
+    def next_state(self, model_state, batch):
+        square = (batch["inputs"] * 1e20) ** 2
+        return {"mean": 0.9 * model_state["mean"] + 0.1 * square.mean(0)}
