@@ -6,8 +6,8 @@ The flags are those of ml_collections' config_flags; the config, the errors and 
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from aetheria.command.argument_types import local_path
 from aetheria.command.cli import run_command
 from aetheria.command.options import (
     OneLineParser,
@@ -26,7 +26,9 @@ def parse(argv: Sequence[str]) -> TrainCommand:
     """
     overrides, rest = split_overrides(argv)
     parser = OneLineParser(prog="python -m aetheria.main", description=__doc__, usage=_USAGE)
-    parser.add_argument("--config", type=Path, required=True, help="a .py, .yaml or .json file")
+    parser.add_argument(
+        "--config", type=local_path, required=True, help="a .py, .yaml or .json file"
+    )
     add_run_options(parser)
     options = parser.parse_args(rest)
     return make_command(options, options.config, overrides)

@@ -4,6 +4,10 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
+
+from aetheria.errors import AetheriaError
+from aetheria.paths import check_local
 
 
 def positive(what: str) -> Callable[[str], int]:
@@ -24,6 +28,15 @@ def positives(text: str) -> tuple[int, ...]:
     (1, 2, 8)
     """
     return tuple(positive("a number")(part.strip()) for part in text.split(","))
+
+
+def local_path(text: str) -> Path:
+    """Reads a path; a URL is none."""
+    try:
+        check_local("path", text)
+    except AetheriaError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
+    return Path(text)
 
 
 def rate(text: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aetheria
-from aetheria.command.argument_types import mesh, positive, rate, size_bytes
+from aetheria.command.argument_types import local_path, mesh, positive, rate, size_bytes
 from aetheria.command.debug import DebugNanCommand
 from aetheria.command.options import (
     OneLineParser,
@@ -24,6 +24,7 @@ from aetheria.command.pytorch_options import add_export, add_import, add_parity
 from aetheria.command.report import ReportCommand
 from aetheria.command.snapshots import SnapshotsCommand, VerifySnapshotsCommand
 from aetheria.errors import AetheriaError, ExitCode
+from aetheria.terminal import safe_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,15 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(parser, argv: Sequence[str]) -> int:
     """Executes what `parser` makes of `argv`; prints an AetheriaError, a line for each problem."""
-    try:
-        command = parser(argv)
-        # Orbax and others warn on stderr about what is no concern of a user.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        return command.execute()
-    except AetheriaError as error:
-        for problem in error.problems:
-            print(" ".join(problem.split()), file=sys.stderr)
-        return int(ExitCode.USER_ERROR)
+    with safe_output():
+        try:
+            command = parser(argv)
+            # Orbax and others warn on stderr about what is no concern of a user.
+            logging.getLogger("absl").setLevel(logging.ERROR)
+            return command.execute()
+        except AetheriaError as error:
+            for problem in error.problems:
+                print(" ".join(problem.split()), file=sys.stderr)
+            return int(ExitCode.USER_ERROR)
 
 
 class Command(Protocol):
@@ -139,6 +141,7 @@ def _add_snapshots(commands: Any) -> None:
     parser.add_argument(
         "words",
         nargs="+",
+        type=local_path,
         metavar="RUN|PATH",
         help="a run folder or a snapshot; 'verify' before "
         "it: say of each whether it is sound, and exit with 1 if one is not",
@@ -149,7 +152,7 @@ def _add_snapshots(commands: Any) -> None:
 
 
 def _make_snapshots(options: argparse.Namespace) -> Command:
-    match options.words:
+    match [str(word) for word in options.words]:
         case ["verify", where] if not (options.quick or options.json):
             return VerifySnapshotsCommand(where=Path(where))
         case [where] if where != "verify":
@@ -163,7 +166,7 @@ def _make_snapshots(options: argparse.Namespace) -> Command:
 
 def _add_report(commands: Any) -> None:
     parser = commands.add_parser("report", help="say where the time of a run went")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=local_path, metavar="RUN", help="a run folder")
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.set_defaults(make_command=lambda o: ReportCommand(run_dir=o.run, as_json=o.json))
 
@@ -172,6 +175,6 @@ def _add_debug(commands: Any) -> None:
     debug = commands.add_parser("debug", help="find out what went wrong in a run")
     things = debug.add_subparsers(metavar="WHAT", required=True, parser_class=OneLineParser)
     nan = things.add_parser("nan", help="where a loss or a gradient stopped being finite")
-    nan.add_argument("dump", type=Path, metavar="DUMP", help="a folder in a run's dumps/")
+    nan.add_argument("dump", type=local_path, metavar="DUMP", help="a folder in a run's dumps/")
     add_project(nan)
     nan.set_defaults(make_command=lambda o: DebugNanCommand(dump=o.dump, project=o.project))

@@ -4,15 +4,21 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from aetheria.command.argument_types import positive, rate
+from aetheria.command.argument_types import local_path, positive, rate
 from aetheria.command.train import TrainCommand
 from aetheria.errors import AetheriaError
 from aetheria.protocols import JoinOptions
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line."""
+    """argparse, but a mistake is one line, and an option is spelled out: `--over` is not
+    `--overwrite`.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str):
         raise AetheriaError(f"{self.prog}: {message}; see {self.prog} --help")
@@ -38,7 +44,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The config and its overrides."""
-    parser.add_argument("config", type=Path, help="a .yaml, .json or .py file")
+    parser.add_argument("config", type=local_path, help="a .yaml, .json or .py file")
     add_overrides(parser)
 
 
@@ -57,7 +63,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_project(parser: argparse.ArgumentParser) -> None:
     """The option that every command with a model has."""
     parser.add_argument(
-        "--project", type=Path, metavar="DIR", help="the folder that holds your models/"
+        "--project", type=local_path, metavar="DIR", help="the folder that holds your models/"
     )
 
 
@@ -65,7 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of a run, the same for every way to start one."""
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="the run folder (default: the next runs/<config name>/<n>)",
     )

@@ -1,9 +1,8 @@
 """The options of what concerns PyTorch: `parity`, `export`, `import`."""
 
-from pathlib import Path
 from typing import Any
 
-from aetheria.command.argument_types import positive, positives
+from aetheria.command.argument_types import local_path, positive, positives
 from aetheria.command.options import add_config, add_overrides, add_project
 from aetheria.command.parity import CONTROLS, PRECISIONS, ParityCommand
 from aetheria.command.weights import ExportCommand, ImportCommand
@@ -53,7 +52,7 @@ def add_export(commands: Any) -> None:
     parser.add_argument("snapshot", metavar="SNAPSHOT", help="a snapshot, or a run folder")
     parser.add_argument(
         "--to",
-        type=Path,
+        type=local_path,
         required=True,
         metavar="FILE",
         help="a .safetensors or .pt file; any other name: a folder with both weights and config",
@@ -67,11 +66,13 @@ def add_export(commands: Any) -> None:
 def add_import(commands: Any) -> None:
     """Adds `import`."""
     parser = commands.add_parser("import", help="make a run folder of PyTorch's weights")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .safetensors or .pt file")
+    parser.add_argument("file", type=local_path, metavar="FILE", help="a .safetensors or .pt file")
     parser.add_argument("--model", metavar="NAME", help="a registered name, or pkg.mod:Name")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="the run folder")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="what is to be trained with the weights"
+        "--workdir", type=local_path, required=True, metavar="DIR", help="the run folder"
+    )
+    parser.add_argument(
+        "--config", type=local_path, metavar="FILE", help="what is to be trained with the weights"
     )
     add_overrides(parser)
     parser.add_argument(

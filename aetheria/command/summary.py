@@ -30,6 +30,7 @@ def summarize(
         "n_eval_examples": outcome.num_eval_examples,
         "final": finite(outcome.metrics),
         "best": run.store.best(),
+        "saved": not run.store.has_saved_nothing(),
         "snapshot_failures": run.store.failures,
         "compiles": run.program.compiles,
         "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),

@@ -1,9 +1,10 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,9 +14,11 @@ from aetheria.config import Config
 from aetheria.config_files import load_config
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.protocols import JoinOptions, Peers
+from aetheria.terminal import safe_output
 
 if TYPE_CHECKING:
     from aetheria.build import Run
+    from aetheria.resilience.runs import RunPlan
 
 _EXIT_CODES = {
     "completed": ExitCode.OK,
@@ -61,7 +64,7 @@ class TrainCommand:
         # Imported late: a wrong key is reported before numpy is loaded.
         from aetheria.resilience.signals import leave_on_signals
 
-        with leave_on_signals():
+        with safe_output(), leave_on_signals():
             return self._train(config, began)
 
     def _train(self, config: Config, began: float) -> int:
@@ -70,7 +73,8 @@ class TrainCommand:
         prepare_environment(config, os.environ)
         peers = join_peers(self.join, os.environ)
         try:
-            return self._train_with(peers, config, began)
+            with contextlib.ExitStack() as held:
+                return self._train_with(peers, config, began, held)
         except AetheriaError:
             raise
         except BaseException as error:
@@ -78,7 +82,9 @@ class TrainCommand:
                 leave_peers(peers, error)
             raise
 
-    def _train_with(self, peers: Peers, config: Config, began: float) -> int:
+    def _train_with(
+        self, peers: Peers, config: Config, began: float, held: contextlib.ExitStack
+    ) -> int:
         from aetheria.command.summary import (
             print_table,
             summarize,
@@ -88,7 +94,7 @@ class TrainCommand:
         from aetheria.resilience.signals import stop_on_signals
         from aetheria.resilience.watchdog import Watchdog
 
-        run, notes = self._prepare(peers, config, began)
+        run, notes = self._prepare(peers, config, began, held)
         leads, folder = peers.index == 0, run.plan.run_dir
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
@@ -99,6 +105,7 @@ class TrainCommand:
                 _write_summary(
                     folder, summarize_hang(run.plan, reason, time.perf_counter() - began)
                 )
+                held.close()
             os._exit(ExitCode.HANG)
 
         watchdog = Watchdog(
@@ -117,18 +124,29 @@ class TrainCommand:
                 _write_summary(folder, failure)
             raise
         exit_code = _EXIT_CODES[outcome.status]
-        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
-        if leads:
-            _write_summary(folder, summary)
-            print_table(summary, folder)
-        else:
+        if not leads:
             print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
+            return exit_code
+        unsaved = run.store.has_saved_nothing()
+        if unsaved and exit_code == ExitCode.OK:
+            exit_code = ExitCode.FAILED
+        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
+        _finish_folder(run.plan, config, summary)
+        print_table(summary, folder)
+        if unsaved:
+            _tell_unsaved(folder, run.store.failures)
         return exit_code
 
-    def _prepare(self, peers: Peers, config: Config, began: float) -> tuple["Run", list[str]]:
-        """Finds the snapshot, checks the request, and builds the run; writes nothing."""
+    def _prepare(
+        self, peers: Peers, config: Config, began: float, held: contextlib.ExitStack
+    ) -> tuple["Run", list[str]]:
+        """Finds the snapshot, takes the run folder, checks the request and builds the run.
+
+        Process 0 alone holds the folder, until `held` is closed. A refused request writes nothing.
+        """
         from aetheria.build import build_retention, build_run
         from aetheria.plugins.discovery import find_project
+        from aetheria.resilience.claim import claim
         from aetheria.resilience.config_diff import check_config_change
         from aetheria.resilience.room import check_room
         from aetheria.resilience.runs import RunRequest
@@ -141,7 +159,10 @@ class TrainCommand:
             overwrite=self.overwrite,
             retention=build_retention(config),
         )
-        found = together(peers, lambda: request.resolve() if peers.index == 0 else None)
+        found = together(
+            peers,
+            lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,
+        )
         plan = together(peers, lambda: share_plan(peers, found))
         project = find_project(self.config_file, self.project)
 
@@ -162,6 +183,26 @@ class TrainCommand:
             return run, changes
 
         return together(peers, build)
+
+
+def _finish_folder(plan: "RunPlan", config: Config, summary: Mapping[str, Any]) -> None:
+    """Writes the summary, and the config again where the folder was removed under the run."""
+    if plan.lock is not None:
+        with contextlib.suppress(OSError):
+            plan.lock.check()
+    if not (plan.run_dir / "config.json").exists():
+        with contextlib.suppress(OSError):
+            plan.run_dir.mkdir(parents=True, exist_ok=True)
+            plan.write_config(config.to_dict())
+    _write_summary(plan.run_dir, summary)
+
+
+def _tell_unsaved(folder: Path, failures: Sequence[Mapping[str, Any]]) -> None:
+    reason = failures[-1]["reason"] if failures else "they were removed under the run"
+    print(
+        f"{folder}: this start leaves no snapshot ({reason}), so what it learned is lost",
+        file=sys.stderr,
+    )
 
 
 def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -79,10 +79,14 @@ class ImportCommand:
         """
         config = self._config()
         from aetheria.plugins.discovery import find_project
+        from aetheria.resilience.claim import claim
         from aetheria.resilience.runs import CHECKPOINTS, RunRequest
         from aetheria.resilience.snapshot_files import write_snapshot
         from aetheria.weights import WeightsRequest, first_snapshot, read_weights, spec_of_data
 
+        plan = RunRequest(
+            config_name="import", workdir=self.workdir, overwrite=self.overwrite
+        ).resolve()
         project = find_project(self.config_file, self.project)
         shorts = {k: v for k in MODEL_KEYS if (v := getattr(config, k)) is not None}
         weights = read_weights(
@@ -99,12 +103,10 @@ class ImportCommand:
         own = {k: v for k, v in known["model_params"].items() if k not in shorts}
         config = replace(config, model_name=known["model_name"], model_params=own)
         arrays, record = first_snapshot(weights, config, project)
-        plan = RunRequest(
-            config_name="import", workdir=self.workdir, overwrite=self.overwrite
-        ).resolve()
-        plan.prepare(config.to_dict())
         path = self.workdir / CHECKPOINTS / _FIRST
-        write_snapshot(path, arrays, record)
+        with claim(plan) as plan:
+            plan.prepare(config.to_dict())
+            write_snapshot(path, arrays, record)
         print(f"imported {self.file} as {config.model_name}: {path} (step 0)")
         return int(ExitCode.OK)
 

@@ -1,17 +1,21 @@
 """Run folders: where a run is written, and which snapshot a `--resume` stands for.
 
-Finding writes nothing: a wrong request leaves everything as it was. `RunPlan.prepare` writes.
+Finding writes nothing: a wrong request leaves everything as it was. `RunPlan.prepare` writes, in a
+folder that `aetheria.resilience.claim` has taken for this process.
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aetheria.errors import SnapshotError
+from aetheria.paths import check_local
 from aetheria.protocols import Snapshot
 from aetheria.resilience.retention import Retention, SnapshotInfo
+from aetheria.resilience.run_lock import RunLock, refuse_if_held
 from aetheria.resilience.snapshot_files import read_snapshot
 from aetheria.resilience.store import find_newest, list_snapshots, quarantine, snapshot_info
 
@@ -30,6 +34,8 @@ OUTPUTS = (
     CHECKPOINTS,
     DUMPS,
 )
+# What a run folder was found to hold: whether it is a run, and the names of its snapshots.
+Found = tuple[bool, tuple[str, ...]]
 _HISTORY = ("metrics.jsonl", "metrics.csv", "tensorboard")
 
 
@@ -43,6 +49,11 @@ class RunPlan:
         parent: the run folder that is forked from; None if the run goes on in its own folder.
         damaged: newer snapshots that could not be trusted, with the reason.
         overwrite: remove what an earlier run left in `run_dir`.
+        numbered: `run_dir` is the next number under `runs/`; where that is taken meanwhile, another
+            one will do.
+        found: what `run_dir` held when it was looked at; None: it does not matter.
+        lock: this process's lock on `run_dir`; None: it is not taken yet.
+        notes: what taking it showed, a line each.
     """
 
     run_dir: Path
@@ -50,10 +61,14 @@ class RunPlan:
     parent: Path | None = None
     damaged: tuple[tuple[Path, str], ...] = ()
     overwrite: bool = False
+    numbered: bool = False
+    found: Found | None = None
+    lock: RunLock | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> list[str]:
         """Says what was resolved, a line each."""
-        lines = [f"{reason}; moved to quarantine" for _, reason in self.damaged]
+        lines = [*self.notes, *(f"{why}; moved to quarantine" for _, why in self.damaged)]
         if self.snapshot is None:
             return [*lines, f"run folder: {self.run_dir} (starting afresh)"]
         progress = self.snapshot.record["progress"]
@@ -71,7 +86,7 @@ class RunPlan:
         if self.parent is None:
             return self.snapshot.record["lineage"]
         return {
-            "run": str(self.parent),
+            "run": os.path.abspath(self.parent),
             "snapshot": self.snapshot.path.name,
             "step": self.snapshot.record["progress"]["step"],
         }
@@ -86,10 +101,13 @@ class RunPlan:
         try:
             self._prepare(config)
         except OSError as error:
-            raise SnapshotError(
-                f"--workdir: expected a folder that can be written to, got {self.run_dir} "
-                f"({error.strerror}); name another"
-            ) from error
+            raise cannot_write(self.run_dir, error) from error
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes `config.json`: with the lineage, by which a fork without a snapshot of its own
+        goes on from what it forked.
+        """
+        write_json(self.run_dir / "config.json", {**config, "lineage": self.lineage()})
 
     def _prepare(self, config: dict[str, Any]) -> None:
         for path, _ in self.damaged:
@@ -100,10 +118,10 @@ class RunPlan:
             for stacks in self.run_dir.glob("hang_rank*.txt"):
                 stacks.unlink()
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self.parent is not None:
+        if self.parent is not None and not is_run(self.run_dir):
             for name in _HISTORY:
                 _copy(self.parent / name, self.run_dir / name)
-        write_json(self.run_dir / "config.json", {**config, "lineage": self.lineage()})
+        self.write_config(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +146,13 @@ class RunRequest:
         """Finds the folder and the snapshot.
 
         Raises:
-            SnapshotError: there is no such snapshot, none is sound, or a run would be overwritten.
+            SnapshotError: there is no such snapshot, none is sound, a run would be overwritten, or
+                a living process holds the folder.
         """
+        check_local("--workdir", self.workdir)
+        check_local("--resume", self.resume)
+        if self.workdir is not None:
+            refuse_if_held(self.workdir)
         if self.resume is None:
             return self._afresh()
         if self.overwrite:
@@ -140,28 +163,41 @@ class RunRequest:
         current = self.workdir or newest_run(self.config_name)
         if self.resume in ("auto", "latest"):
             return self._newest(current)
-        info = self._choose(current)
-        return self._from(info, read_snapshot(info.path))
+        return self._from(self._choose(current))
 
     def _afresh(self) -> RunPlan:
         if self.workdir is None:
-            return RunPlan(run_dir=_next_run(self.config_name))
+            return self._next()
         if is_run(self.workdir) and not self.overwrite:
             raise SnapshotError(
                 f"--workdir: expected a folder without a run, got {self.workdir}; "
                 "add --resume=latest to go on with it, or --overwrite to replace it"
             )
-        return RunPlan(run_dir=self.workdir, overwrite=self.overwrite)
+        found = None if self.overwrite else look(self.workdir)
+        return RunPlan(run_dir=self.workdir, overwrite=self.overwrite, found=found)
+
+    def _next(self, **fork: Any) -> RunPlan:
+        """Plans a run in the next folder under `runs/`; `fork`: the snapshot and its run."""
+        return RunPlan(run_dir=_next_run(self.config_name), numbered=True, **fork)
 
     def _newest(self, current: Path | None) -> RunPlan:
-        newest, damaged = find_newest(current / CHECKPOINTS) if current else (None, [])
-        if newest is not None:
-            assert current is not None
-            return RunPlan(run_dir=current, snapshot=newest, damaged=tuple(damaged))
+        if current is None:
+            found, newest, damaged = None, None, []
+        else:
+            refuse_if_held(current)
+            found = look(current)
+            newest, damaged = find_newest(current / CHECKPOINTS)
+        if current is not None and newest is not None:
+            return RunPlan(run_dir=current, snapshot=newest, damaged=tuple(damaged), found=found)
         if damaged:
             raise SnapshotError(f"{damaged[0][1]} (no other snapshot in {current} is sound)")
+        if current is not None and (forked := _forked_from(current)):
+            parent, path = forked
+            return RunPlan(
+                run_dir=current, snapshot=read_snapshot(path), parent=parent, found=found
+            )
         if self.resume == "auto":
-            return RunPlan(run_dir=current or _next_run(self.config_name))
+            return self._next() if current is None else RunPlan(run_dir=current, found=found)
         where = current or RUNS / self.config_name
         raise SnapshotError(
             f"--resume: expected a snapshot in {where}, got none; start without --resume, or with "
@@ -186,14 +222,16 @@ class RunRequest:
             raise SnapshotError(f"--resume: expected {what} in {where}, got {names}; name one")
         return found[0]
 
-    def _from(self, info: SnapshotInfo, snapshot: Snapshot) -> RunPlan:
+    def _from(self, info: SnapshotInfo) -> RunPlan:
         """Goes on in the snapshot's own run if it is the newest there, else forks."""
         in_run = info.path.parent.name == CHECKPOINTS
         owner = info.path.parent.parent if in_run else info.path.parent
+        found = look(owner)
         is_newest = in_run and list_snapshots(info.path.parent)[-1].path.name == info.path.name
         elsewhere = self.workdir is not None and self.workdir.resolve() != owner.resolve()
         if is_newest and not elsewhere:
-            return RunPlan(run_dir=owner, snapshot=snapshot)
+            refuse_if_held(owner)
+            return RunPlan(run_dir=owner, snapshot=read_snapshot(info.path), found=found)
         if elsewhere:
             assert self.workdir is not None
             if is_run(self.workdir):
@@ -201,8 +239,9 @@ class RunRequest:
                     f"--workdir: expected a folder without a run to fork into, got {self.workdir}; "
                     "name another"
                 )
-            return RunPlan(run_dir=self.workdir, snapshot=snapshot, parent=owner)
-        return RunPlan(run_dir=_next_run(self.config_name), snapshot=snapshot, parent=owner)
+            there, snapshot = look(self.workdir), read_snapshot(info.path)
+            return RunPlan(run_dir=self.workdir, snapshot=snapshot, parent=owner, found=there)
+        return self._next(snapshot=read_snapshot(info.path), parent=owner)
 
 
 def find_snapshot(path: str, runs: list[Path]) -> Path:
@@ -213,6 +252,7 @@ def find_snapshot(path: str, runs: list[Path]) -> Path:
     Raises:
         SnapshotError: nothing is there.
     """
+    check_local("snapshot", path)
     text = Path(path.removesuffix(".pt"))
     candidates = [text]
     if not text.is_absolute():
@@ -241,10 +281,25 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.json").exists() or (folder / CHECKPOINTS).exists()
 
 
+def look(folder: Path) -> Found:
+    """What a folder holds of a run, to be compared with what it holds later."""
+    names = tuple(info.path.name for info in list_snapshots(folder / CHECKPOINTS))
+    return is_run(folder), names
+
+
+def cannot_write(folder: Path, error: OSError) -> SnapshotError:
+    """Says that a run folder is not to be written to."""
+    return SnapshotError(
+        f"--workdir: expected a folder that can be written to, got {folder} ({error.strerror}); "
+        "name another"
+    )
+
+
 def newest_run(config_name: str) -> Path | None:
     """The run folder of a config with the highest number, under `runs/` of the current folder."""
-    numbers = _run_numbers(config_name)
-    return RUNS / config_name / str(max(numbers)) if numbers else None
+    folders = [RUNS / config_name / str(number) for number in _run_numbers(config_name)]
+    runs = [folder for folder in folders if is_run(folder)]
+    return max(runs, key=lambda folder: int(folder.name), default=None)
 
 
 def newest_runs() -> list[Path]:
@@ -256,8 +311,32 @@ def newest_runs() -> list[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Writes a file that is whole at every moment."""
     partial = path.with_suffix(path.suffix + ".tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _forked_from(fork: Path) -> tuple[Path, Path] | None:
+    """The run and the snapshot that a fork goes on from; None if the folder holds no fork.
+
+    Raises:
+        SnapshotError: that snapshot is gone.
+    """
+    try:
+        lineage = json.loads((fork / "config.json").read_text(encoding="utf-8"))["lineage"]
+        parent, name = Path(lineage["run"]), lineage["snapshot"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for path in (parent / CHECKPOINTS / name, parent / name):
+        if path.is_dir():
+            return parent, path
+    raise SnapshotError(
+        f"--resume: expected {name} in {parent}, which {fork} was forked from and has no snapshot "
+        "beyond, got nothing there; put it back, or fork another snapshot into a new folder"
+    )
 
 
 def _next_run(config_name: str) -> Path:

@@ -47,6 +47,8 @@ class SnapshotStore:
         self._thread: threading.Thread | None = None
         self._events: list[SnapshotSaved | SnapshotFailed] = []
         self.failures: list[dict[str, Any]] = []
+        self._written: set[Path] = set()
+        self._num_tried = 0
 
     def busy(self) -> bool:
         """Whether a save is still under way."""
@@ -61,6 +63,7 @@ class SnapshotStore:
             record: JSON values, read now.
         """
         assert not self.busy(), "one save at a time"
+        self._num_tried += 1
         record = json.loads(json.dumps({**record, **self._extra}))
         self._thread = threading.Thread(
             target=self._write, args=(name, [arrays], record), name="aetheria-snapshot"
@@ -87,7 +90,7 @@ class SnapshotStore:
 
     def best(self) -> dict[str, Any] | None:
         """The best snapshot kept: its name, step, and the monitored value."""
-        best = self._retention.best(self._kept)
+        best = self._retention.best([kept for kept in self._kept if kept.path.is_dir()])
         if not best:
             return None
         monitor = self._retention.monitor
@@ -98,6 +101,10 @@ class SnapshotStore:
             "value": best[0].metrics[monitor],
             "metrics": {k: v for k, v in best[0].metrics.items() if k.startswith("eval/")},
         }
+
+    def has_saved_nothing(self) -> bool:
+        """Whether this process tried to save, and no snapshot that it wrote is there."""
+        return self._num_tried > 0 and not any(path.is_dir() for path in self._written)
 
     def _write(self, name: str, box: list[Mapping[str, Any]], record: dict[str, Any]) -> None:
         """The arrays come in a box, so that nobody holds them any more when they are written."""
@@ -112,6 +119,7 @@ class SnapshotStore:
             return
         seconds = time.perf_counter() - began
         self._events.append(SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds))
+        self._written.add(self._folder / name)
         self._retire(SnapshotInfo.of(self._folder / name, record))
 
     def _clean(self) -> None:
