@@ -63,8 +63,10 @@ def test_a_folder_asked_for_by_name_goes_to_one_of_several(tmp_path):
 def test_three_real_starts_make_three_runs(tmp_path):
     (tmp_path / "c.yaml").write_text("{model_name: SimpleMLP, max_steps: 2, loggers: [jsonl]}")
     command = [sys.executable, "-m", "aetheria", "train", "c.yaml", "--set", "strategy=cpu"]
-    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=-3) for _ in range(3)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    with contextlib.ExitStack() as stack:
+        starts = [subprocess.Popen(command, cwd=tmp_path, stdout=-3) for _ in range(3)]
+        processes = [stack.enter_context(start) for start in starts]
+        assert [process.wait() for process in processes] == [0, 0, 0]
     for number in (1, 2, 3):
         folder = tmp_path / "runs" / "c" / str(number)
         assert json.loads((folder / "summary.json").read_text())["status"] == "completed"

@@ -138,7 +138,7 @@ def config(folder):
 
 def test_a_full_disk_is_one_line_before_anything_starts(disk, capfd):
     fill(disk / "ballast")
-    (disk / "ballast").write_bytes(b"\0" * ((disk / "ballast").stat().st_size - 8192))
+    (disk / "ballast").write_bytes(b"\0" * ((disk / "ballast").stat().st_size - 16384))
     assert main(["train", str(config(disk)), f"--workdir={disk / 'run'}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     expected = (
