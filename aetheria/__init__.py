@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from aetheria.plugins import register_data as register_data
     from aetheria.plugins import register_logger as register_logger
     from aetheria.plugins import register_model as register_model
+    from aetheria.protocols import Classes as Classes
 
 _HOMES = {
+    "Classes": "aetheria.protocols",
     "ArraySource": "aetheria.data",
     "DataSplits": "aetheria.data",
     "RecordSource": "aetheria.data",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aetheria
 from aetheria.config import MODEL_KEYS, Config
-from aetheria.data import DataSplits, Feed
+from aetheria.data import Feed
+from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.errors import ConfigError
 from aetheria.hardware import (
@@ -51,13 +52,18 @@ AnyProgram: TypeAlias = "JaxProgram | ElasticProgram | TorchProgram"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything of one run, made and checked; nothing compiled, nothing written."""
+    """Everything of one run, made and checked; nothing compiled, nothing written.
+
+    Attributes:
+        notes: lines that a user should see at the start.
+    """
 
     engine: Engine
     program: AnyProgram
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
+    notes: Sequence[str] = ()
 
     def execute(self) -> Outcome:
         """Trains; from the plan's snapshot if it has one."""
@@ -111,7 +117,7 @@ def build_run(
     """
     peers = peers or Alone()
     model = build_model(config, project)
-    feed = build_feed(config, project)
+    feed = build_feed(config, project, model)
     strategy = build_strategy(config, peers)
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
@@ -156,7 +162,7 @@ def build_run(
         stop=stop,
         nonfinite=nonfinite,
     )
-    return Run(engine=engine, program=program, store=store, plan=plan, stop=stop)
+    return Run(engine=engine, program=program, store=store, plan=plan, stop=stop, notes=feed.notes)
 
 
 def build_strategy(config: Config, peers: Peers) -> Any:
@@ -227,13 +233,16 @@ def build_predict_program(
     )
 
 
-def build_feed(config: Config, project: Path | None) -> Feed:
-    """Makes the dataset and what serves it."""
-    splits = call_with(DATA.get(config.data_name, project), "data_params", config.data_params)
-    if not isinstance(splits, DataSplits):
-        raise ConfigError(
-            f"data_name: expected a function that returns DataSplits, got {config.data_name!r}, "
-            f"which returns {type(splits).__name__}; return DataSplits(train=…, eval=…)"
+def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
+    """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
+    dataset = DATA.get(config.data_name, project)
+    with missing_file(f"data_name {config.data_name!r}"):
+        returned = call_with(dataset, "data_params", config.data_params)
+    splits, notes = check_data(returned, config.data_name, model.class_columns())
+    if config.batch_size > len(splits.train):
+        notes.append(
+            f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "
+            "train split; every step takes all of them, the rest is padding"
         )
     return Feed(
         splits=splits,
@@ -243,6 +252,7 @@ def build_feed(config: Config, project: Path | None) -> Feed:
         if is_elastic(config)
         else config.grad_accumulation_steps,
         seed=config.seed,
+        notes=tuple(notes),
     )
 
 

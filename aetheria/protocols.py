@@ -32,6 +32,18 @@ class Chunk(NamedTuple):
     num_examples: Sequence[int]
 
 
+class Classes(NamedTuple):
+    """Says that a column holds class numbers or tokens: whole numbers from 0 to `count` - 1.
+
+    Attributes:
+        count: how many there are.
+        shape: that of one example; (): a single number; None: any.
+    """
+
+    count: int
+    shape: tuple[int, ...] | None = ()
+
+
 class GuardCounters(NamedTuple):
     """What the guard inside the step has counted, on the device, up to `step`.
 

@@ -116,7 +116,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
     """What the config's dataset has for an example."""
-    return build_feed(config, project).example_spec()
+    return build_feed(config, project, build_model(config, project)).example_spec()
 
 
 def _link(model: Model, spec: ExampleSpec, precision: Precision) -> Any:

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import LinenModel, register_model, weighted
+from aetheria import Classes, LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
 from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
 
@@ -82,6 +82,9 @@ class SimpleCNN(LinenModel):
                 f"{list(shape)}; use a dataset of images, or fewer conv_dims"
             )
         return super().init(rng, example_batch)
+
+    def class_columns(self):
+        return {"labels": Classes(self.num_classes)}
 
     def score(self, outputs, batch):
         labels, mask = batch["labels"], batch["mask"]

@@ -6,7 +6,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import LinenModel, register_model, weighted
+from aetheria import Classes, LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
 from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
 
@@ -54,7 +54,16 @@ class SimpleMLP(LinenModel):
                 f"model_params.input_dim: expected {'x'.join(map(str, shape))}, the shape of the "
                 f"data's inputs, got {self.input_dim}; set it so"
             )
+        labels = example_batch.get("labels")  # weights may come without
+        if not self.num_classes and labels is not None and labels.shape[1:] not in ((), (1,)):
+            raise AetheriaError(
+                "data_name: expected labels of one number an example to regress on, got "
+                f"{list(labels.shape[1:])}; set model_params.num_classes for class labels"
+            )
         return super().init(rng, example_batch)
+
+    def class_columns(self):
+        return {"labels": Classes(self.num_classes)} if self.num_classes else {}
 
     def score(self, outputs, batch):
         labels, mask = batch["labels"], batch["mask"]

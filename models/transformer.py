@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import LinenModel, register_model, split_batch, weighted
+from aetheria import Classes, LinenModel, register_model, split_batch, weighted
 from aetheria.errors import AetheriaError
 from aetheria.logic.layers import causal_attention
 from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
@@ -185,6 +185,10 @@ class Transformer(LinenModel):
                 f"data's inputs, got {self.max_length}; set it so"
             )
         return super().init(rng, example_batch)
+
+    def class_columns(self):
+        tokens = Classes(self.vocab_size, shape=None)
+        return {"inputs": tokens, "labels": tokens}
 
     def score(self, outputs, batch):
         labels, mask = batch["labels"], batch["mask"]

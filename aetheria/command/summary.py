@@ -8,7 +8,7 @@ from typing import Any
 
 from aetheria.build import Run, versions
 from aetheria.engine import Outcome
-from aetheria.errors import ExitCode
+from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.ledger import account, read_ledger
 from aetheria.resilience.manifest import part_sha256
 from aetheria.resilience.runs import RunPlan
@@ -43,8 +43,10 @@ def summarize(
 
 def summarize_failure(plan: RunPlan, error: BaseException, wall_seconds: float) -> dict[str, Any]:
     """What `summary.json` holds of a run that an error ended."""
-    reason = f"{type(error).__name__}: {error}"
-    return _cut_short(plan, "failed", ExitCode.FAILED, reason, wall_seconds)
+    mistake = isinstance(error, AetheriaError)  # such as a row of the data that no sample showed
+    reason = str(error) if mistake else f"{type(error).__name__}: {error}"
+    code = ExitCode.USER_ERROR if mistake else ExitCode.FAILED
+    return _cut_short(plan, "failed", code, reason, wall_seconds)
 
 
 def summarize_hang(plan: RunPlan, reason: str, wall_seconds: float) -> dict[str, Any]:

@@ -39,14 +39,19 @@ def together(peers: Peers, make: Callable[[], Made]) -> Made:
 
 
 def leave_peers(peers: Peers, error: BaseException) -> NoReturn:
-    """Ends a process of several, with its traceback and what became of the others as the last
-    words. A normal exit would wait for all of them, and so for ever for one that is dead.
+    """Ends a process of several, with its traceback (of a user's mistake: its lines) and what
+    became of the others as the last words. A normal exit would wait for all of them, and so for
+    ever for one that is dead.
     """
-    traceback.print_exception(error)
+    mistake = isinstance(error, AetheriaError)
+    if mistake:
+        print(*error.problems, sep="\n", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
     for index, words in enumerate(peers.last_words(f"{type(error).__name__}: {error}")):
         if index != peers.index:
             fate = "gave no sign of life; look at its log" if words is None else f"ended: {words}"
             print(f"process {index} of {peers.count} {fate}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.FAILED)
+    os._exit(ExitCode.USER_ERROR if mistake else ExitCode.FAILED)

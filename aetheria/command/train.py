@@ -122,6 +122,8 @@ class TrainCommand:
             if leads:
                 failure = summarize_failure(run.plan, error, time.perf_counter() - began)
                 _write_summary(folder, failure)
+            if peers.count > 1 and isinstance(error, AetheriaError):
+                leave_peers(peers, error)  # the others have nothing to say, and would wait
             raise
         exit_code = _EXIT_CODES[outcome.status]
         if not leads:
@@ -180,7 +182,7 @@ class TrainCommand:
                     build_retention(config),
                     overwrite=self.overwrite,
                 )
-            return run, changes
+            return run, [*changes, *run.notes]
 
         return together(peers, build)
 

@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from aetheria.data.feed import epoch_order
+from aetheria.data.forms import hold_out
 from aetheria.data.sources import ArraySource, DataSplits
 from aetheria.errors import AetheriaError
 from aetheria.plugins import register_data
-
-_SPLIT_SEED = 0
 
 
 @register_data("digits")
@@ -49,17 +47,9 @@ def _columns(pair: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split(columns: dict[str, np.ndarray], eval_fraction: float) -> DataSplits:
-    """Splits once and for all: which examples are held out depends on no config seed."""
     if not 0 < eval_fraction < 1:
         raise AetheriaError(
             f"data_params.eval_fraction: expected a number between 0 and 1, got {eval_fraction}; "
             "0.2 holds out a fifth"
         )
-    size = len(next(iter(columns.values())))
-    order = epoch_order(_SPLIT_SEED, 2**32, size)
-    num_eval = round(size * eval_fraction)
-    held_out, kept = order[:num_eval], order[num_eval:]
-    return DataSplits(
-        train=ArraySource({name: column[kept] for name, column in columns.items()}),
-        eval=ArraySource({name: column[held_out] for name, column in columns.items()}),
-    )
+    return hold_out(ArraySource(columns), eval_fraction)

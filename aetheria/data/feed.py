@@ -45,6 +45,7 @@ class Feed:
         seed: decides the order, together with the epoch.
         part: which micro-batches of a window, and which rows of each, this process reads; the
             others are read by its peers.
+        notes: lines about the data that a user should see at the start.
     """
 
     splits: DataSplits
@@ -52,6 +53,7 @@ class Feed:
     grad_accumulation_steps: int
     seed: int
     part: tuple[slice, slice] = (slice(None), slice(None))
+    notes: tuple[str, ...] = ()
 
     @property
     def num_train_examples(self) -> int:

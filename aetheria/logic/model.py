@@ -9,6 +9,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from aetheria.errors import AetheriaError
+from aetheria.protocols import Classes
 
 Batch = Mapping[str, Any]
 Params = Any
@@ -68,6 +69,19 @@ class Model(ABC):
     @abstractmethod
     def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
         """Computes outputs for `inputs` [batch, ...], the leading dim of every output."""
+
+    def class_columns(self) -> Mapping[str, Classes]:
+        """Says which columns hold class numbers or tokens, such as `{"labels": Classes(10)}`.
+
+        The data is then checked before anything compiles, and at each read: a label that no class
+        has is one line that names its row. (In a loss it gives a NaN, or counts as the last class.)
+        Labels whose meaning is plain become whole numbers: floats without a fraction, bool for two
+        classes, and [batch, 1] where `Classes.shape` is ().
+
+        Returns:
+            Column name -> its classes; empty: nothing is known, and nothing is checked.
+        """
+        return {}
 
     def partition_rules(self) -> PartitionRules:
         """Says how parameters are split over a mesh: pairs of a pattern and a spec.

@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+from aetheria.logic.missing_column import named_missing_column
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
@@ -54,10 +56,18 @@ def make_outline(model: Model, spec: ProgramSpec) -> Outline:
     """Traces the model once in each of its hooks; nothing runs.
 
     Raises:
-        AetheriaError: the model does not fit the data, or names a metric as we name one.
+        AetheriaError: the model does not fit the data, reads a column that is not there, or names
+            a metric as we name one.
     """
     precision = Precision.parse(spec.mixed_precision)
     example = {name: column[0] for name, column in spec.example_window.items()}
+    with named_missing_column(model, example):
+        return _trace(model, spec, precision, example)
+
+
+def _trace(
+    model: Model, spec: ProgramSpec, precision: Precision, example: dict[str, np.ndarray]
+) -> Outline:
     key = jax.random.key(0)
     init = make_init(model, model.optimizer(spec.total_steps), precision)
     state = jax.eval_shape(init, key, example)

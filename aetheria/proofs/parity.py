@@ -103,7 +103,8 @@ class Parity:
             yield from self._run(tamper)
 
     def _run(self, tamper: Tamper) -> Iterator[Comparison]:
-        model, feed = build_model(self.config, self.project), build_feed(self.config, self.project)
+        model = build_model(self.config, self.project)
+        feed = build_feed(self.config, self.project, model)
         model = without_dropout(model)
         spec = ProgramSpec(
             example_window=feed.example_window(),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aetheria.data.checks import check_data
 from aetheria.data.sources import DataSplits, Source
 from aetheria.events import Event, RunStarted, StepsCompleted
 from aetheria.plugins import DATA
@@ -60,7 +61,7 @@ _notes = Notes()
 def dataset(*, name: str, params: Mapping[str, Any], project: str | None) -> DataSplits:
     """The dataset `name`; what is read of its training split is written down."""
     factory = DATA.get(name, None if project is None else Path(project))
-    splits = call_with(factory, "data_params", params)
+    splits, _ = check_data(call_with(factory, "data_params", params), name, {})
     return DataSplits(train=_Noted(splits.train), eval=splits.eval)
 
 

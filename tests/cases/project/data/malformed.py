@@ -73,7 +73,7 @@ def beyond_float32():
 
 
 class Short:
-    """Returns a row less than it is asked for: read without a word today."""
+    """Returns a row less than it is asked for."""
 
     def __len__(self):
         return 64
@@ -86,3 +86,41 @@ class Short:
 @register_data("short")
 def short():
     return both(Short())
+
+
+@register_data("label_for_labels")
+def label_for_labels():
+    return both({"inputs": X, "label": Y})
+
+
+@register_data("missing_file")
+def missing_file():
+    return np.load("no_such.npy")
+
+
+@register_data("two_labels")
+def two_labels():
+    return both({"inputs": X, "labels": np.repeat(Y, 2, axis=1)})
+
+
+class BadLater:
+    """Records of which number 333 is too short; no look at some of them shows it."""
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, index):
+        return {"inputs": X[0][:9], "labels": Y[0]} if index == 333 else ROW
+
+
+@register_data("bad_later")
+def bad_later():
+    return DataSplits(train=RecordSource(BadLater()), eval={"inputs": X, "labels": Y})
+
+
+@register_data("some_nan")
+def some_nan():
+    holed = X.copy()
+    holed[2, 4] = holed[2, 5] = np.nan
+    holed[9, 0] = np.inf
+    return holed, Y

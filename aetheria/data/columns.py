@@ -1,0 +1,213 @@
+"""One column of a dataset as an array of numbers; what cannot be one is named by row and value.
+
+Knows no splits, no batches and no models.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from aetheria.errors import AetheriaError
+from aetheria.protocols import Classes
+
+Rows: TypeAlias = "Sequence[int] | np.ndarray | None"
+_NARROWER = {"int64": np.int32, "uint64": np.uint32}
+_NO_NUMBERS = "OUSMmc"  # the kinds of dtypes that no step computes with
+
+
+def as_column(name: str, values: Any, rows: Rows = None) -> np.ndarray:
+    """Makes an array of at most 32 bits a number, which is what devices compute in.
+
+    Args:
+        name: of the column.
+        values: one value an example: an array of any library, or nested lists.
+        rows: the row numbers of the values; None: 0, 1, 2, …
+
+    Returns:
+        [num_examples, ...], or a scalar's [].
+
+    Raises:
+        AetheriaError: values that are ragged, not numbers, or not representable in 32 bits.
+
+    >>> as_column("inputs", [[0.5, 1.0]])
+    array([[0.5, 1. ]], dtype=float32)
+    """
+    array = _as_array(name, values)
+    if array.dtype.kind in _NO_NUMBERS or array.dtype.type is np.void:
+        raise _no_numbers(name, array, rows)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float32)
+        lost = np.isinf(narrow)
+        if lost.any() and (lost := lost & np.isfinite(array)).any():
+            raise AetheriaError(
+                f"column {name!r}: expected numbers that fit float32 (at most 3.4e+38), got "
+                f"{first_where(lost, array, rows)}; scale the column"
+            )
+        return narrow
+    narrow = array.astype(_NARROWER.get(array.dtype.name, array.dtype), copy=False)
+    if narrow is not array and (lost := narrow != array).any():
+        # An identifier that wraps around would be another one.
+        raise AetheriaError(
+            f"column {name!r}: expected whole numbers of 32 bits, got "
+            f"{first_where(lost, array, rows)}; leave the column out or renumber it"
+        )
+    return narrow
+
+
+def cast_like(name: str, array: np.ndarray, dtype: np.dtype, rows: Rows) -> np.ndarray:
+    """Casts rows to the dtype of the rows before them, if that keeps every number.
+
+    Raises:
+        AetheriaError: it does not, as for 0.5 among whole numbers.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(dtype)
+    rounds = dtype.kind == "f"  # a number may be rounded, as every float is
+    lost = np.isinf(cast) & np.isfinite(array) if rounds else cast != array
+    if not lost.any():
+        return cast
+    raise AetheriaError(
+        f"column {name!r}: expected {dtype} as in row 0, got {array.dtype} "
+        f"{first_where(lost, array, rows)}; give every row one dtype"
+    )
+
+
+def as_classes(name: str, array: np.ndarray, classes: Classes, rows: Rows) -> np.ndarray:
+    """Makes class numbers of a column whose meaning is plain, and checks their range.
+
+    Taken besides whole numbers: floats without a fraction, bool for two classes, and a trailing
+    dim of size 1 that the model does not ask for.
+
+    Args:
+        name: of the column.
+        array: [num_examples, ...].
+        classes: what the model says of it.
+        rows: the row numbers of the values; None: 0, 1, 2, …
+
+    Returns:
+        Whole numbers [num_examples, *classes.shape]; the same array where nothing is to be done.
+
+    Raises:
+        AetheriaError: a value is no class number, or the shape is another.
+    """
+    expected = f"column {name!r}: expected class numbers from 0 to {classes.count - 1}"
+    array = _squeeze(expected, array, classes)
+    if array.dtype.kind == "b":
+        if classes.count != 2:
+            raise AetheriaError(
+                f"{expected}, got bool ({first_where(np.ones(array.shape, bool), array, rows)}); "
+                "bool is taken for two classes: set the model's number of classes to 2, or give "
+                "whole numbers"
+            )
+        return array.astype(np.int32)
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            broken = ~(np.floor(array) == array)  # true of NaN
+        broken |= np.isinf(array)
+        if broken.any():
+            raise AetheriaError(
+                f"{expected}, got {first_where(broken, array, rows)}; give whole numbers, or "
+                "leave these rows out"
+            )
+    outside = (array.min() < 0 or array.max() >= classes.count) if array.size else False
+    if outside:
+        found = first_where((array < 0) | (array >= classes.count), array, rows)
+        raise AetheriaError(
+            f"{expected}, got {found}; number the classes from 0, or change the model's number "
+            "of classes"
+        )
+    return array.astype(np.int32) if array.dtype.kind == "f" else array
+
+
+def first_where(chosen: np.ndarray, array: np.ndarray, rows: Rows) -> str:
+    """Says the first chosen value and its row: `10 in row 700`."""
+    place = np.unravel_index(int(np.argmax(chosen)), chosen.shape)
+    value = array[place]
+    if isinstance(value, np.generic):
+        value = value.item()
+    said = f"{value:g}" if isinstance(value, float) else repr(value)
+    said = said if len(said) <= 40 else f"{said[:40]}…"
+    if not place:
+        return said
+    row = int(place[0]) if rows is None else int(rows[int(place[0])])
+    return f"{said} in row {row}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as messages write it: `[28, 28, 1]`; a scalar's as `[] (one number)`."""
+    return str([*shape]) if len(shape) else "[] (one number)"
+
+
+def _as_array(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, np.ma.MaskedArray):
+        raise AetheriaError(
+            f"column {name!r}: expected numbers, got a masked array; fill it, or leave rows out"
+        )
+    if isinstance(values, Mapping | set) or hasattr(values, "__next__"):
+        raise AetheriaError(
+            f"column {name!r}: expected an array, got a {type(values).__name__}; give one value "
+            "an example, in order"
+        )
+    try:
+        return np.asarray(values)
+    except Exception as error:  # whatever another library's arrays raise
+        reason = _odd_row(values) or f"{type(error).__name__}: {error}"
+        raise AetheriaError(
+            f"column {name!r}: expected rows of one shape, got {reason}; pad or cut the rows"
+        ) from error
+
+
+def _odd_row(values: Any) -> str | None:
+    """Names the first row that has another shape than row 0, if one has."""
+    first: tuple[int, ...] | None = None
+    try:
+        for row, value in enumerate(values):
+            shape = _shape(value)
+            if shape is None:
+                return f"row {row}, which is ragged in itself"
+            first = shape if first is None else first
+            if shape != first:
+                return f"{shape_text(shape)} in row {row} after {shape_text(first)} in row 0"
+    except Exception:  # what cannot be iterated over is described by the error itself
+        return None
+    return None
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    try:
+        return np.shape(value)
+    except ValueError:
+        return None
+
+
+def _no_numbers(name: str, array: np.ndarray, rows: Rows) -> AetheriaError:
+    kind, advice = str(array.dtype), "convert them in the dataset"
+    if array.dtype.kind == "c":
+        advice = "give the real and the imaginary part as channels or as two columns"
+    if array.dtype.names:
+        kind, advice = "a structured array", "give each of its fields as a column"
+    chosen = np.ones(array.shape, bool)
+    if array.dtype.kind == "O" and array.size:
+        strange = [not isinstance(v, int | float | np.number) for v in array.ravel()]
+        chosen = np.array(strange).reshape(array.shape) if any(strange) else chosen
+    where = f" ({first_where(chosen, array, rows)})" if array.size else ""
+    return AetheriaError(f"column {name!r}: expected numbers, got {kind}{where}; {advice}")
+
+
+def _squeeze(expected: str, array: np.ndarray, classes: Classes) -> np.ndarray:
+    shape = array.shape[1:]
+    if classes.shape is None or shape == classes.shape:
+        return array
+    if shape == (*classes.shape, 1):
+        return array[..., 0]
+    one_hot = shape == (*classes.shape, classes.count)
+    advice = "use labels.argmax(-1)" if one_hot else "give one class number where the model has one"
+    raise AetheriaError(
+        f"{expected}, of shape {shape_text(classes.shape)} an example, got "
+        f"{'one-hot ' if one_hot else ''}rows of shape {shape_text(shape)} (row 0: "
+        f"{' '.join(np.array2string(array[0], threshold=6, edgeitems=2).split())}); {advice}"
+    )
