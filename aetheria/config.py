@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aetheria.conversion import convert
-from aetheria.errors import ConfigError
+from aetheria.errors import ConfigError, shown
 from aetheria.policy import parse_policy
 
 
@@ -57,7 +57,8 @@ class Config:
         data_name: a registered dataset, or `pkg.mod:function`.
         data_params: its arguments.
         epochs: passes over the training split.
-        max_steps: an upper bound in optimizer steps; null: none.
+        max_steps: the length of the run in optimizer steps, whatever `epochs` says; null: `epochs`
+            decides.
         batch_size: examples in one optimizer step.
         learning_rate: handed to the model; null: the model's own default.
         max_grad_norm: handed to the model; 0: no clipping; null: the model's own default.
@@ -123,7 +124,7 @@ class Config:
 
 # Keys that are hyperparameters of the model, and handed to it.
 MODEL_KEYS = ("learning_rate", "max_grad_norm", "ema_decay", "remat")
-# Smallest and largest allowed values; what is not here may be any number of its type.
+# Smallest and largest allowed values. A whole number is at most what a counter on a device holds.
 _MINIMA = {
     "epochs": 1,
     "max_steps": 1,
@@ -149,6 +150,40 @@ _MAXIMA = {
     "seed": 2**32 - 1,  # JAX keeps 32 bits of a seed: a larger one would repeat another's
     "ema_decay": 1,
 }
+_MAX_WHOLE = 2**31 - 1
+# Other trainers' words for a key of ours, and what is chosen elsewhere.
+_SYNONYMS = {
+    **dict.fromkeys(("lr", "base_lr", "max_lr"), "learning_rate"),
+    **dict.fromkeys(("bs", "train_batch_size", "global_batch_size"), "batch_size"),
+    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs", "num_train_epochs"), "epochs"),
+    **dict.fromkeys(("steps", "num_steps", "train_steps", "total_steps", "max_iters"), "max_steps"),
+    **dict.fromkeys(("precision", "dtype", "amp", "fp16", "bf16"), "mixed_precision"),
+    **dict.fromkeys(
+        ("accumulate_grad_batches", "gradient_accumulation_steps", "accumulation", "accum_steps"),
+        "grad_accumulation_steps",
+    ),
+    **dict.fromkeys(
+        ("gradient_clip_val", "grad_clip", "clip_grad_norm", "gradient_clipping", "clip_norm"),
+        "max_grad_norm",
+    ),
+    **dict.fromkeys(("accelerator", "device", "backend"), "strategy"),
+    **dict.fromkeys(("devices", "num_devices", "gpus", "num_gpus", "sharding"), "mesh"),
+    **dict.fromkeys(("model", "model_config", "architecture"), "model_name"),
+    **dict.fromkeys(("data", "dataset", "dataset_name", "datamodule"), "data_name"),
+    **dict.fromkeys(("logger", "logging", "report_to"), "loggers"),
+    **dict.fromkeys(("checkpoint", "checkpoints", "checkpointing", "ckpt"), "snapshot"),
+    **dict.fromkeys(("random_seed", "rng_seed"), "seed"),
+    **dict.fromkeys(("ema", "ema_rate"), "ema_decay"),
+    **dict.fromkeys(("log_every", "log_interval", "logging_steps"), "log_every_steps"),
+    **dict.fromkeys(("eval_every", "eval_steps", "eval_interval"), "eval_every_steps"),
+    **dict.fromkeys(("save_every", "save_steps", "save_interval"), "snapshot.every_steps"),
+    **dict.fromkeys(("deterministic", "determinism"), "reproducibility"),
+}
+_OF_THE_MODEL = (
+    *("optimizer", "optim", "scheduler", "lr_scheduler", "schedule", "weight_decay"),
+    *("warmup", "warmup_steps", "momentum", "betas", "loss", "criterion"),
+)
+_MAX_PROBLEMS = 20
 
 
 def make_config(
@@ -171,6 +206,8 @@ def make_config(
     settled = {name: checked.get(name, defaults[name]) for name in defaults}
     sound = {name: v for name, v in settled.items() if name in checked or name not in values}
     problems += _contradictions(sound, origin)
+    if len(problems) > _MAX_PROBLEMS:
+        problems[_MAX_PROBLEMS:] = [f"{where}: and {len(problems) - _MAX_PROBLEMS} more problems"]
     if problems:
         raise ConfigError(*problems)
     return Config(**checked)
@@ -189,23 +226,26 @@ def _check(
 ) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         name = prefix.rstrip(".")
-        problems.append(f"{where(name)}: {name}: expected keys with values, got {values!r}")
+        problems.append(f"{where(name)}: {name}: expected keys with values, got {shown(values)}")
         return {}
     hints = typing.get_type_hints(schema)
     checked = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if key not in hints:
+        if key not in hints and len(problems) > _MAX_PROBLEMS:
+            problems.append(name)  # counted, not printed
+        elif key not in hints:
             problems.append(_unknown(where(name), name, [prefix + known for known in hints]))
         elif dataclasses.is_dataclass(hints[key]):
             inner = _check(hints[key], value, where, f"{name}.", problems)
             if not problems:
                 checked[key] = hints[key](**inner)
         else:
+            most = _MAXIMA.get(name, _MAX_WHOLE if _is_whole(hints[key]) else None)
             try:
-                checked[key] = convert(value, hints[key], _MINIMA.get(name), _MAXIMA.get(name))
+                checked[key] = convert(value, hints[key], _MINIMA.get(name), most)
             except (TypeError, ValueError) as error:
-                problems.append(f"{where(name)}: {name}: expected {error}, got {value!r}")
+                problems.append(f"{where(name)}: {name}: expected {error}, got {shown(value)}")
     for item in dataclasses.fields(schema):
         required = item.default is dataclasses.MISSING is item.default_factory
         if required and item.name not in values:
@@ -214,9 +254,28 @@ def _check(
     return checked
 
 
+def _is_whole(hint: Any) -> bool:
+    return int in (hint, *typing.get_args(hint))
+
+
 def _unknown(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"{where}: {name}: expected a known key, got {name!r}; did you mean {near!r}?"
+    if name.lower() in _OF_THE_MODEL:
+        advice = (
+            "the model chooses it: give a hyperparameter of the model in model_params, or change "
+            "its optimizer or loss"
+        )
+    elif near := _SYNONYMS.get(name.lower()) or _nearest(name, known):
+        advice = f"did you mean {near!r}?"
+    else:
+        advice = "see the table of keys in docs/config.md"
+    shown_name = shown(name)
+    return f"{where}: {shown_name[1:-1]}: expected a known key, got {shown_name}; {advice}"
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """The key that a name misspells, if one is near; a long name is near to none."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75) if len(name) < 60 else []
+    return near[0] if near else None
 
 
 def _contradictions(values: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[str]:

@@ -5,9 +5,14 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal
+
+from aetheria.errors import shown
+
+_NULLS = ("none", "None", "null", "Null")
+_TRUTHS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 def convert(
@@ -15,24 +20,35 @@ def convert(
 ) -> Any:
     """Converts a value from a file to the type of its field, without guessing.
 
+    What people write for it counts: `1e-3` as text is a number, `None` and `none` are null, `yes`
+    and `off` are truth values, and one name or mapping is a list of one.
+
     Raises:
         TypeError: the value is not of that type; the message says what was expected.
         ValueError: it is below `minimum` or above `maximum`.
 
     >>> convert("1e-3", float)
     0.001
+    >>> convert("none", int | None), convert("early_stopping", tuple), convert("yes", bool)
+    (None, ('early_stopping',), True)
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and NoneType in arguments:
             return None
-        return _convert_to_any(value, [a for a in arguments if a is not NoneType], minimum, maximum)
+        hints = [a for a in arguments if a is not NoneType]
+        try:
+            return _convert_to_any(value, hints, minimum, maximum)
+        except TypeError:
+            if NoneType in arguments and value in _NULLS:
+                return None
+            raise
     if origin is dict:
         items = _to_type(value, dict).items()
         return {key: convert(item, arguments[1], minimum, maximum) for key, item in items}
     if origin is Literal:
-        if value not in arguments:
-            near = difflib.get_close_matches(str(value), arguments, n=1)
+        if not isinstance(value, str) or value not in arguments:
+            near = difflib.get_close_matches(str(value)[:100], arguments, n=1)
             hint_text = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(f"one of {', '.join(arguments)}{hint_text}")
         return value
@@ -67,12 +83,25 @@ def _to_type(value: Any, hint: Any) -> Any:
             return float(value)
     if hint is dict and isinstance(value, Mapping):
         return _plain(value)
-    if hint is tuple and isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
+    if hint is tuple and (items := _items(value)) is not None:
+        return tuple(_plain(item) for item in items)
+    if hint is bool and isinstance(value, str):
+        value = _TRUTHS.get(value.lower(), value)
     if hint in (str, bool) and type(value) is hint:
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise TypeError(names.get(hint, "a list" if hint is tuple else "keys with values"))
+
+
+def _items(value: Any) -> Sequence[Any] | None:
+    """A list's items; of one name or one mapping, that alone; None if it is none of these."""
+    if value is None or value in _NULLS:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        return [{name: arguments} for name, arguments in value.items()]
+    return value if isinstance(value, (list, tuple)) else None
 
 
 def _is_finite(value: float) -> bool:
@@ -89,5 +118,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if value is not None and not isinstance(value, (str, int, float)):
-        raise TypeError(f"only texts, numbers, lists and keys in it (not {value!r})")
+        raise TypeError(f"only texts, numbers, lists and keys in it (not {shown(value)})")
     return value

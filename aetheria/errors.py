@@ -1,6 +1,9 @@
 """Vocabulary: the errors a user can cause, and the exit codes a script can rely on."""
 
 from enum import IntEnum
+from typing import Any
+
+_MAX_SHOWN = 200  # characters
 
 
 class ExitCode(IntEnum):
@@ -12,6 +15,21 @@ class ExitCode(IntEnum):
     NONFINITE_HALT = 3
     PREEMPTED = 75
     HANG = 76
+
+
+def shown(value: Any) -> str:
+    """The value as a message shows it: its repr, cut where it is long, so that a line stays a line.
+
+    >>> shown("abc"), len(shown("a" * 5000))
+    ("'abc'", 221)
+    """
+    try:
+        text = repr(value)
+    except Exception as error:  # of somebody's class, or a whole number too long to print
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    if len(text) <= _MAX_SHOWN:
+        return text
+    return f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"
 
 
 class AetheriaError(Exception):

@@ -1,16 +1,18 @@
 """Paths are those of mounted file systems: nothing here reads or writes object stores."""
 
+import os
 import re
 from pathlib import Path
 
-from aetheria.errors import AetheriaError
+from aetheria.errors import AetheriaError, shown
 
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # what Linux takes
 # `pathlib` makes `gs:/bucket` of `gs://bucket`; one letter alone is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_local(where: str, path: str | Path | None) -> None:
-    """Refuses a URL where a path is expected; None passes.
+    """Refuses a URL, or what no file system can hold, where a path is expected; None passes.
 
     >>> check_local("--workdir", "runs/mlp/1")
     >>> check_local("--workdir", "gs://bucket/run")
@@ -20,11 +22,29 @@ def check_local(where: str, path: str | Path | None) -> None:
     gs://bucket/run; ...
 
     Raises:
-        AetheriaError: the path begins with a scheme, such as `s3://`, `hdfs://` or `file://`.
+        AetheriaError: the path begins with a scheme, such as `s3://`, `hdfs://` or `file://`; or it
+            is empty, or a name in it is too long.
     """
-    if path is not None and _SCHEME.match(str(path)):
+    if path is None:
+        return
+    encoded = os.fsencode(path)
+    if (
+        not encoded
+        or b"\0" in encoded
+        or len(encoded) > _PATH_BYTES
+        or _longest(encoded) > _NAME_BYTES
+    ):
+        raise AetheriaError(
+            f"{where}: expected a path whose names have 1 to {_NAME_BYTES} bytes, got "
+            f"{shown(str(path))}; name another"
+        )
+    if _SCHEME.match(str(path)):
         url = re.sub(":/+", "://", str(path), count=1)
         raise AetheriaError(
             f"{where}: expected a path of a mounted file system, got {url}; mount the store, or "
             "copy to and from it"
         )
+
+
+def _longest(path: bytes) -> int:
+    return max(len(name) for name in path.split(b"/"))

@@ -2,13 +2,36 @@
 
 import difflib
 
+from aetheria.errors import shown
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PARTS = ("params", "compute", "output")
-_SHORT = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64"}
+_SHORT = {
+    **{"f32": "float32", "fp32": "float32"},
+    **{"bf16": "bfloat16"},
+    **{"f16": "float16", "fp16": "float16"},
+    **{"f64": "float64", "fp64": "float64"},
+}
+# Lightning's, Accelerate's and Keras's names, so that a config from there says what it meant.
+_NAMED = {
+    "no": "compute=float32",
+    "32": "compute=float32",
+    "32-true": "compute=float32",
+    "bf16-mixed": "compute=bfloat16",
+    "mixed_bfloat16": "compute=bfloat16",
+    "16-mixed": "compute=float16",
+    "fp16-mixed": "compute=float16",
+    "mixed_float16": "compute=float16",
+    "bf16-true": "params=bfloat16,compute=bfloat16",
+    "16-true": "params=float16,compute=float16",
+    "64": "params=float64,compute=float64,output=float64",
+    "64-true": "params=float64,compute=float64,output=float64",
+}
 
 
 def parse_policy(value: bool | str) -> dict[str, str]:
-    """Reads the config's `mixed_precision`: a flag, or a policy such as `compute=bfloat16`.
+    """Reads the config's `mixed_precision`: a flag, a dtype to compute in (`bf16`, `fp16`), a name
+    other trainers use (`bf16-mixed`, `16-mixed`), or a policy such as `compute=bfloat16`.
 
     Returns:
         part -> dtype, for every part.
@@ -20,21 +43,29 @@ def parse_policy(value: bool | str) -> dict[str, str]:
     {'params': 'float32', 'compute': 'bfloat16', 'output': 'float32'}
     >>> parse_policy("compute=f16, output=float16")
     {'params': 'float32', 'compute': 'float16', 'output': 'float16'}
+    >>> parse_policy("bf16") == parse_policy("bf16-mixed") == parse_policy(True)
+    True
     """
     if isinstance(value, bool):
         value = f"compute={'bfloat16' if value else 'float32'}"
+    name = value.strip().lower()
+    if _SHORT.get(name, name) in DTYPES:
+        value = f"compute={name}"
+    value = _NAMED.get(name, value)
     given: dict[str, str] = {}
     for item in value.split(","):
         part, equals, dtype = (piece.strip() for piece in item.partition("="))
         if not equals:
             raise ValueError(
-                f"expected true, false, or part=dtype pairs, got {value!r}; "
-                "write it as params=float32,compute=bfloat16,output=float32"
+                f"expected true, false, a dtype such as bf16, or part=dtype pairs, got "
+                f"{shown(value)}; write it as params=float32,compute=bfloat16,output=float32"
             )
         if part not in PARTS:
-            raise ValueError(f"expected {_one_of(PARTS)}, got {part!r}; {_nearest(part, PARTS)}")
+            raise ValueError(
+                f"expected {_one_of(PARTS)}, got {shown(part)}; {_nearest(part, PARTS)}"
+            )
         if part in given:
-            raise ValueError(f"expected {part} once, got {value!r}; keep one of the two")
+            raise ValueError(f"expected {part} once, got {shown(value)}; keep one of the two")
         given[part] = _dtype(part, dtype)
     return {part: given.get(part, "float32") for part in PARTS}
 
@@ -52,7 +83,7 @@ def _dtype(part: str, text: str) -> str:
     dtype = _SHORT.get(text, text)
     if dtype not in DTYPES:
         raise ValueError(
-            f"expected {part} to be {_one_of(DTYPES)}, got {text!r}; {_nearest(text, DTYPES)}"
+            f"expected {part} to be {_one_of(DTYPES)}, got {shown(text)}; {_nearest(text, DTYPES)}"
         )
     return dtype
 

@@ -98,7 +98,7 @@ learning_rate: fast
 mixed_precision: 1
 strategy: gpus
 mesh: {data: two}
-loggers: console
+loggers: 3
 max_steps: 1.5
 model_params: [1]
 snapshot: {every_epoch: 1, keep_last: 0, mode: maximum}
@@ -113,7 +113,7 @@ snapshot: {every_epoch: 1, keep_last: 0, mode: maximum}
         "config.yaml: strategy: expected one of auto, cpu, gpu, mesh, torch (did you mean 'gpu'?), "
         "got 'gpus'",
         "config.yaml: mesh: expected a whole number, got {'data': 'two'}",
-        "config.yaml: loggers: expected a list, got 'console'",
+        "config.yaml: loggers: expected a list, got 3",
         "config.yaml: max_steps: expected a whole number, got 1.5",
         "config.yaml: model_params: expected keys with values, got [1]",
         "config.yaml: snapshot.every_epoch: expected a known key, got 'snapshot.every_epoch'; "

@@ -6,16 +6,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from aetheria.errors import AetheriaError
+from aetheria.errors import AetheriaError, shown
 from aetheria.paths import check_local
+
+_MAX_BYTES = 2**50  # a pebibyte: no device has more
 
 
 def positive(what: str) -> Callable[[str], int]:
     """Reads a whole number of 1 or more; `what` names it in the message."""
 
     def read(text: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"expected {what} of 1 or more, got {text!r}")
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+            raise argparse.ArgumentTypeError(
+                f"expected {what} of 1 or more and less than 1e9, got {shown(text)}"
+            )
         return int(text)
 
     return read
@@ -46,7 +50,7 @@ def rate(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {shown(text)}")
     return number
 
 
@@ -58,9 +62,10 @@ def mesh(text: str) -> dict[str, int]:
     """
     items = [item.partition("=") for item in text.split(",")]
     sizes = {axis.strip(): size.strip() for axis, _, size in items}
-    if len(sizes) < len(items) or not all(size.isdigit() and int(size) for size in sizes.values()):
+    whole = all(re.fullmatch("[0-9]{1,9}", size) and int(size) for size in sizes.values())
+    if len(sizes) < len(items) or not whole:
         raise argparse.ArgumentTypeError(
-            f"expected sizes of axes such as data=16,fsdp=8,tensor=8, got {text!r}"
+            f"expected sizes of axes such as data=16,fsdp=8,tensor=8, got {shown(text)}"
         )
     return {axis: int(size) for axis, size in sizes.items()}
 
@@ -71,8 +76,12 @@ def size_bytes(text: str) -> int:
     >>> size_bytes("80GB"), size_bytes("1.5 GiB")
     (80000000000, 1610612736)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"expected a size such as 80GB or 24GiB, got {text!r}")
-    number, unit, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit) + 1))
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([KMGT])(i?)B", text)
+    if match:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit) + 1))
+        if 0 < size <= _MAX_BYTES:
+            return size
+    raise argparse.ArgumentTypeError(
+        f"expected a size such as 80GB or 24GiB, of at most 1024 TiB, got {shown(text)}"
+    )

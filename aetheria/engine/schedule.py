@@ -16,7 +16,8 @@ class Schedule:
         batch_size: examples in one optimizer step, over all devices.
         grad_accumulation_steps: micro-batches in one optimizer step.
         epochs: passes over the training split.
-        max_steps: stop after this many optimizer steps although epochs remain; None: never.
+        max_steps: the length of the run in optimizer steps, whatever `epochs` says; None: `epochs`
+            decides.
         stop_at_step: leave the run there, to be resumed; unlike `max_steps` it does not shorten
             the run that the model's schedule is made for.
         log_every_steps: cadence of StepsCompleted.
@@ -48,8 +49,7 @@ class Schedule:
         >>> s.steps_per_epoch, s.total_steps
         (3, 6)
         """
-        steps = self.epochs * self.steps_per_epoch
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        return self.epochs * self.steps_per_epoch if self.max_steps is None else self.max_steps
 
     def progress(self, step: int, examples_seen: int) -> Progress:
         """The counters after `step` steps and `examples_seen` examples."""
@@ -61,9 +61,12 @@ class Schedule:
         )
 
     def is_finished(self, progress: Progress) -> bool:
-        """Whether every example of every epoch was seen, or `max_steps` taken."""
-        by_steps = self.max_steps is not None and progress.step >= self.max_steps
-        return by_steps or progress.examples_seen >= self.epochs * self.num_train_examples
+        """Whether `max_steps` were taken or, where it is not given, every example of every epoch
+        was seen.
+        """
+        if self.max_steps is not None:
+            return progress.step >= self.max_steps
+        return progress.examples_seen >= self.epochs * self.num_train_examples
 
     def steps_to_boundary(self, progress: Progress) -> int:
         """Steps until the next moment at which anything but a step can be due (at least 1)."""

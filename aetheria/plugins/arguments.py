@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aetheria.conversion import convert
-from aetheria.errors import ConfigError
+from aetheria.errors import ConfigError, shown
 
 _CHECKED = (bool, int, float, str)
 
@@ -38,7 +38,7 @@ def call_with(
         try:
             converted[name] = _convert(value, hints.get(name))
         except (TypeError, ValueError) as error:
-            problems.append(f"{where}.{name}: expected {error}, got {value!r}; change it")
+            problems.append(f"{where}.{name}: expected {error}, got {shown(value)}; change it")
     missing = [
         name
         for name in accepted
@@ -62,9 +62,15 @@ def _parameters(factory: Any, where: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _unknown(where: str, name: str, accepted: list[str]) -> str:
-    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.0)
-    hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
-    return f"{where}.{name}: expected one of {', '.join(accepted) or 'none'}, got {name!r}; {hint}"
+    near = difflib.get_close_matches(name[:60], accepted, n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]!r}?" if near else "use one of these, or remove it"
+    if not accepted:
+        return f"{where}: expected no arguments, got {shown(name)}; remove it"
+    shown_name = shown(name)
+    return (
+        f"{where}.{shown_name[1:-1]}: expected one of {', '.join(accepted)}, got {shown_name}; "
+        f"{hint}"
+    )
 
 
 def _hints(factory: Callable[..., Any]) -> Mapping[str, Any]:
