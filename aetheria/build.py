@@ -13,7 +13,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aetheria
-from aetheria.config import MODEL_KEYS, Config
+from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
 from aetheria.data import Feed
 from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
@@ -43,6 +43,7 @@ from aetheria.resilience.dumps import NonFiniteDumps
 from aetheria.resilience.retention import Retention
 from aetheria.resilience.runs import CHECKPOINTS, DUMPS, RunPlan
 from aetheria.resilience.shared import SharedStore
+from aetheria.sizes import size_text
 
 if TYPE_CHECKING:
     from aetheria.pytorch.program import TorchProgram
@@ -121,6 +122,8 @@ def build_run(
     strategy = build_strategy(config, peers)
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
+    feed = replace(feed, part=part)
+    check_batch_fits(feed)
     schedule = build_schedule(config, feed, stop_at_step)
     spec = ProgramSpec(
         example_window=feed.example_window(),
@@ -155,7 +158,7 @@ def build_run(
         listeners = {**chosen, "the run's ledger": Ledger(context)}
     engine = Engine(
         program=program,
-        feed=replace(feed, part=part),
+        feed=feed,
         schedule=schedule,
         bus=EventBus(listeners),
         snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
@@ -261,9 +264,24 @@ def is_elastic(config: Config) -> bool:
     return config.reproducibility == "elastic"
 
 
+def check_batch_fits(feed: Feed) -> None:
+    """Raises ConfigError if this process's part of a batch is larger than the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if feed.window_bytes > memory:
+        raise ConfigError(
+            f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
+            f"memory, got {feed.batch_size} examples of {size_text(feed.window_bytes)} in all; "
+            "use fewer"
+        )
+
+
 def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) -> Schedule:
-    """Takes the length and the cadences from the config."""
-    return Schedule(
+    """Takes the length and the cadences from the config.
+
+    Raises:
+        ConfigError: the run would have more steps than a device can count.
+    """
+    schedule = Schedule(
         num_train_examples=feed.num_train_examples,
         batch_size=config.batch_size,
         grad_accumulation_steps=config.grad_accumulation_steps,
@@ -275,6 +293,12 @@ def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) 
         save_every_steps=config.snapshot.every_steps,
         save_every_epochs=config.snapshot.every_epochs,
     )
+    if schedule.total_steps > MAX_WHOLE:
+        raise ConfigError(
+            f"epochs: expected a run of at most {MAX_WHOLE} steps, got {schedule.total_steps}; "
+            "set max_steps, or use fewer epochs"
+        )
+    return schedule
 
 
 def build_retention(config: Config) -> Retention:

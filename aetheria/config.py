@@ -150,7 +150,7 @@ _MAXIMA = {
     "seed": 2**32 - 1,  # JAX keeps 32 bits of a seed: a larger one would repeat another's
     "ema_decay": 1,
 }
-_MAX_WHOLE = 2**31 - 1
+MAX_WHOLE = 2**31 - 1
 # Other trainers' words for a key of ours, and what is chosen elsewhere.
 _SYNONYMS = {
     **dict.fromkeys(("lr", "base_lr", "max_lr"), "learning_rate"),
@@ -241,7 +241,7 @@ def _check(
             if not problems:
                 checked[key] = hints[key](**inner)
         else:
-            most = _MAXIMA.get(name, _MAX_WHOLE if _is_whole(hints[key]) else None)
+            most = _MAXIMA.get(name, MAX_WHOLE if _is_whole(hints[key]) else None)
             try:
                 checked[key] = convert(value, hints[key], _MINIMA.get(name), most)
             except (TypeError, ValueError) as error:

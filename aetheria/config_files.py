@@ -15,7 +15,7 @@ from typing import Any
 from aetheria.config import Config, make_config
 from aetheria.errors import ConfigError, shown
 
-_MAX_FILE_BYTES = 256 << 10
+_MAX_FILE_BYTES = 128 << 10
 _MAX_VALUES = 50_000
 
 

@@ -94,12 +94,12 @@ def _to_type(value: Any, hint: Any) -> Any:
 
 
 def _items(value: Any) -> Sequence[Any] | None:
-    """A list's items; of one name or one mapping, that alone; None if it is none of these."""
+    """A list's items; one name or {name: arguments} is an item alone; None if it is neither."""
     if value is None or value in _NULLS:
         return ()
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and all(isinstance(v, Mapping | None) for v in value.values()):
         return [{name: arguments} for name, arguments in value.items()]
     return value if isinstance(value, (list, tuple)) else None
 

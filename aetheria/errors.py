@@ -21,7 +21,7 @@ def shown(value: Any) -> str:
     """The value as a message shows it: its repr, cut where it is long, so that a line stays a line.
 
     >>> shown("abc"), len(shown("a" * 5000))
-    ("'abc'", 221)
+    ("'abc'", 219)
     """
     try:
         text = repr(value)

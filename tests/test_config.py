@@ -181,7 +181,7 @@ def test_a_seed_that_jax_would_cut_short_is_refused(write):
 
 def test_a_key_given_twice_is_refused_in_yaml_and_json(write):
     assert problems(write("model_name: a\nepochs: 1\nepochs: 2")) == [
-        "config.yaml: expected YAML, got the key 'epochs' twice (line 3); mend the file"
+        "config.yaml: expected YAML, got the key 'epochs' twice (line 3); fix the file"
     ]
     (line,) = problems(write("model_name: a\nmodel_params: {x: 1, x: 2}"))
     assert "the key 'x' twice (line 2)" in line
@@ -328,7 +328,7 @@ def test_errors_in_overrides_say_so(write):
     assert problems(file, "model_name.x=1") == [
         "override: model_name.x: expected 'model_name' to hold keys, got 'a'; set it whole"
     ]
-    assert problems(file, "epochs") == ["--set: expected key=value, got 'epochs'; write it so"]
+    assert problems(file, "epochs") == ["--set: expected key=value, got 'epochs'; use key=value"]
 
 
 @pytest.mark.parametrize("text", ["[1", "2024-13-45", "[" * 10_000, "!!python/name:os.system"])

@@ -63,13 +63,26 @@ class Feed:
     def micro_batch(self) -> int:
         return self.batch_size // self.grad_accumulation_steps
 
+    @property
+    def window_bytes(self) -> int:
+        """What the window, or this process's part of it, takes in memory."""
+        num_micro, rows = (
+            len(range(size)[part]) for size, part in zip(self._lead, self.part, strict=True)
+        )
+        example = self.splits.train.read(np.zeros(1, np.int64))
+        return num_micro * rows * sum(column.nbytes for column in example.values())
+
+    @property
+    def _lead(self) -> tuple[int, int]:
+        return self.grad_accumulation_steps, self.micro_batch
+
     def example_window(self) -> Mapping[str, np.ndarray]:
         """A whole window of the run's shapes and dtypes, made of the first example alone."""
         # Views of one example: a window may be large, and this one is asked for its shape.
-        lead = (self.grad_accumulation_steps, self.micro_batch)
-        columns = self.splits.train.read(np.zeros(1, np.int64))
-        window = {name: np.broadcast_to(a[0], lead + a.shape[1:]) for name, a in columns.items()}
-        return window | {"mask": np.ones(lead, np.float32)}
+        columns = {**self.splits.train.read(np.zeros(1, np.int64)), "mask": np.ones(1, np.float32)}
+        return {
+            name: np.broadcast_to(a[0], self._lead + a.shape[1:]) for name, a in columns.items()
+        }
 
     def example_spec(self) -> dict[str, Any]:
         """Column name -> shape and dtype of one example, JSON values, the mask included."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aetheria.errors import RegistryError
+from aetheria.errors import RegistryError, shown
 from aetheria.plugins import discovery
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Registry:
 
     def _not_found(self, name: str, project: Path | None) -> str:
         names = self.names(project)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name[:60], names, n=1, cutoff=0.5)
         lowered = {known.lower(): known for known in names}
         hint = lowered.get(name.lower()) or (near[0] if near else None)
         advice = f"use {hint!r}" if hint else "use one of these, or pkg.mod:Name"
@@ -119,7 +119,7 @@ class Registry:
             for file, error in self._failed.items()
         )
         return (
-            f"{self.kind}: expected one of {', '.join(names)}, got {name!r}; {advice}{broken}"
+            f"{self.kind}: expected one of {', '.join(names)}, got {shown(name)}; {advice}{broken}"
         ).replace("\n", " ")
 
 
