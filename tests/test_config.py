@@ -410,12 +410,22 @@ def _configs(draw):
     )
 
 
+class _QuotingDumper(yaml.SafeDumper):
+    """PyYAML leaves texts such as 1e5 bare, which YAML 1.1 reads as texts and 1.2 as numbers."""
+
+    def represent_text(self, text):
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+_QuotingDumper.add_representer(str, _QuotingDumper.represent_text)
+
+
 @settings(max_examples=40, deadline=None)
 @given(_configs())
 def test_any_config_survives_yaml_and_json(tmp_path_factory, config):
     folder = tmp_path_factory.getbasetemp()
     file = folder / "round_trip.yaml"
-    file.write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
+    file.write_text(yaml.dump(config.to_dict(), Dumper=_QuotingDumper), encoding="utf-8")
     assert load_config(file) == config
     file = folder / "round_trip.json"
     file.write_text(json.dumps(config.to_dict()), encoding="utf-8")
