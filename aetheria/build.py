@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import sys
 import time
@@ -24,6 +23,7 @@ from aetheria.hardware import (
     PredictProgram,
     select_strategy,
 )
+from aetheria.hardware.clusters import detect_cluster
 from aetheria.hardware.compiler import fix_threads, make_room_for_devices
 from aetheria.hardware.launch import detect_launch
 from aetheria.hardware.memory import keep_freed_memory
@@ -65,6 +65,7 @@ class Run:
     plan: RunPlan
     stop: StopSignal
     notes: Sequence[str] = ()
+    devices: str = ""
 
     def execute(self) -> Outcome:
         """Trains; from the plan's snapshot if it has one."""
@@ -90,7 +91,7 @@ def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(environ, options)
+    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.join_timeout))
     if launch is None:
         return Alone()
     return ProcessGroup(
@@ -98,6 +99,13 @@ def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:
         join_timeout=options.join_timeout,
         heartbeat_timeout=options.heartbeat_timeout,
     )
+
+
+def describe_devices(run: Run, peers: Peers) -> list[str]:
+    """A line for each of several processes: where it is and which devices it has. All processes
+    call it.
+    """
+    return peers.describe_devices(run.devices) if isinstance(peers, ProcessGroup) else []
 
 
 def build_run(
@@ -165,7 +173,15 @@ def build_run(
         stop=stop,
         nonfinite=nonfinite,
     )
-    return Run(engine=engine, program=program, store=store, plan=plan, stop=stop, notes=feed.notes)
+    return Run(
+        engine=engine,
+        program=program,
+        store=store,
+        plan=plan,
+        stop=stop,
+        notes=feed.notes,
+        devices=strategy.devices,
+    )
 
 
 def build_strategy(config: Config, peers: Peers) -> Any:
@@ -175,8 +191,14 @@ def build_strategy(config: Config, peers: Peers) -> Any:
     require_torch(f"strategy {config.strategy!r}")
     from aetheria.pytorch.strategy import select_torch_strategy
 
-    host = peers.host if isinstance(peers, ProcessGroup) else ""
-    return select_torch_strategy(config.mesh, peers, host=host, environ=os.environ)
+    joined = isinstance(peers, ProcessGroup)
+    return select_torch_strategy(
+        config.mesh,
+        peers,
+        host=peers.host if joined else "",
+        listen=peers.listen if joined else None,
+        device_ids=peers.device_ids if joined else None,
+    )
 
 
 def require_torch(what: str) -> None:

@@ -219,6 +219,8 @@ class JoinOptions:
         process_id: this one's number.
         join_timeout: seconds to wait for all to come.
         heartbeat_timeout: seconds after which a silent process counts as dead, which ends all.
+        token: what the processes of this run know and others should not; None: `AETHERIA_TOKEN`,
+            or what the launcher says.
     """
 
     coordinator: str | None = None
@@ -226,6 +228,7 @@ class JoinOptions:
     process_id: int | None = None
     join_timeout: float = 120.0
     heartbeat_timeout: float = 30.0
+    token: str | None = field(default=None, repr=False)
 
 
 class Peers(Protocol):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from aetheria.address import split_address
 from aetheria.errors import AetheriaError, shown
 from aetheria.paths import check_local
 
@@ -23,6 +24,39 @@ def positive(what: str) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}, got {text[:50]!r}"
+            )
+        return int(text)
+
+    return read
+
+
+def address(text: str) -> str:
+    """Reads `host:port`.
+
+    >>> address("host0:9000")
+    'host0:9000'
+    """
+    try:
+        split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def token(text: str) -> str:
+    """Reads a secret; one that is empty, from a variable that is not set, protects nothing."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a secret text, got an empty one")
+    return text
 
 
 def positives(text: str) -> tuple[int, ...]:

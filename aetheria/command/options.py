@@ -6,7 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from aetheria.command.argument_types import local_path, positive, rate
+from aetheria.address import MAX_PROCESSES
+from aetheria.command.argument_types import address, local_path, positive, rate, token, whole
 from aetheria.command.train import TrainCommand
 from aetheria.errors import AetheriaError
 from aetheria.protocols import JoinOptions
@@ -98,9 +99,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "several processes", "started by hand; torchrun and srun need none of these"
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num-processes", type=positive("a number"), metavar="N")
-    group.add_argument("--process-id", type=int, metavar="I", help="this one's number, from 0")
+    group.add_argument(
+        "--coordinator", type=address, metavar="HOST:PORT", help="where process 0 listens"
+    )
+    group.add_argument("--num-processes", type=whole(1, MAX_PROCESSES), metavar="N")
+    group.add_argument(
+        "--process-id",
+        type=whole(0, MAX_PROCESSES - 1),
+        metavar="I",
+        help="this process's number, from 0",
+    )
+    group.add_argument(
+        "--token",
+        type=token,
+        help="a secret that all processes of the run share; the environment variable "
+        "AETHERIA_TOKEN keeps it out of the list of processes",
+    )
     group.add_argument(
         "--join-timeout",
         type=rate,

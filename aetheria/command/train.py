@@ -85,6 +85,7 @@ class TrainCommand:
     def _train_with(
         self, peers: Peers, config: Config, began: float, held: contextlib.ExitStack
     ) -> int:
+        from aetheria.build import describe_devices
         from aetheria.command.summary import (
             print_table,
             summarize,
@@ -95,6 +96,7 @@ class TrainCommand:
         from aetheria.resilience.watchdog import Watchdog
 
         run, notes = self._prepare(peers, config, began, held)
+        notes += describe_devices(run, peers)
         leads, folder = peers.index == 0, run.plan.run_dir
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)

@@ -28,6 +28,18 @@ def make_mesh(mesh_shape: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
     )
 
 
+def name_devices(devices: Sequence[Any]) -> str:
+    """Devices as people call them: GPUs by their numbers on this machine, others by their count."""
+    if not devices:
+        return "no device of the mesh"
+    if devices[0].platform == "gpu":
+        # "cuda:8": the number there counts the devices of all machines.
+        kind, _, _ = str(devices[0]).partition(":")
+        return ", ".join(f"{kind}:{device.local_hardware_id}" for device in devices)
+    kind, several = devices[0].platform.upper(), "s" if len(devices) > 1 else ""
+    return f"{len(devices)} {kind} device{several}"
+
+
 def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainState:
     """Gives every leaf of a state its sharding.
 

@@ -2,10 +2,19 @@
 
 import contextlib
 import json
+import os
+import socket
 import time
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import Any
 
+from aetheria.address import split_address
 from aetheria.hardware.launch import Launch
+from aetheria.hardware.launch_variables import LauncherVariables
+from aetheria.hardware.local_devices import choose_local_devices, count_visible_gpus
+from aetheria.hardware.meeting_address import find_bind_address, for_jax, open_listener
 from aetheria.hardware.rendezvous import meet
 
 _LAST_WORDS_SECONDS = 5.0
@@ -23,33 +32,48 @@ class ProcessGroup:
         join_timeout: seconds to wait for all to come.
         heartbeat_timeout: seconds after which a silent process counts as dead, and ends the others.
 
+    Attributes:
+        index: this process's number.
+        count: how many there are.
+        host: where process 0 is to be reached.
+        device_ids: the accelerators of this process among those it can see; None: all.
+
     Raises:
-        HardwareError: somebody did not come in time.
+        HardwareError: somebody did not come in time, or the machine's accelerators cannot be shared
+            by its processes.
     """
 
     def __init__(self, launch: Launch, *, join_timeout: float, heartbeat_timeout: float):
-        meet(launch, join_timeout)
-        import jax
-
-        # It would take SIGTERM away from us; see `aetheria.hardware.shared_stop`.
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(
-            launch.coordinator,
-            launch.count,
-            launch.index,
-            initialization_timeout=int(join_timeout),
-            heartbeat_timeout_seconds=int(heartbeat_timeout),
+        self.index, self.count = launch.index, launch.count
+        self.host, _ = split_address(launch.coordinator)
+        self.device_ids = choose_local_devices(
+            launch,
+            os.environ,
+            num_gpus=count_visible_gpus(os.environ),
+            uses_gpu=_uses_gpu(),
         )
-        # jax starts its devices when they are first asked for, and then waits for all processes:
-        # here all of them ask; later, only one of them might.
-        jax.devices()
+        self._bind_address = None
+        if self.index == 0:
+            self._bind_address = find_bind_address(launch, os.environ, join_timeout)
+        meet(launch, join_timeout, self._bind_address)
+        self._join_jax(launch, join_timeout, heartbeat_timeout)
         # jax has no public door to its key-value store; Orbax uses this one too (jax 0.10 to 0.12).
         from jax._src import distributed
 
-        self.index, self.count = launch.index, launch.count
-        self.host = launch.coordinator.rpartition(":")[0]
         self._store: Any = distributed.global_state.client
         self._number = 0
+
+    def describe_devices(self, mine: str) -> list[str]:
+        """A line for each process: where it is and what it computes on. All processes call it.
+
+        Args:
+            mine: this process's devices.
+        """
+        places = self.gather([socket.gethostname(), mine])
+        return [
+            f"process {index} of {self.count} on host {host}: {devices}"
+            for index, (host, devices) in enumerate(places)
+        ]
 
     def share(self, value: Any) -> Any:
         """Process 0's JSON value, on every process."""
@@ -90,6 +114,34 @@ class ProcessGroup:
                 words.append(mine if index == self.index else None)
         return words
 
+    def listen(self) -> socket.socket:
+        """Opens a socket at a free port where this process, number 0, is to be reached."""
+        assert self._bind_address is not None
+        host, _, _ = self._bind_address.rpartition(":")
+        return open_listener(f"{host}:0")
+
+    def _join_jax(self, launch: Launch, join_timeout: float, heartbeat_timeout: float) -> None:
+        partition = LauncherVariables(os.environ, "JAX").optional_number("JAX_PARTITION_INDEX")
+        import jax
+
+        # It would take SIGTERM away from us; see `aetheria.hardware.shared_stop`.
+        jax.config.update("jax_enable_preemption_service", False)
+        jax.distributed.initialize(
+            launch.coordinator,
+            launch.count,
+            launch.index,
+            local_device_ids=self.device_ids,
+            # JAX would choose other devices: see `local_devices`.
+            cluster_detection_method="deactivate",
+            initialization_timeout=max(1, int(join_timeout)),
+            heartbeat_timeout_seconds=max(1, int(heartbeat_timeout)),
+            coordinator_bind_address=self._bind_address and for_jax(self._bind_address),
+            partition_index=partition,
+        )
+        # jax starts its devices when they are first asked for, and then waits for all processes:
+        # here all of them ask; later, only one of them might.
+        jax.devices()
+
     def _exchange(self, value: Any, speakers: Any) -> list[Any]:
         key = f"aetheria/{self._number}"
         if self.index in speakers:
@@ -102,3 +154,15 @@ class ProcessGroup:
             self._store.key_value_delete(f"aetheria/{self._number - _KEPT_MESSAGES}")
         self._number += 1
         return values
+
+
+def _uses_gpu() -> bool:
+    """Whether JAX will look for a GPU: its platforms, or a plugin that is installed, say so."""
+    import jax
+
+    if platforms := jax.config.values["jax_platforms"]:
+        return not {"cuda", "rocm", "gpu"}.isdisjoint(platforms.split(","))
+    plugins = [plugin.value for plugin in entry_points(group="jax_plugins")]
+    with contextlib.suppress(ImportError):
+        plugins += [module.name for module in iter_modules(import_module("jax_plugins").__path__)]
+    return any("cuda" in name or "rocm" in name for name in plugins)

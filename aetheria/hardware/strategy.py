@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aetheria.errors import HardwareError
 from aetheria.hardware.compiler import NUM_THREADS
 from aetheria.hardware.elastic import ElasticProgram
-from aetheria.hardware.placement import make_mesh
+from aetheria.hardware.placement import make_mesh, name_devices
 from aetheria.hardware.program import JaxProgram
 from aetheria.logic.model import Model
 from aetheria.logic.program_spec import ProgramSpec
@@ -43,6 +43,11 @@ class MeshStrategy:
         places = rows.addressable_devices_indices_map((micro_batch,)).values()
         bounds = [place[0].indices(micro_batch) for place in places if place is not None]
         return slice(None), slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+    @property
+    def devices(self) -> str:
+        """The devices of this process, for people."""
+        return name_devices(self.mesh.local_devices)
 
     def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
         """Builds the program; each step is compiled at its first call."""
@@ -89,6 +94,11 @@ class ElasticStrategy:
         if len(mine) == len(devices):
             return slice(None), slice(None)
         return slice(mine[0] * share, (mine[-1] + 1) * share), slice(None)
+
+    @property
+    def devices(self) -> str:
+        """The devices of this process, for people."""
+        return name_devices(self.mesh.local_devices)
 
     def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
         """Builds the program; each part is compiled at its first call."""

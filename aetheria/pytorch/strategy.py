@@ -3,7 +3,8 @@
 import atexit
 import contextlib
 import datetime
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,13 +46,23 @@ class TorchStrategy:
         rows = micro_batch // self.ranks.count
         return slice(None), slice(self.ranks.index * rows, (self.ranks.index + 1) * rows)
 
+    @property
+    def devices(self) -> str:
+        """The device of this rank, for people."""
+        return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
+
     def compile(self, model: Model, spec: ProgramSpec) -> TorchProgram:
         """Builds the program."""
         return TorchProgram(model, spec, self.ranks)
 
 
 def select_torch_strategy(
-    mesh: Mapping[str, int], peers: Peers, *, host: str, environ: Mapping[str, str]
+    mesh: Mapping[str, int],
+    peers: Peers,
+    *,
+    host: str,
+    listen: Callable[[], socket.socket] | None,
+    device_ids: Sequence[int] | None,
 ) -> TorchStrategy:
     """Takes a GPU if there is one, else the CPU; and joins the other processes, if there are any.
 
@@ -59,10 +70,11 @@ def select_torch_strategy(
         mesh: the config's; of PyTorch's ranks it may name the axis data alone.
         peers: the processes of the run.
         host: where process 0 is to be reached.
-        environ: in which a launcher says which process of its machine this is.
+        listen: opens a socket at a free port where process 0 is to be reached; None: alone.
+        device_ids: the GPUs that this process may take, of which it takes the first; None: all.
 
     Raises:
-        HardwareError: a mesh that is none, or more processes of a machine than GPUs.
+        HardwareError: a mesh that is none, or a GPU that is not there.
     """
     if any(axis != "data" for axis in mesh) or mesh.get("data", peers.count) != peers.count:
         raise HardwareError(
@@ -70,34 +82,44 @@ def select_torch_strategy(
             f"its {peers.count} processes, got {dict(mesh)}; leave it out, and start as many "
             "processes as are wanted"
         )
-    device = _choose_device(peers, environ)
-    if peers.count > 1 and not dist.is_initialized():
-        _join(peers, host, device)
+    device = _choose_device(device_ids)
+    if listen is not None and not dist.is_initialized():
+        _join(peers, host, listen, device)
     return TorchStrategy("torch", Ranks(device, peers.index, peers.count))
 
 
-def _choose_device(peers: Peers, environ: Mapping[str, str]) -> torch.device:
+def _choose_device(device_ids: Sequence[int] | None) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    count = torch.cuda.device_count()
-    names = ("LOCAL_RANK", "SLURM_LOCALID")
-    local = next((int(environ[n]) for n in names if n in environ and peers.count > 1), 0)
-    if local >= count:
+    count, number = torch.cuda.device_count(), (device_ids or [0])[0]
+    if number >= count:
         raise HardwareError(
             f"strategy: expected a GPU for each process of a machine, got {count} for process "
-            f"{local} (from 0); start fewer processes"
+            f"{number} (from 0); start fewer processes"
         )
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
-def _join(peers: Peers, host: str, device: torch.device) -> None:
+def _join(
+    peers: Peers, host: str, listen: Callable[[], socket.socket], device: torch.device
+) -> None:
     """Makes PyTorch's process group. Its meeting point is of its own, at a port that is free: the
     launcher's may be taken, or may be none.
     """
     store = None
     if peers.index == 0:
-        store = TCPStore(host, 0, peers.count, is_master=True, wait_for_workers=False)
+        # Without a socket of ours it listens on all interfaces. It closes the socket in the end.
+        listener = listen()
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            host,
+            port,
+            peers.count,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
     port = peers.share(None if store is None else store.port)
     store = store or TCPStore(host, port, peers.count, is_master=False)
     dist.init_process_group(

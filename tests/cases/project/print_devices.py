@@ -1,0 +1,18 @@
+"""Joins the process group, and prints what this process takes. Started by a launcher."""
+
+import os
+
+import jax
+
+from aetheria.hardware.launch import detect_launch
+from aetheria.hardware.placement import name_devices
+from aetheria.hardware.process_group import ProcessGroup
+from aetheria.protocols import JoinOptions
+
+launch = detect_launch(os.environ, JoinOptions())
+assert launch is not None
+group = ProcessGroup(launch, join_timeout=60.0, heartbeat_timeout=30.0)
+lines = group.describe_devices(name_devices(jax.local_devices()))
+print(group.index, "sees", jax.config.values["jax_cuda_visible_devices"], flush=True)
+if group.index == 0:
+    print(*lines, sep="\n", flush=True)
