@@ -52,6 +52,10 @@ class RegistryError(AetheriaError):
     """A model, dataset, logger or callback that is not there, or is there twice."""
 
 
+class ModelError(AetheriaError):
+    """A model one of whose hooks does not keep the contract; the message names the hook."""
+
+
 class HardwareError(AetheriaError):
     """A strategy or mesh that this machine, or this batch size, cannot serve."""
 

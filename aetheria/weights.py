@@ -11,6 +11,7 @@ from aetheria.build import build_feed, build_model, describe_run, make_model, re
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
+from aetheria.logic.fitting import optimizer_of
 from aetheria.logic.leaves import abstract_weights, evaluated_leaves, named_leaves
 from aetheria.logic.model import Model
 from aetheria.logic.precision import FLOAT32, Precision
@@ -102,7 +103,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
     """A state of step 0 that begins with these weights: its arrays, and its record."""
     model, spec = build_model(config, project), weights.record["example_spec"]
     precision = Precision.parse(config.mixed_precision)
-    init = jax.jit(make_init(model, model.optimizer(1), precision))
+    init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
     arrays = named_leaves(init(jax.random.key(config.seed), _example(spec)))
     arrays = {path: np.array(array) for path, array in arrays.items()}
     for path, array in arrays.items():

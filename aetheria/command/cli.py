@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from aetheria.command.report import ReportCommand
 from aetheria.command.snapshots import SnapshotsCommand, VerifySnapshotsCommand
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.terminal import safe_output
+from aetheria.user_code import print_user_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(parser, argv: Sequence[str]) -> int:
-    """Executes what `parser` makes of `argv`; prints an AetheriaError, a line for each problem."""
+    """Executes what `parser` makes of `argv`. Prints an AetheriaError, a line for each problem, and
+    of an exception in a user's code the user's own frames; `--traceback` prints all of them.
+    """
+    command = None
     with safe_output():
         try:
             command = parser(argv)
@@ -41,9 +46,15 @@ def run_command(parser, argv: Sequence[str]) -> int:
             logging.getLogger("absl").setLevel(logging.ERROR)
             return command.execute()
         except AetheriaError as error:
+            if getattr(command, "traceback", False):
+                traceback.print_exception(error)
             for problem in error.problems:
                 print(" ".join(problem.split()), file=sys.stderr)
             return int(ExitCode.USER_ERROR)
+        except Exception as error:
+            if getattr(command, "traceback", False) or not print_user_error(error):
+                raise
+            return int(ExitCode.FAILED)
 
 
 class Command(Protocol):
@@ -129,6 +140,7 @@ def _make_plan(options: argparse.Namespace) -> PlanCommand:
         mesh=options.mesh,
         machine={name: value for name, value in machine.items() if value is not None},
         as_json=options.json,
+        traceback=options.traceback,
     )
 
 
@@ -177,4 +189,8 @@ def _add_debug(commands: Any) -> None:
     nan = things.add_parser("nan", help="where a loss or a gradient stopped being finite")
     nan.add_argument("dump", type=local_path, metavar="DUMP", help="a folder in a run's dumps/")
     add_project(nan)
-    nan.set_defaults(make_command=lambda o: DebugNanCommand(dump=o.dump, project=o.project))
+    nan.set_defaults(
+        make_command=lambda o: DebugNanCommand(
+            dump=o.dump, project=o.project, traceback=o.traceback
+        )
+    )

@@ -21,10 +21,12 @@ class DebugNanCommand:
     Attributes:
         dump: a folder in a run's `dumps/`.
         project: the project folder, where the model is looked for; None: the current folder.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     dump: Path
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Replays, prints, and returns the exit code: 0 if the cause was found, 1 if everything is

@@ -62,9 +62,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_project(parser: argparse.ArgumentParser) -> None:
-    """The option that every command with a model has."""
+    """The options that every command with a model has."""
     parser.add_argument(
         "--project", type=local_path, metavar="DIR", help="the folder that holds your models/"
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="print the whole traceback of an error, not your own frames alone",
     )
 
 
@@ -145,6 +150,7 @@ def make_command(
         accept_changes=options.accept_changes,
         project=options.project,
         stop_at_step=options.stop_at_step,
+        traceback=options.traceback,
         join=JoinOptions(
             **{item.name: getattr(options, item.name) for item in fields(JoinOptions)}
         ),

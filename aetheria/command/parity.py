@@ -29,6 +29,7 @@ class ParityCommand:
         control: a known trap to set on PyTorch's side, which is expected to be caught.
         as_json: print JSON, nothing else.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     config_file: Path
@@ -38,6 +39,7 @@ class ParityCommand:
     control: str | None = None
     as_json: bool = False
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Compares, prints, and returns the exit code: 1 if a leaf leaves the tolerance.

@@ -27,6 +27,7 @@ class PlanCommand:
         config_file: `.py`, `.yaml` or `.json`.
         overrides: `key=value` texts applied to it.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
         devices: how many; None: as many as the mesh has.
         mesh: axis -> size; None: the config's, or all devices on `data`.
         machine: what a device can do: fields of `aetheria.plan.Machine`.
@@ -36,6 +37,7 @@ class PlanCommand:
     config_file: Path
     overrides: tuple[str, ...] = ()
     project: Path | None = None
+    traceback: bool = False
     devices: int | None = None
     mesh: Mapping[str, int] | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
@@ -56,12 +58,13 @@ class PlanCommand:
             "config_name": self.config_file.stem,
             "project": str(find_project(self.config_file, self.project)),
             "machine": dict(self.machine),
+            "traceback": self.traceback,
         }
         done = _run_with_devices(math.prod(mesh.values()), json.dumps(request))
         if done.returncode == ExitCode.USER_ERROR:
             raise AetheriaError(*json.loads(done.stdout)["problems"])
         if done.returncode:
-            return int(ExitCode.FAILED)  # its traceback is on stderr
+            return int(ExitCode.FAILED)  # what went wrong is on stderr
         plan = json.loads(done.stdout)
         print(json.dumps(plan, indent=2) if self.as_json else "\n".join(describe(plan)))
         return int(ExitCode.OK)

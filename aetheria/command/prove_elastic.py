@@ -27,6 +27,7 @@ class ProveElasticCommand:
         meshes: layouts of devices to compare as well, axis -> size.
         control: show instead that `reproducibility: fast` does not.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     config_file: Path
@@ -37,6 +38,7 @@ class ProveElasticCommand:
     meshes: tuple[Mapping[str, int], ...] = ()
     control: bool = False
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Runs the proof, prints its table, and returns the exit code.

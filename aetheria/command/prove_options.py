@@ -114,4 +114,5 @@ def _what(options: argparse.Namespace) -> dict[str, Any]:
         "overrides": tuple(options.set),
         "steps": options.steps,
         "project": options.project,
+        "traceback": options.traceback,
     }

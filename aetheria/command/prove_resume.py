@@ -28,6 +28,7 @@ class ProveResumeCommand:
         signal_name: `KILL` or `TERM`.
         drop: a field to take out of the snapshot after the first kill, which must be noticed.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     config_file: Path
@@ -37,6 +38,7 @@ class ProveResumeCommand:
     signal_name: str = "KILL"
     drop: str | None = None
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Runs the proof, prints its table, and returns the exit code.

@@ -42,6 +42,7 @@ def add_parity(commands: Any) -> None:
             control=o.control,
             as_json=o.json,
             project=o.project,
+            traceback=o.traceback,
         )
     )
 
@@ -59,7 +60,9 @@ def add_export(commands: Any) -> None:
     )
     add_project(parser)
     parser.set_defaults(
-        make_command=lambda o: ExportCommand(snapshot=o.snapshot, to=o.to, project=o.project)
+        make_command=lambda o: ExportCommand(
+            snapshot=o.snapshot, to=o.to, project=o.project, traceback=o.traceback
+        )
     )
 
 
@@ -93,5 +96,6 @@ def add_import(commands: Any) -> None:
             input_shape=o.input_shape,
             overwrite=o.overwrite,
             project=o.project,
+            traceback=o.traceback,
         )
     )

@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.protocols import Peers
+from aetheria.user_code import print_user_error
 
 Made = TypeVar("Made")
 
@@ -38,15 +39,15 @@ def together(peers: Peers, make: Callable[[], Made]) -> Made:
     raise AetheriaError(*lines)
 
 
-def leave_peers(peers: Peers, error: BaseException) -> NoReturn:
-    """Ends a process of several, with its traceback (of a user's mistake: its lines) and what
-    became of the others as the last words. A normal exit would wait for all of them, and so for
-    ever for one that is dead.
+def leave_peers(peers: Peers, error: BaseException, *, whole: bool) -> NoReturn:
+    """Ends a process of several. Its last words are its traceback (of a user's mistake its lines,
+    of an exception in a user's code the user's own frames, unless `whole`) and what became of the
+    others. A normal exit would wait for all of them, and so for ever for one that is dead.
     """
     mistake = isinstance(error, AetheriaError)
     if mistake:
         print(*error.problems, sep="\n", file=sys.stderr)
-    else:
+    elif whole or not print_user_error(error):
         traceback.print_exception(error)
     for index, words in enumerate(peers.last_words(f"{type(error).__name__}: {error}")):
         if index != peers.index:

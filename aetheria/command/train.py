@@ -39,6 +39,7 @@ class TrainCommand:
         overwrite: whether an earlier run in `workdir` may be removed.
         accept_changes: resume although the config sets another course from here on.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
         stop_at_step: leave the run at that step, to be resumed.
         join: the other processes of the run, where no launcher says.
     """
@@ -50,6 +51,7 @@ class TrainCommand:
     overwrite: bool = False
     accept_changes: bool = False
     project: Path | None = None
+    traceback: bool = False
     stop_at_step: int | None = None
     join: JoinOptions = field(default_factory=JoinOptions)
 
@@ -79,7 +81,7 @@ class TrainCommand:
             raise
         except BaseException as error:
             if peers.count > 1:
-                leave_peers(peers, error)
+                leave_peers(peers, error, whole=self.traceback)
             raise
 
     def _train_with(

@@ -18,11 +18,13 @@ class ExportCommand:
         snapshot: the path of a snapshot, or of a run.
         to: a `.safetensors` or `.pt` file, or a folder.
         project: the project folder; None: the current one.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     snapshot: str
     to: Path
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Writes, says what, and returns the exit code.
@@ -60,6 +62,7 @@ class ImportCommand:
         input_shape: of one example, where nobody else says it.
         overwrite: whether an earlier run in `workdir` may be removed.
         project: the project folder; None: found from the config file.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     file: Path
@@ -70,6 +73,7 @@ class ImportCommand:
     input_shape: tuple[int, ...] | None = None
     overwrite: bool = False
     project: Path | None = None
+    traceback: bool = False
 
     def execute(self) -> int:
         """Reads, checks, writes, and returns the exit code.

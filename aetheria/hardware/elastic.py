@@ -79,9 +79,8 @@ class ElasticProgram:
         self._first_lane = devices.index(mine[0]) * self._share
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
         precision = Precision.parse(spec.mixed_precision)
-        optimizer = model.optimizer(spec.total_steps)
         gradient = make_lane_gradient(model, precision)
-        update = make_lane_update(optimizer, spec.max_consecutive_skips)
+        update = make_lane_update(self._first.optimizer, spec.max_consecutive_skips)
         evaluate = make_eval_step(model, precision)
         # A leading dim of 1: the parts of all devices, side by side, are an array over the mesh.
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))

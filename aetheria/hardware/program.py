@@ -41,16 +41,19 @@ _MAX_FLOPS_PER_CALL = 4e10
 class JaxProgram:
     """One model compiled over one mesh: parameters split as the model's rules say, micro-batches
     over `data` and `fsdp`.
+
+    Attributes:
+        optimizer: the model's.
     """
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed = spec.seed
         self._mesh = mesh
         self._precision = precision = Precision.parse(spec.mixed_precision)
-        optimizer = model.optimizer(spec.total_steps)
-        init = make_init(model, optimizer, precision)
         example = {name: column[0] for name, column in spec.example_window.items()}
         self._outline = outline = make_outline(model, spec)
+        self.optimizer = optimizer = outline.optimizer
+        init = make_init(model, optimizer, precision)
         self._abstract, eval_sums = outline.state, outline.eval_sums
         self._compiles = {"train_step": 0, "eval_step": 0}
 

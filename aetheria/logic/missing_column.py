@@ -9,6 +9,7 @@ import jax
 
 from aetheria.errors import AetheriaError
 from aetheria.logic.model import Model
+from aetheria.user_code import place, user_frames
 
 
 class _Missing(Exception):
@@ -44,8 +45,10 @@ def named_missing_column(model: Model, example: Mapping[str, Any]) -> Iterator[N
         columns = [column for column in example if column != "mask"]
         near = difflib.get_close_matches(str(name), columns, n=1)
         advice = f"rename {near[0]!r}" if near else "rename or add the column in the dataset"
+        frames = user_frames(error)
+        at = f" at {place(frames[-1])}" if frames else ""
         raise AetheriaError(
-            f"data_name: expected a column {name!r}, which {type(model).__name__} reads, got "
+            f"data_name: expected a column {name!r}, which {type(model).__name__} reads{at}, got "
             f"{', '.join(columns)}; {advice}"
         ) from error
 

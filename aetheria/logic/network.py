@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
+from aetheria.errors import ModelError
+from aetheria.logic.contract import call_hook, check_score, kind, where
 from aetheria.logic.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
 from aetheria.logic.precision import widen
 from aetheria.logic.sharding import axis_size, split_batch
 
 Metrics = dict[str, WeightedSum]
+
+_OTHER_STREAMS = 1
 
 
 class NetworkModel(Model):
@@ -34,7 +38,7 @@ class NetworkModel(Model):
         self, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array, train: bool
     ) -> LossOutput:
         outputs, model_state = self.apply(params, model_state, batch["inputs"], rng, train)
-        loss, metrics = self.score(outputs, batch)
+        loss, metrics = check_score(self, call_hook(self, "score", outputs, batch))
         return LossOutput(loss.total, loss.weight, metrics, model_state)
 
     def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
@@ -43,6 +47,10 @@ class NetworkModel(Model):
 
 class LinenModel(NetworkModel):
     """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`.
+
+    In training it has the RNG stream `dropout`. Any other that it asks for by `make_rng(name)` has
+    a key of its own, in training and in an evaluation; a prediction is a function of the inputs
+    alone and has none.
 
     On a mesh without a tensor axis, what its modules return stays split by examples. With one, call
     `split_batch` where a block ends: what lies inside a block is to be split over `tensor`.
@@ -53,7 +61,8 @@ class LinenModel(NetworkModel):
         """Makes the module; called while tracing, holds no arrays."""
 
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        variables = self.network().init(rng, example_batch["inputs"], train=False)
+        module = _checked(self, self.network(), linen.Module)
+        variables = module.init(rng, example_batch["inputs"], train=False)
         model_state = {name: tree for name, tree in variables.items() if name != "params"}
         return variables.get("params", {}), model_state
 
@@ -61,13 +70,32 @@ class LinenModel(NetworkModel):
         self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
     ) -> tuple[Any, ModelState]:
         variables = {"params": params, **model_state}
-        rngs = {"dropout": rng} if train else {}
         mutable = list(model_state) if train else []
         with linen.intercept_methods(_split_outputs(len(jax.tree.leaves(inputs)[0]))):
             outputs, changed = self.network().apply(
-                variables, inputs, train=train, rngs=rngs, mutable=mutable
+                variables, inputs, train=train, rngs=_streams(rng, train), mutable=mutable
             )
         return widen(outputs), {**model_state, **changed}
+
+
+def _checked(model: Model, module: Any, wanted: type) -> Any:
+    if isinstance(module, wanted):
+        return module
+    got = f"the class {module.__name__}" if isinstance(module, type) else kind(module)
+    raise ModelError(
+        f"{where(model, 'network')}: expected a module of {wanted.__module__.split('.')[0]}, got "
+        f"{got}; return one that is made, as Net() is"
+    )
+
+
+def _streams(rng: Any, train: bool) -> dict[str, Any]:
+    """The RNG streams of a call of a Linen module. What it finds under no name of its own it folds
+    out of `params`, by the number of keys drawn so far, which no applied module draws from.
+    """
+    if rng is None:
+        return {}
+    others = {"params": jax.random.fold_in(rng, _OTHER_STREAMS)}
+    return {"dropout": rng, **others} if train else others
 
 
 def _split_outputs(batch_size: int) -> Any:
@@ -91,7 +119,8 @@ class NnxModel(NetworkModel):
         """Makes the module with its parameters."""
 
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        return self._split(self.network(nnx.Rngs(rng)))
+        module = _checked(self, self.network(nnx.Rngs(rng)), nnx.Module)
+        return self._split(module)
 
     def apply(
         self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool

@@ -118,6 +118,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     Array([-0.3, -0.4], dtype=float32)
     """
 
+    takes = ("grad_norm",)  # of the step's values beside the gradients
     rule: UpdateRule
     schedule: Callable[[Any], Any]
     max_grad_norm: float

@@ -1,13 +1,16 @@
 """What is known of a run's state and reports before anything is compiled, for every backend."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from aetheria.logic.contract import call_hook, check_loss, check_same
+from aetheria.logic.fitting import fit_optimizer, optimizer_of
+from aetheria.logic.metrics import traced_shapes
 from aetheria.logic.missing_column import named_missing_column
-from aetheria.logic.model import Model
-from aetheria.logic.precision import Precision
+from aetheria.logic.model import Batch, LossOutput, Model
+from aetheria.logic.precision import Precision, widen
 from aetheria.logic.program_spec import ProgramSpec
 from aetheria.logic.report_rows import metric_names
 from aetheria.logic.state import Sums, TrainState, make_init
@@ -18,6 +21,7 @@ class Outline(NamedTuple):
     """Shapes, dtypes and names.
 
     Attributes:
+        optimizer: the model's, as a step drives it.
         state: of every leaf of a state.
         eval_sums: of the sums of an evaluation.
         own_names: what a training report has beside the loss and the model's metrics.
@@ -25,6 +29,7 @@ class Outline(NamedTuple):
         eval_names: those in evaluation.
     """
 
+    optimizer: Any
     state: TrainState
     eval_sums: Sums
     own_names: tuple[str, ...]
@@ -69,13 +74,25 @@ def _trace(
     model: Model, spec: ProgramSpec, precision: Precision, example: dict[str, np.ndarray]
 ) -> Outline:
     key = jax.random.key(0)
-    init = make_init(model, model.optimizer(spec.total_steps), precision)
-    state = jax.eval_shape(init, key, example)
+    optimizer = optimizer_of(model, spec.total_steps)
+    state = jax.eval_shape(make_init(model, optimizer, precision), key, example)
+
+    def train_loss(state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
+        params = precision.cast_params(widen(state.params))  # as a step computes it
+        batch = precision.cast_batch(batch)
+        out = call_hook(model, "loss", params, state.model_state, batch, key, True)
+        return check_loss(model, out)
+
+    with traced_shapes(example) as shapes:
+        train_out = jax.eval_shape(train_loss, state, example, key)
+    if (other := shapes.other_batch()) is not None:
+        shapes.compare(lambda: jax.eval_shape(train_loss, state, other, key))
+    check_same(model, "loss", "model_state", state.model_state, train_out.model_state)
     eval_sums = jax.eval_shape(make_eval_sums(model, precision), state, example)
-    train_loss = lambda s, b, k: model.loss(s.params, s.model_state, b, k, True)
-    train_out = jax.eval_shape(train_loss, state, example, key)
+    optimizer = fit_optimizer(model, optimizer, state.params, state.opt_state)
     own_names = ("grad_norm", *(["loss_scale"] if precision.scales_loss else []))
     return Outline(
+        optimizer=optimizer,
         state=state,
         eval_sums=eval_sums,
         own_names=own_names,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.logic.contract import call_hook, check_init, in_hook
 from aetheria.logic.guard import initial_counters
 from aetheria.logic.loss_scale import LossScale, initial_scale
 from aetheria.logic.model import Batch, LossOutput, Model
@@ -65,13 +66,16 @@ def make_init(
 
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
         # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
-        params, model_state = model.init(jax.random.fold_in(base_key, 2**32 - 1), example_batch)
+        key = jax.random.fold_in(base_key, 2**32 - 1)
+        params, model_state = check_init(model, call_hook(model, "init", key, example_batch))
         params = precision.store_params(params)
         model_state = precision.store_model_state(model_state)
+        with in_hook(model, "optimizer"):
+            opt_state = optimizer.init(precision.optimizer_params(params))
         # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
         params, model_state, opt_state = jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
-            (params, model_state, optimizer.init(precision.optimizer_params(params))),
+            (params, model_state, opt_state),
         )
         return TrainState(
             params=params,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from aetheria.logic.averaging import evaluated
+from aetheria.logic.fitting import extra_arguments
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP, count, is_frozen
 from aetheria.logic.loss_scale import (
@@ -41,8 +42,8 @@ def make_train_step(
     loss is finite and whose gradients are not has overflowed: it is skipped and counted as skipped,
     and halves the loss scale; only at the smallest scale does it count towards the limit.
 
-    The optimizer is given the global gradient norm as the extra argument `grad_norm`, so that
-    clipping need not read every gradient a second time.
+    An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
+    clipping need not read every gradient a second time, and `value`, the window's mean loss.
     """
     gradient = make_gradient(model, precision)
     update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
@@ -66,7 +67,7 @@ def make_update(
     """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: divides by
     the weight and the loss scale, guards, updates and counts.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    takes = extra_arguments(optimizer)
 
     def update(
         state: TrainState, grads: Any, sums: Sums, model_state: Any
@@ -79,8 +80,10 @@ def make_update(
 
         def apply() -> Any:
             mean = jax.tree.map(lambda g: g * factor, grads)
+            extra = {"grad_norm": grad_norm} if "grad_norm" in takes else {}
+            extra |= {"value": sums.total / sums.weight} if "value" in takes else {}
             updates, opt_state = optimizer.update(
-                mean, widen(state.opt_state), widen(state.params), grad_norm=grad_norm
+                mean, widen(state.opt_state), widen(state.params), **extra
             )
             params = optax.apply_updates(state.params, updates)
             return params, model_state, cast_like(opt_state, state.opt_state)

@@ -16,6 +16,7 @@ from aetheria.hardware import JaxProgram
 from aetheria.plan.rehearsal import Machine, assumptions, rehearse
 from aetheria.policy import parse_policy
 from aetheria.resilience.runs import RunRequest
+from aetheria.user_code import print_user_error
 
 
 def main() -> int:
@@ -27,6 +28,10 @@ def main() -> int:
     except AetheriaError as error:
         json.dump({"problems": error.problems}, sys.stdout)
         return int(ExitCode.USER_ERROR)
+    except Exception as error:
+        if request["traceback"] or not print_user_error(error):
+            raise
+        return int(ExitCode.FAILED)
     json.dump(answer, sys.stdout)
     return int(ExitCode.OK)
 

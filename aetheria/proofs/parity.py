@@ -14,6 +14,7 @@ from aetheria.build import build_feed, build_model, build_schedule, require_torc
 from aetheria.config import Config
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
+from aetheria.logic.fitting import optimizer_of
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP
 from aetheria.logic.leaves import export_leaves, named_leaves
@@ -145,7 +146,7 @@ class JaxSide:
 
     def __init__(self, model: Model, spec: ProgramSpec):
         precision = Precision.parse(spec.mixed_precision)
-        optimizer = model.optimizer(spec.total_steps)
+        optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_window.items()}
         jit = jit_for(jax.default_backend())  # as what trains is compiled
         self._gradient = jit(make_gradient(model, precision))

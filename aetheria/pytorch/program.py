@@ -65,7 +65,7 @@ class TorchProgram:
         self._outline = make_outline(model, spec)
         self._abstract = jax.eval_shape(export_leaves, self._outline.state)
         self._example = {name: column[0] for name, column in spec.example_window.items()}
-        self._optimizer = optimizer = described(model.optimizer(spec.total_steps), model)
+        self._optimizer = optimizer = described(self._outline.optimizer, model)
         twin = model.torch_twin(self._example)
         self.link = Correspondence(twin, self._abstract)
         counts = jax.numpy.arange(spec.total_steps + 1)
