@@ -5,6 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aetheria.conversion import convert
@@ -14,9 +15,21 @@ _CHECKED = (bool, int, float, str)
 
 
 def call_with(
-    factory: Callable[..., Any], where: str, arguments: Mapping[str, Any], *positional: Any
+    factory: Callable[..., Any],
+    where: str,
+    arguments: Mapping[str, Any],
+    *positional: Any,
+    own_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
     """Calls `factory(*positional, **arguments)`, numbers and texts converted to their annotations.
+
+    Args:
+        factory: a class or a function.
+        where: what to call the arguments in errors, such as `model_params`.
+        arguments: by name.
+        positional: what it is given before these.
+        own_keys: arguments that are not of `where`, since the config has them as keys of their own,
+            and what uses each.
 
     Raises:
         ConfigError: an argument is unknown, missing, or of another type, or `factory` is not
@@ -33,7 +46,11 @@ def call_with(
     hints = _hints(factory)
     for name, value in arguments.items():
         if name not in accepted and not takes_any:
-            problems.append(_unknown(where, name, accepted))
+            problems.append(
+                _not_there(name, factory, own_keys[name])
+                if name in own_keys
+                else _unknown(where, name, accepted)
+            )
             continue
         try:
             converted[name] = _convert(value, hints.get(name))
@@ -70,6 +87,14 @@ def _unknown(where: str, name: str, accepted: list[str]) -> str:
     return (
         f"{where}.{shown_name[1:-1]}: expected one of {', '.join(accepted)}, got {shown_name}; "
         f"{hint}"
+    )
+
+
+def _not_there(name: str, factory: Any, use: str) -> str:
+    return (
+        f"{name}: expected a model with a hyperparameter {name}, got "
+        f"{getattr(factory, '__name__', factory)} without; add the field to it and use it, {use}, "
+        "or remove the key"
     )
 
 
