@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from aetheria.data import ArraySource as ArraySource
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
+    from aetheria.logic.averaging import with_average as with_average
+    from aetheria.logic.clipping import clip as clip
     from aetheria.logic.metrics import weighted as weighted
     from aetheria.logic.model import LossOutput as LossOutput
     from aetheria.logic.model import Model as Model
@@ -30,6 +32,8 @@ _HOMES = {
     "ArraySource": "aetheria.data",
     "DataSplits": "aetheria.data",
     "RecordSource": "aetheria.data",
+    "clip": "aetheria.logic.clipping",
+    "with_average": "aetheria.logic.averaging",
     "weighted": "aetheria.logic.metrics",
     "split_batch": "aetheria.logic.sharding",
     "LossOutput": "aetheria.logic.model",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aetheria
@@ -231,12 +231,28 @@ def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
     shorts = {name: getattr(config, name) for name in MODEL_KEYS}
     given = {name: value for name, value in shorts.items() if value is not None}
-    return make_model(config.model_name, {**config.model_params, **given}, project)
+    own_keys = {name: _USES[name] for name in given}
+    return make_model(config.model_name, {**config.model_params, **given}, project, own_keys)
 
 
-def make_model(name: str, params: Mapping[str, Any], project: Path | None) -> Model:
-    """Makes a model by registered name or import path."""
-    model = call_with(MODELS.get(name, project), "model_params", params)
+# What a model does with a key of the config that is handed to it.
+_USES = {
+    "learning_rate": "in its optimizer",
+    "max_grad_norm": "as aetheria.clip(self.max_grad_norm, …) around its optimizer",
+    "ema_decay": "as aetheria.with_average(self.ema_decay, …) around its optimizer",
+    "remat": "in its network",
+}
+
+
+def make_model(
+    name: str,
+    params: Mapping[str, Any],
+    project: Path | None,
+    own_keys: Mapping[str, str] = MappingProxyType({}),
+) -> Model:
+    """Makes a model by registered name or import path; `own_keys` as in `call_with`."""
+    factory = MODELS.get(name, project)
+    model = call_with(factory, "model_params", params, own_keys=own_keys)
     if not isinstance(model, Model):
         raise ConfigError(
             f"model_name: expected an aetheria Model, got {name!r}, which makes a "
