@@ -188,7 +188,7 @@ def test_remat_is_a_key_of_the_config_too():
     config = make_config({"model_name": "Transformer", "remat": "dots"}, "test")
     assert build_model(config, None).remat == "dots"
     without = make_config({"model_name": "SimpleMLP", "remat": "dots"}, "test")
-    with pytest.raises(AetheriaError, match=r"model_params.remat: expected one of input_dim"):
+    with pytest.raises(AetheriaError, match=r"remat: expected a model with a hyperparameter remat"):
         build_model(without, None)
 
 
