@@ -127,7 +127,7 @@ class TrainCommand:
                 failure = summarize_failure(run.plan, error, time.perf_counter() - began)
                 _write_summary(folder, failure)
             if peers.count > 1 and isinstance(error, AetheriaError):
-                leave_peers(peers, error)  # the others have nothing to say, and would wait
+                leave_peers(peers, error, whole=self.traceback)  # the others would wait
             raise
         exit_code = _EXIT_CODES[outcome.status]
         if not leads:
