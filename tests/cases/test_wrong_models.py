@@ -67,7 +67,7 @@ def test_models_without_a_mistake_train(train, name):
 
 
 def test_data_that_raises_within_a_run_fails_it_with_the_users_frames(train):
-        answer = train(model_name="Plain", data_name="regression", data_params={"fails": True})
+    answer = train(model_name="Plain", data_name="regression", data_params={"fails": True})
     assert answer.code == 1 and len(answer.lines) <= 10
     assert "regression.py" in answer.err and "OSError: the disk is gone" in answer.err
     (summary,) = [path for path in answer.written if path.endswith("summary.json")]
