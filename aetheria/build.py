@@ -1,20 +1,21 @@
 """The composition root: turns a config into a run. The only file that names concrete classes."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aetheria
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
-from aetheria.data import Feed
+from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.errors import ConfigError
@@ -32,11 +33,12 @@ from aetheria.hardware.process_group import ProcessGroup
 from aetheria.hardware.shared_stop import SharedStopSignal
 from aetheria.logic.model import Model
 from aetheria.logic.program_spec import ProgramSpec
+from aetheria.named_model import make_model
 from aetheria.observe import EventBus
 from aetheria.observe.ledger import Ledger
-from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
-from aetheria.plugins.arguments import call_with
-from aetheria.plugins.registry import Registry
+from aetheria.plugins import CALLBACKS, DATA, LOGGERS
+from aetheria.plugins.arguments import call_with, prepare_call
+from aetheria.plugins.checks import check_listener, find_dataset, find_listener
 from aetheria.policy import parse_policy
 from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
 from aetheria.resilience import SnapshotStore
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from aetheria.pytorch.program import TorchProgram
 
 AnyProgram: TypeAlias = "JaxProgram | ElasticProgram | TorchProgram"
+ListenerFactory: TypeAlias = Callable[[RunContext], Listener]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,14 @@ class Run:
     """Everything of one run, made and checked; nothing compiled, nothing written.
 
     Attributes:
+        engine: drives the rest.
+        program: the model, compiled for the devices.
+        store: the run's snapshots.
+        plan: where the run is written.
+        stop: how the run is asked to stop.
+        bus: carries events to the listeners.
+        make_listeners: makes them and attaches them, once. It wants the run folder to exist: a
+            logger may open a file as it is made.
         notes: lines that a user should see at the start.
     """
 
@@ -65,11 +76,14 @@ class Run:
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
+    bus: EventBus
+    make_listeners: Callable[[], None]
     notes: Sequence[str] = ()
     devices: str = ""
 
     def execute(self) -> Outcome:
         """Trains; from the plan's snapshot if it has one."""
+        self.make_listeners()
         return self.engine.run(self.plan.snapshot)
 
 
@@ -126,8 +140,10 @@ def build_run(
         AetheriaError: something in the config does not exist or does not fit.
     """
     peers = peers or Alone()
+    leads = peers.index == 0
     model = build_model(config, project)
     feed = build_feed(config, project, model)
+    chosen = choose_listeners(config, project) if leads else {}
     strategy = build_strategy(config, peers)
     strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
@@ -155,21 +171,17 @@ def build_run(
     )
     extra = describe_run(config, feed.example_spec(), plan.lineage())
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
-    leads = peers.index == 0
     nonfinite = NonFinitePolicy(
         action=config.on_nonfinite,
         max_consecutive_skips=config.max_consecutive_skips,
         dumps=NonFiniteDumps(plan.run_dir / DUMPS, feed, extra, writes=leads),
     )
-    listeners = {}
-    if leads:
-        chosen = build_listeners(config, context, project)
-        listeners = {**chosen, "the run's ledger": Ledger(context)}
+    bus = EventBus({})
     engine = Engine(
         program=program,
         feed=feed,
         schedule=schedule,
-        bus=EventBus(listeners),
+        bus=bus,
         snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
         stop=stop,
         nonfinite=nonfinite,
@@ -182,6 +194,8 @@ def build_run(
         stop=stop,
         notes=feed.notes,
         devices=strategy.devices,
+        bus=bus,
+        make_listeners=functools.cache(lambda: _attach(bus, chosen, context) if leads else None),
     )
 
 
@@ -229,10 +243,15 @@ def fit_snapshot(plan: RunPlan, config: Config, program: AnyProgram) -> RunPlan:
 
 def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
+    own_keys = {name: _USES[name] for name in MODEL_KEYS if getattr(config, name) is not None}
+    return make_model(config.model_name, model_params(config), project, own_keys)
+
+
+def model_params(config: Config) -> dict[str, Any]:
+    """The model's hyperparameters: its own, and the config's short keys."""
     shorts = {name: getattr(config, name) for name in MODEL_KEYS}
     given = {name: value for name, value in shorts.items() if value is not None}
-    own_keys = {name: _USES[name] for name in given}
-    return make_model(config.model_name, {**config.model_params, **given}, project, own_keys)
+    return {**config.model_params, **given}
 
 
 # What a model does with a key of the config that is handed to it.
@@ -242,23 +261,6 @@ _USES = {
     "ema_decay": "as aetheria.with_average(self.ema_decay, …) around its optimizer",
     "remat": "in its network",
 }
-
-
-def make_model(
-    name: str,
-    params: Mapping[str, Any],
-    project: Path | None,
-    own_keys: Mapping[str, str] = MappingProxyType({}),
-) -> Model:
-    """Makes a model by registered name or import path; `own_keys` as in `call_with`."""
-    factory = MODELS.get(name, project)
-    model = call_with(factory, "model_params", params, own_keys=own_keys)
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"model_name: expected an aetheria Model, got {name!r}, which makes a "
-            f"{type(model).__name__}; subclass aetheria.Model"
-        )
-    return model
 
 
 def build_predict_program(
@@ -277,7 +279,7 @@ def build_predict_program(
 
 def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
     """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
-    dataset = DATA.get(config.data_name, project)
+    dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
     with missing_file(f"data_name {config.data_name!r}"):
         returned = call_with(dataset, "data_params", config.data_params)
     splits, notes = check_data(returned, config.data_name, model.class_columns())
@@ -352,20 +354,33 @@ def build_retention(config: Config) -> Retention:
     )
 
 
-def build_listeners(
-    config: Config, context: RunContext, project: Path | None
-) -> dict[str, Listener]:
-    """Makes the loggers and callbacks, by name; a second one of a name is numbered."""
-    listeners: dict[str, Listener] = {}
+def choose_listeners(config: Config, project: Path | None) -> dict[str, ListenerFactory]:
+    """Finds and checks what makes the loggers and callbacks, by name; a second one of a name is
+    numbered. Makes none.
+    """
+    chosen: dict[str, ListenerFactory] = {}
     for key, registry, items in (
         ("loggers", LOGGERS, config.loggers),
         ("callbacks", CALLBACKS, config.callbacks),
     ):
         for name, arguments in _named(key, items):
-            number = sum(known.split("#")[0] == name for known in listeners)
+            number = sum(known.split("#")[0] == name for known in chosen)
             unique = f"{name}#{number + 1}" if number else name
-            listeners[unique] = _listener(registry, key, name, arguments, context, project)
-    return listeners
+            factory = find_listener(registry, key, name, project)
+            make = prepare_call(factory, f"{key}.{name}", arguments, "context")
+            chosen[unique] = functools.partial(_make_listener, make, key, name)
+    return chosen
+
+
+def _make_listener(make: ListenerFactory, key: str, name: str, context: RunContext) -> Listener:
+    listener = make(context)
+    check_listener(listener, key, name)
+    return listener
+
+
+def _attach(bus: EventBus, chosen: Mapping[str, ListenerFactory], context: RunContext) -> None:
+    listeners = {name: make(context) for name, make in chosen.items()}
+    bus.attach({**listeners, "the run's ledger": Ledger(context)})
 
 
 def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:
@@ -409,15 +424,3 @@ def _named(key: str, items: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
             case _:
                 raise ConfigError(f"{key}: expected a name or {{name: arguments}}, got {item!r}")
     return named
-
-
-def _listener(
-    registry: Registry,
-    key: str,
-    name: str,
-    arguments: Mapping[str, Any],
-    context: RunContext,
-    project: Path | None,
-) -> Listener:
-    factory = registry.get(name, project)
-    return call_with(factory, f"{key}.{name}", arguments, context)

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aetheria.build import build_predict_program, make_model
+from aetheria.build import build_predict_program
 from aetheria.errors import AetheriaError
 from aetheria.hardware import PredictProgram, Weights
+from aetheria.named_model import remake_model
 from aetheria.plugins.discovery import find_project
 from aetheria.protocols import Snapshot
 from aetheria.resilience import read_snapshot
@@ -26,7 +27,8 @@ class Predictor:
     """A trained model that answers calls.
 
     Args:
-        model_name: registered name or `pkg.mod:Name`; None: the snapshot's own.
+        model_name: registered name or `pkg.mod:Name`; None: the snapshot's own, which is looked up
+            among registered models only: a file does not choose what is imported.
         model_params: hyperparameters that differ from those in the snapshot.
         checkpoint_path: a snapshot or a run folder. A relative path is looked up from the current
             folder, then in the newest run under `runs/`; an ending `.pt` is ignored. Or a file of
@@ -51,7 +53,7 @@ class Predictor:
         mixed_precision: bool | str | None = None,
         max_batch_size: int = 1024,
         batch_sizes: Sequence[int] = (),
-        project: Path | None = None,
+        project: str | Path | None = None,
         input_shape: Sequence[int] | None = None,
     ):
         if checkpoint_path is None:
@@ -98,12 +100,11 @@ class Predictor:
     def _load(self, checkpoint_path: str) -> _Loaded:
         project = find_project(None, self._project)
         snapshot = self._read(checkpoint_path, project)
-        config = snapshot.record["config"]
-        name = self._name or config["model_name"]
-        recorded = config["model_params"] if name == config["model_name"] else {}
-        model = make_model(name, {**recorded, **self._params}, project)
+        named = remake_model(
+            snapshot.record["config"], str(snapshot.path), project, self._name, self._params
+        )
         program = build_predict_program(
-            model, snapshot.record, self._mixed_precision, self._max_batch_size
+            named.model, snapshot.record, self._mixed_precision, self._max_batch_size
         )
         weights = program.place(snapshot.arrays)
         for batch_size in self._batch_sizes:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aetheria.build import build_feed, build_model, describe_run, make_model, require_torch
+from aetheria.build import build_feed, build_model, describe_run, require_torch
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
@@ -16,6 +16,7 @@ from aetheria.logic.leaves import abstract_weights, evaluated_leaves, named_leav
 from aetheria.logic.model import Model
 from aetheria.logic.precision import FLOAT32, Precision
 from aetheria.logic.state import make_init
+from aetheria.named_model import remake_model
 from aetheria.protocols import Snapshot
 
 ExampleSpec = Mapping[str, Mapping[str, Any]]
@@ -55,14 +56,13 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     from aetheria.pytorch.weight_files import read_weight_file
 
     tensors, about = read_weight_file(path)
-    name = request.model_name or about.get("model_name")
-    if name is None:
+    if request.model_name is None and "model_name" not in about:
         raise AetheriaError(
             f"model_name: expected one, since {path} holds weights alone, got none; give it"
         )
-    recorded = about["model_params"] if name == about.get("model_name") else {}
-    params = {**recorded, **request.model_params}
-    model = make_model(name, params, request.project)
+    name, params, model = remake_model(
+        about, str(path), request.project, request.model_name, request.model_params
+    )
     spec = request.example_spec
     if spec is None and request.input_shape is None:
         spec = about.get("example_spec")
@@ -75,8 +75,16 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     return Snapshot(path, arrays, record)
 
 
-def export_weights(snapshot: Snapshot, to: Path, project: Path | None) -> Mapping[str, Any]:
+def export_weights(
+    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
+) -> Mapping[str, Any]:
     """Writes a snapshot's weights, the averaged ones if it has any, under PyTorch's names.
+
+    Args:
+        snapshot: with its record.
+        to: the file or folder.
+        project: the project folder.
+        model_name: the caller's; None: the snapshot's own.
 
     Returns:
         name -> array, as they were written.
@@ -88,8 +96,9 @@ def export_weights(snapshot: Snapshot, to: Path, project: Path | None) -> Mappin
     from aetheria.pytorch.weight_files import write_weight_file
 
     config, spec = snapshot.record["config"], snapshot.record["example_spec"]
-    name, params = config["model_name"], config["model_params"]
-    model = make_model(name, params, project)
+    if model_name is not None:  # the same model under a name that the caller gives
+        config = {**config, "model_name": model_name}
+    name, params, model = remake_model(config, str(snapshot.path), project, model_name)
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
     precision = Precision.parse(config["mixed_precision"])
     link = _link(model, spec, precision if precision.params == np.float64 else FLOAT32)

@@ -347,7 +347,7 @@ def test_an_unknown_name_lists_what_exists_and_the_nearest(registry, name, near)
 
 def test_a_name_that_is_near_nothing_gets_no_wrong_advice():
     line = message(RegistryError, MODELS.get, "zzzzzzzz")
-    assert line.split("; ")[1] == "use one of these, or pkg.mod:Name"
+    assert line.split("; ")[1].startswith("use one of these, or pkg.mod:Name (looked in ")
 
 
 def test_two_models_of_one_name_are_an_error_that_names_both_files(project):
@@ -497,11 +497,14 @@ def test_arguments_are_converted_to_their_annotations():
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
-        ({"model_name": "aetheria:__version__"}, "model_params: expected a class or function"),
+        (
+            {"model_name": "aetheria:__version__"},
+            "model_name: expected an aetheria Model, got 'aetheria:__version__', which is a str; ",
+        ),
         ({"model_name": "aetheria:Model"}, "model_params: expected a complete class, got Model "),
         (
-            {"model_name": "fractions:Fraction", "learning_rate": None},
-            "model_name: expected an aetheria Model, got 'fractions:Fraction', which makes a",
+            {"model_name": "numpy:ndarray", "learning_rate": None},
+            "model_name: expected an aetheria Model, got 'numpy:ndarray', which is the class ndarr",
         ),
         ({"data_name": "aetheria.data.feed:epoch_order"}, "data_params.seed: expected a value"),
         ({"loggers": [{"jsonl": 3}]}, "loggers: expected a name or {name: arguments}, got"),

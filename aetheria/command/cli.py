@@ -14,6 +14,7 @@ from aetheria.command.debug import DebugNanCommand
 from aetheria.command.options import (
     OneLineParser,
     add_config,
+    add_model,
     add_project,
     add_run_options,
     make_command,
@@ -188,9 +189,10 @@ def _add_debug(commands: Any) -> None:
     things = debug.add_subparsers(metavar="WHAT", required=True, parser_class=OneLineParser)
     nan = things.add_parser("nan", help="where a loss or a gradient stopped being finite")
     nan.add_argument("dump", type=local_path, metavar="DUMP", help="a folder in a run's dumps/")
+    add_model(nan)
     add_project(nan)
     nan.set_defaults(
         make_command=lambda o: DebugNanCommand(
-            dump=o.dump, project=o.project, traceback=o.traceback
+            dump=o.dump, project=o.project, model=o.model, traceback=o.traceback
         )
     )

@@ -20,12 +20,15 @@ class DebugNanCommand:
 
     Attributes:
         dump: a folder in a run's `dumps/`.
-        project: the project folder, where the model is looked for; None: the current folder.
+        project: the project folder, where the model is looked for; None: the current folder. The
+            folders around the dump are data, and no project.
+        model: a registered name or `pkg.mod:Name`; None: the dump's own, a registered one.
         traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     dump: Path
-    project: Path | None = None
+    project: str | Path | None = None
+    model: str | None = None
     traceback: bool = False
 
     def execute(self) -> int:
@@ -45,14 +48,17 @@ class DebugNanCommand:
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
     def _find(self, arrays: Any, window: Any, record: Mapping[str, Any]) -> "Finding | None":
-        from aetheria.build import build_model, is_elastic
+        from aetheria.build import is_elastic, model_params
         from aetheria.config import make_config
         from aetheria.debug.nan import Replay
+        from aetheria.named_model import remake_model
         from aetheria.plugins.discovery import find_project
 
         config = make_config(record["config"], str(self.dump))
+        said = {"model_name": self.model or config.model_name, "model_params": model_params(config)}
+        project = find_project(None, self.project)
         replay = Replay(
-            build_model(config, find_project(self.dump, self.project)),
+            remake_model(said, str(self.dump), project, self.model).model,
             mixed_precision=config.mixed_precision,
             carries_state=not is_elastic(config),  # lanes all begin with the same
             arrays=arrays,

@@ -73,6 +73,16 @@ def add_project(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a file that names a model."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a registered name, or pkg.mod:Name (default: the registered name that the file "
+        "holds; its import path is not followed)",
+    )
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of a run, the same for every way to start one."""
     parser.add_argument(

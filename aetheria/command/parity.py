@@ -38,7 +38,7 @@ class ParityCommand:
     precision: str = "float64"
     control: str | None = None
     as_json: bool = False
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
 
     def execute(self) -> int:

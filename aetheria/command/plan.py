@@ -36,7 +36,7 @@ class PlanCommand:
 
     config_file: Path
     overrides: tuple[str, ...] = ()
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
     devices: int | None = None
     mesh: Mapping[str, int] | None = None

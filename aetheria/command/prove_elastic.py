@@ -37,7 +37,7 @@ class ProveElasticCommand:
     processes: tuple[int, ...] = (1, 2)
     meshes: tuple[Mapping[str, int], ...] = ()
     control: bool = False
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
 
     def execute(self) -> int:

@@ -37,7 +37,7 @@ class ProveResumeCommand:
     kill_at: tuple[int, ...] | None = None
     signal_name: str = "KILL"
     drop: str | None = None
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
 
     def execute(self) -> int:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from aetheria.command.argument_types import local_path, positive, positives
-from aetheria.command.options import add_config, add_overrides, add_project
+from aetheria.command.options import add_config, add_model, add_overrides, add_project
 from aetheria.command.parity import CONTROLS, PRECISIONS, ParityCommand
 from aetheria.command.weights import ExportCommand, ImportCommand
 
@@ -58,10 +58,15 @@ def add_export(commands: Any) -> None:
         metavar="FILE",
         help="a .safetensors or .pt file; any other name: a folder with both weights and config",
     )
+    add_model(parser)
     add_project(parser)
     parser.set_defaults(
         make_command=lambda o: ExportCommand(
-            snapshot=o.snapshot, to=o.to, project=o.project, traceback=o.traceback
+            snapshot=o.snapshot,
+            to=o.to,
+            project=o.project,
+            model=o.model,
+            traceback=o.traceback,
         )
     )
 
@@ -70,7 +75,7 @@ def add_import(commands: Any) -> None:
     """Adds `import`."""
     parser = commands.add_parser("import", help="make a run folder of PyTorch's weights")
     parser.add_argument("file", type=local_path, metavar="FILE", help="a .safetensors or .pt file")
-    parser.add_argument("--model", metavar="NAME", help="a registered name, or pkg.mod:Name")
+    add_model(parser)
     parser.add_argument(
         "--workdir", type=local_path, required=True, metavar="DIR", help="the run folder"
     )

@@ -11,7 +11,6 @@ from aetheria.engine import Outcome
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.ledger import account, read_ledger
 from aetheria.resilience.manifest import part_sha256
-from aetheria.resilience.runs import RunPlan
 
 
 def summarize(
@@ -32,6 +31,7 @@ def summarize(
         "best": run.store.best(),
         "saved": not run.store.has_saved_nothing(),
         "snapshot_failures": run.store.failures,
+        "detached_listeners": run.bus.detached,
         "compiles": run.program.compiles,
         "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),
         "wall_seconds": round(wall_seconds, 3),
@@ -41,29 +41,30 @@ def summarize(
     }
 
 
-def summarize_failure(plan: RunPlan, error: BaseException, wall_seconds: float) -> dict[str, Any]:
+def summarize_failure(run: Run, error: BaseException, wall_seconds: float) -> dict[str, Any]:
     """What `summary.json` holds of a run that an error ended."""
     mistake = isinstance(error, AetheriaError)  # such as a row of the data that no sample showed
     reason = str(error) if mistake else f"{type(error).__name__}: {error}"
     code = ExitCode.USER_ERROR if mistake else ExitCode.FAILED
-    return _cut_short(plan, "failed", code, reason, wall_seconds)
+    return _cut_short(run, "failed", code, reason, wall_seconds)
 
 
-def summarize_hang(plan: RunPlan, reason: str, wall_seconds: float) -> dict[str, Any]:
+def summarize_hang(run: Run, reason: str, wall_seconds: float) -> dict[str, Any]:
     """What `summary.json` holds of a run that its watchdog ended."""
-    return _cut_short(plan, "hung", ExitCode.HANG, reason, wall_seconds)
+    return _cut_short(run, "hung", ExitCode.HANG, reason, wall_seconds)
 
 
 def _cut_short(
-    plan: RunPlan, status: str, exit_code: ExitCode, reason: str, wall_seconds: float
+    run: Run, status: str, exit_code: ExitCode, reason: str, wall_seconds: float
 ) -> dict[str, Any]:
     return {
         "status": status,
         "exit_code": int(exit_code),
         "reason": reason,
+        "detached_listeners": run.bus.detached,
         "wall_seconds": round(wall_seconds, 3),
-        "ledger": _ledger(plan.run_dir),
-        "lineage": plan.lineage(),
+        "ledger": _ledger(run.plan.run_dir),
+        "lineage": run.plan.lineage(),
         "versions": versions(),
     }
 
@@ -83,6 +84,8 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     if summary["best"]:
         best = summary["best"]
         rows["best"] = f"{best['monitor']} {best['value']:.4f} at step {best['step']}"
+    if summary["detached_listeners"]:
+        rows["detached"] = ", ".join(summary["detached_listeners"])
     rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,7 +50,7 @@ class TrainCommand:
     resume: str | None = None
     overwrite: bool = False
     accept_changes: bool = False
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
     stop_at_step: int | None = None
     join: JoinOptions = field(default_factory=JoinOptions)
@@ -100,15 +100,13 @@ class TrainCommand:
         run, notes = self._prepare(peers, config, began, held)
         notes += describe_devices(run, peers)
         leads, folder = peers.index == 0, run.plan.run_dir
+        together(peers, lambda: _begin(run, config) if leads else None)
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
-        together(peers, lambda: run.plan.prepare(config.to_dict()) if leads else None)
 
         def leave(reason: str) -> NoReturn:
             if leads:
-                _write_summary(
-                    folder, summarize_hang(run.plan, reason, time.perf_counter() - began)
-                )
+                _write_summary(folder, summarize_hang(run, reason, time.perf_counter() - began))
                 held.close()
             os._exit(ExitCode.HANG)
 
@@ -124,7 +122,7 @@ class TrainCommand:
                 outcome = run.execute()
         except BaseException as error:
             if leads:
-                failure = summarize_failure(run.plan, error, time.perf_counter() - began)
+                failure = summarize_failure(run, error, time.perf_counter() - began)
                 _write_summary(folder, failure)
             if peers.count > 1 and isinstance(error, AetheriaError):
                 leave_peers(peers, error, whole=self.traceback)  # the others would wait
@@ -209,6 +207,16 @@ def _tell_unsaved(folder: Path, failures: Sequence[Mapping[str, Any]]) -> None:
         f"{folder}: this start leaves no snapshot ({reason}), so what it learned is lost",
         file=sys.stderr,
     )
+
+
+def _begin(run: "Run", config: Config) -> None:
+    """Makes the listeners in the run folder, then writes its first files."""
+    from aetheria.resilience.undo import undone_if_refused
+
+    with undone_if_refused(run.plan):
+        run.make_listeners()
+    # What is replaced is gone by now: its room may be needed.
+    replace(run.plan, overwrite=False).prepare(config.to_dict())
 
 
 def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -18,12 +18,14 @@ class ExportCommand:
         snapshot: the path of a snapshot, or of a run.
         to: a `.safetensors` or `.pt` file, or a folder.
         project: the project folder; None: the current one.
+        model: a registered name or `pkg.mod:Name`; None: the snapshot's own, a registered one.
         traceback: print the whole traceback of an error, not the user's own frames alone.
     """
 
     snapshot: str
     to: Path
-    project: Path | None = None
+    project: str | Path | None = None
+    model: str | None = None
     traceback: bool = False
 
     def execute(self) -> int:
@@ -38,7 +40,8 @@ class ExportCommand:
         from aetheria.weights import export_weights
 
         snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
-        tensors = export_weights(snapshot, self.to, find_project(None, self.project))
+        project = find_project(None, self.project)
+        tensors = export_weights(snapshot, self.to, project, self.model)
         averaged = any("/averaged_params/" in path for path in snapshot.arrays)
         size = sum(array.nbytes for array in tensors.values()) / 1e6
         print(
@@ -55,7 +58,8 @@ class ImportCommand:
 
     Attributes:
         file: `.safetensors` or `.pt`, or a folder that was exported.
-        model: a registered name or `pkg.mod:Name`; None: what the config, or the file, says.
+        model: a registered name or `pkg.mod:Name`; None: what the config says, or the file, whose
+            name is looked up among registered models only.
         workdir: the run folder.
         config_file: what the weights are to be trained with; None: the keys given, and defaults.
         overrides: `key=value` texts applied to it.
@@ -72,7 +76,7 @@ class ImportCommand:
     overrides: tuple[str, ...] = ()
     input_shape: tuple[int, ...] | None = None
     overwrite: bool = False
-    project: Path | None = None
+    project: str | Path | None = None
     traceback: bool = False
 
     def execute(self) -> int:

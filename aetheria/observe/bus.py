@@ -20,7 +20,17 @@ class EventBus:
 
     def __init__(self, listeners: Mapping[str, Listener]):
         self._listeners = dict(listeners)
+        self._detached: dict[str, str] = {}
         self._under_way = False
+
+    @property
+    def detached(self) -> Mapping[str, str]:
+        """The listeners that were detached, by name: the line of the error."""
+        return dict(self._detached)
+
+    def attach(self, listeners: Mapping[str, Listener]) -> None:
+        """Adds listeners, after those it has."""
+        self._listeners.update(listeners)
 
     def emit(self, event: Event) -> None:
         """Delivers `event` to every listener still attached."""
@@ -28,11 +38,11 @@ class EventBus:
         for name, listener in list(self._listeners.items()):
             try:
                 listener.notify(event)
-            except Exception:
+            except Exception as error:
                 if not self._under_way:
                     del self._listeners[name]
                     raise
-                self._detach(name)
+                self._detach(name, error)
 
     def export_state(self) -> dict[str, Any]:
         """Collects the listeners' states, JSON values; a listener flushes what it holds."""
@@ -45,8 +55,8 @@ class EventBus:
                 # A copy through JSON: the listener keeps no hold on what is being saved, and what
                 # is not JSON is the listener's fault here, and would be the snapshot's later.
                 states[name] = json.loads(json.dumps(export()))
-            except Exception:
-                self._detach(name)
+            except Exception as error:
+                self._detach(name, error)
         return states
 
     def import_state(self, states: Mapping[str, Any]) -> None:
@@ -56,8 +66,9 @@ class EventBus:
             if restore is not None and name in states:
                 restore(states[name])
 
-    def _detach(self, name: str) -> None:
+    def _detach(self, name: str, error: Exception) -> None:
         del self._listeners[name]
+        self._detached[name] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(f"listener {name!r} raised and was detached; the run goes on", file=sys.stderr)
         traceback.print_exc()
 

@@ -1,6 +1,7 @@
 """Calls what a config names with what the config gives, and says in one line what does not fit."""
 
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -18,27 +19,46 @@ def call_with(
     factory: Callable[..., Any],
     where: str,
     arguments: Mapping[str, Any],
-    *positional: Any,
+    *,
     own_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
-    """Calls `factory(*positional, **arguments)`, numbers and texts converted to their annotations.
+    """Calls `factory(**arguments)`; see `prepare_call`."""
+    return prepare_call(factory, where, arguments, own_keys=own_keys)()
+
+
+def prepare_call(
+    factory: Callable[..., Any],
+    where: str,
+    arguments: Mapping[str, Any],
+    positional: str = "",
+    *,
+    own_keys: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[..., Any]:
+    """Checks that `factory(**arguments)` can be called, and calls nothing.
+
+    Numbers and texts are converted to their annotations.
 
     Args:
         factory: a class or a function.
         where: what to call the arguments in errors, such as `model_params`.
         arguments: by name.
-        positional: what it is given before these.
+        positional: name of the one positional argument that comes first; empty: none.
         own_keys: arguments that are not of `where`, since the config has them as keys of their own,
             and what uses each.
 
+    Returns:
+        What to call, with the positional argument.
+
     Raises:
         ConfigError: an argument is unknown, missing, or of another type, or `factory` is not
-            something that can be called with any.
+            something that can be called so.
     """
     parameters = _parameters(factory, where)
+    if positional:
+        _check_positional(parameters, where, positional)
     accepted = [
         name
-        for name, parameter in list(parameters.items())[len(positional) :]
+        for name, parameter in list(parameters.items())[bool(positional) :]
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -64,7 +84,18 @@ def call_with(
     problems += [f"{where}.{name}: expected a value, got none; add it" for name in missing]
     if problems:
         raise ConfigError(*problems)
-    return factory(*positional, **converted)
+    return functools.partial(factory, **converted)
+
+
+def _check_positional(
+    parameters: Mapping[str, inspect.Parameter], where: str, positional: str
+) -> None:
+    first = next(iter(parameters.values()), None)
+    if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+        raise ConfigError(
+            f"{where}: expected something that takes a {positional} first, got one that takes "
+            f"{', '.join(parameters) or 'nothing'}; add the argument {positional}"
+        )
 
 
 def _parameters(factory: Any, where: str) -> Mapping[str, inspect.Parameter]:

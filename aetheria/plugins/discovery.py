@@ -4,14 +4,18 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aetheria
+from aetheria.errors import RegistryError
 
 _PROJECT_PREFIX = "_aetheria_project_"
+_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,23 @@ class Module:
             sys.path.remove(str(self.project))
 
 
-def find_project(config_file: Path | None, project: Path | None = None) -> Path:
+def find_project(config_file: Path | None, project: str | Path | None = None) -> Path:
     """Chooses the project folder: the one given, else the nearest ancestor of the config file that
     holds a `models/` folder, else the current folder.
+
+    Raises:
+        RegistryError: the one given is no folder.
     """
     if project is not None:
-        return project.resolve()
+        folder = Path(project).resolve()
+        if not folder.is_dir():
+            raise RegistryError(
+                f"project: expected a folder, such as one that holds your models/, got {project}; "
+                "check the path"
+            )
+        return folder
     if config_file is not None:
-        for folder in config_file.resolve().parents:
+        for folder in Path(config_file).resolve().parents:
             if (folder / "models").is_dir():
                 return folder
     return Path.cwd()
@@ -68,11 +81,51 @@ def candidate_modules(
         yield Module(f"{package}.{file.stem}", file)
 
 
+def silent_files(project: Path, package: str, folder: str, known: Collection[Path]) -> list[Path]:
+    """The files in a project's folder that are not among the `known` ones, nor a copy of what
+    ships.
+    """
+    shipped = _package_folder(package)
+    files = [file for file in _files(project / folder, "") if file.resolve() not in known]
+    return [file for file in files if not is_same_file(file, shipped / file.name)]
+
+
 def is_visible(module: str, project: Path | None) -> bool:
     """Whether what a module registers may be named in a project: not if another project owns it."""
     if not module.startswith(_PROJECT_PREFIX):
         return True
     return project is not None and module.startswith(f"{_project_package(project)}.")
+
+
+def import_paths(file: Path, target: Any, project: Path | None) -> set[str]:
+    """The import paths under which a config may name what a file defines."""
+    name = getattr(target, "__qualname__", "")
+    paths = {f"{getattr(target, '__module__', '')}:{name}"}
+    if project is not None and file.is_relative_to(project.resolve()):
+        dotted = ".".join(file.relative_to(project.resolve()).with_suffix("").parts)
+        paths.add(f"{dotted}:{name}")
+    return paths
+
+
+def is_loaded(path: str, project: Path | None) -> bool:
+    """Whether an import path leads into a file of the project that is imported already, so that
+    following it executes nothing.
+    """
+    module = sys.modules.get(path.partition(":")[0])
+    file = getattr(module, "__file__", None)
+    if project is None or file is None:
+        return False
+    return is_own(Path(file), project)
+
+
+def is_own(file: Path, project: Path) -> bool:
+    """Whether a file is one of the project's own: packages that are installed in a folder of it,
+    such as `.venv`, are not.
+    """
+    file = file.resolve()
+    is_installed = any(part in _PACKAGE_FOLDERS for part in file.parts)
+    in_python = file.is_relative_to(sysconfig.get_path("stdlib"))
+    return file.is_relative_to(project.resolve()) and not is_installed and not in_python
 
 
 def make_importable(project: Path) -> None:

@@ -2,12 +2,18 @@
 
 Searched, in this order of precedence: an import path (`pkg.mod:Name`); the project folder; what
 ships with Aetheria; entry points of installed packages. A name found in two files is an error.
+
+A name in a config or an argument comes from the caller. A name in a snapshot, a file of weights or
+a dump comes from whoever wrote that file: `find_recorded` imports nothing that such a name says.
 """
 
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +22,7 @@ from aetheria.errors import RegistryError, shown
 from aetheria.plugins import discovery
 
 T = TypeVar("T")
+_MOST_FILES = 3  # of those that register nothing, in an error
 
 
 class Registry:
@@ -31,18 +38,24 @@ class Registry:
         self.kind, self._folder, self._package = kind, folder, package
         self._found: dict[str, dict[Path, Any]] = {}
         self._failed: dict[Path, BaseException] = {}
+        self._provided: list[Any] = []
+        self._loading: Path | None = None
+        self._files: set[Path] = set()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorates a class or function so that a config can name it."""
 
         def add(target: T) -> T:
-            self._found.setdefault(name, {})[_file_of(target)] = target
+            file = _file_of(target)
+            self._found.setdefault(name, {})[file] = target
+            self._files |= {file} if self._loading is None else {file, self._loading}
             return target
 
         return add
 
     def get(self, name: str, project: Path | None = None) -> Any:
-        """Finds what `name` stands for.
+        """Finds what a name that the caller gave stands for. It may be anything: check it before
+        it is called.
 
         Raises:
             RegistryError: nothing is registered so, or two files register it.
@@ -62,8 +75,55 @@ class Registry:
                 f"{' and '.join(values)}; uninstall one, or write the import path"
             )
         if values:
-            return self._import_path(name, values[0])
+            target = self._import_path(name, values[0])
+            self._provided.append(target)
+            return target
         raise RegistryError(self._not_found(name, project))
+
+    def find_recorded(self, name: Any, project: Path | None, where: str) -> str:
+        """Turns a name that a file holds into one that may be given to `get`.
+
+        An import path counts only where it names what is known without it: what is registered, what
+        an installed package provides, or what lies in a module of the project that the caller has
+        imported.
+
+        Args:
+            name: as it was read.
+            project: the project folder.
+            where: what to call the file in errors.
+
+        Raises:
+            RegistryError: it is no name, or an import path that is not known.
+        """
+        if not isinstance(name, str) or not name:
+            raise RegistryError(
+                f"{where}: expected the name of a {self.kind}, got {shown(name)}; "
+                f"give it yourself, as {self._argument}=NAME or --{self.kind} NAME"
+            )
+        if ":" not in name:
+            return name
+        self._discover(project)
+        for known in self._found:
+            if any(
+                name in discovery.import_paths(file, target, project)
+                for file, target in self._visible(known, project).items()
+            ):
+                return known
+        for entry in importlib.metadata.entry_points(group=f"aetheria.{self._folder}"):
+            if entry.value == name:
+                return entry.name
+        if discovery.is_loaded(name, project):
+            return name
+        raise RegistryError(
+            f"{where}: expected the name of a registered {self.kind}, got the import path "
+            f"{shown(name)}, which a file may not choose; if you trust it, give it "
+            f"yourself, as {self._argument}={shown(name)} or --{self.kind}"
+        )
+
+    def declares(self, target: Any) -> bool:
+        """Whether something was registered, or comes from the entry point of a package."""
+        registered = (each for found in self._found.values() for each in found.values())
+        return any(each is target for each in (*registered, *self._provided))
 
     def names(self, project: Path | None = None) -> list[str]:
         """Every name that can be asked for, sorted."""
@@ -75,7 +135,11 @@ class Registry:
     def _visible(self, name: str, project: Path | None) -> dict[Path, Any]:
         """What is registered under a name, but for what belongs to another project."""
         found = self._found.get(name, {}).items()
-        return {f: t for f, t in found if discovery.is_visible(t.__module__, project)}
+        return {
+            f: t
+            for f, t in found
+            if discovery.is_visible(getattr(t, "__module__", None) or "", project)
+        }
 
     def _only(self, name: str, found: dict[Path, Any]) -> Any:
         (first, target), *others = found.items()
@@ -90,14 +154,27 @@ class Registry:
     def _discover(self, project: Path | None) -> None:
         marker, self._failed = f"register_{self.kind}", {}
         for module in discovery.candidate_modules(self._package, self._folder, project, marker):
+            self._loading = module.file.resolve()
             try:
                 module.load()
             except (Exception, SystemExit) as error:
                 # Another file's fault must not hide this one's name.
                 self._failed[module.file] = error
+            finally:
+                self._loading = None
+
+    @property
+    def _argument(self) -> str:
+        return f"{self.kind}_name"
 
     def _import_path(self, name: str, path: str) -> Any:
         module_name, _, attribute = path.partition(":")
+        if _is_standard(module_name):
+            # Not imported to find that out: `antigravity` opens a browser.
+            raise RegistryError(
+                f"{self.kind} {shown(name)}: expected a {self.kind}, got an import path "
+                "into Python's standard library, which has none; name another"
+            )
         try:
             return getattr(importlib.import_module(module_name), attribute)
         except RegistryError:
@@ -118,9 +195,44 @@ class Registry:
             f"; {file} was passed over ({type(error).__name__}: {error})"
             for file, error in self._failed.items()
         )
+        where = [f"{self._package} and installed packages"]
+        where += [] if project is None else [str(project / self._folder)]
         return (
-            f"{self.kind}: expected one of {', '.join(names)}, got {shown(name)}; {advice}{broken}"
+            f"{self.kind}: expected one of {', '.join(names)}, got {shown(name)}; {advice}"
+            f" (looked in {', '.join(reversed(where))}){broken}{self._silent(name, project)}"
         ).replace("\n", " ")
+
+    def _silent(self, name: str, project: Path | None) -> str:
+        """Names the project's files that register nothing, those first that mention a name."""
+        if project is None:
+            return ""
+        known = {*self._files, *(file.resolve() for file in self._failed)}
+        files = discovery.silent_files(project, self._package, self._folder, known)
+        if not files:
+            return ""
+        files.sort(key=lambda file: name not in file.read_text(encoding="utf-8", errors="ignore"))
+        first = ", ".join(str(file) for file in files[:_MOST_FILES])
+        more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
+        return (
+            f"; {first}{more}: no {self.kind} is registered there, write "
+            f'@register_{self.kind}("NAME") above it'
+        )
+
+
+def _is_standard(module: str) -> bool:
+    """Whether importing a module would import Python's own, and no file of that name elsewhere."""
+    top = module.partition(".")[0]
+    if top not in sys.stdlib_module_names:
+        return False
+    try:
+        spec = importlib.util.find_spec(top)  # of a name without dots: imports nothing
+    except ValueError:
+        return True
+    if spec is None or spec.origin is None:
+        return False
+    own = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    is_file = spec.origin not in ("built-in", "frozen")
+    return not is_file or any(Path(spec.origin).is_relative_to(folder) for folder in own)
 
 
 def _file_of(target: Any) -> Path:

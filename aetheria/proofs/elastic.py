@@ -55,7 +55,7 @@ class ElasticProof:
     devices: Sequence[int]
     processes: Sequence[int]
     control: bool
-    project: Path | None
+    project: str | Path | None
     meshes: Sequence[Mapping[str, int]] = ()
 
     def cases(self) -> list[Case]:

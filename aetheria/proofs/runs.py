@@ -125,7 +125,7 @@ class ChildRun:
     config_file: Path
     overrides: Sequence[str]
     workdir: Path
-    project: Path | None
+    project: str | Path | None
 
     def train(self, place: Place, *, to_step: int, resume: str | None = None) -> None:
         """Trains up to a step, or to the end of the schedule; from what `--resume` stands for.

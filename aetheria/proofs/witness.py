@@ -17,6 +17,7 @@ from aetheria.data.sources import DataSplits, Source
 from aetheria.events import Event, RunStarted, StepsCompleted
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
+from aetheria.plugins.checks import find_dataset
 from aetheria.protocols import RunContext
 from aetheria.resilience.runs import CHECKPOINTS
 from aetheria.resilience.store import list_snapshots
@@ -60,7 +61,8 @@ _notes = Notes()
 
 def dataset(*, name: str, params: Mapping[str, Any], project: str | None) -> DataSplits:
     """The dataset `name`; what is read of its training split is written down."""
-    factory = DATA.get(name, None if project is None else Path(project))
+    folder = None if project is None else Path(project)
+    factory = find_dataset(DATA, name, folder, returns=DataSplits)
     splits, _ = check_data(call_with(factory, "data_params", params), name, {})
     return DataSplits(train=_Noted(splits.train), eval=splits.eval)
 
