@@ -97,6 +97,10 @@ def test_a_ratio_is_taken_within_a_round_and_held_against_its_bar():
     text = table(report)
     assert "aetheria / bare: 0.970 (0.900 to 1.000), by CPU time 0.970 (" in text
     assert "   at least 0.98: MISSED" in text
+    assert "aetheria / the fastest loop by hand: 0.970 (0.900 to 1.000)" in text
+    rounds = [{**each, "plain": figures(200)} for each in ROUNDS]
+    fastest = reduce_work("cnn", rounds)["over_fastest_by_hand"]
+    assert (fastest["min"], fastest["max"]) == (9 / 200, 97 / 200)
     assert "at least 0.92: met" in table(reduce_work("mlp", ROUNDS))
 
 

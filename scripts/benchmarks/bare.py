@@ -54,19 +54,18 @@ def make_step(spec: dict[str, Any], network: Any, optimizer: Any) -> Any:
     return step
 
 
-def main() -> None:
-    """Measures."""
+def run(jit: Any) -> None:
+    """Measures a step compiled by `jit`."""
     spec = read_spec()
-    keep_freed_memory(os.environ)
     model = make_model(spec["config"]["model_name"], spec["model"], None)
     network = model.network()  # type: ignore[attr-defined]
     optimizer = model.optimizer(spec["warmup"] + spec["num_steps"])
     inputs, _ = next(loop.batches(spec["data"], 1))
     params = network.init(jax.random.key(0), inputs, train=False)["params"]
-    jit = jit_for(jax.devices()[0].platform)
     step = jit(make_step(spec, network, optimizer), donate_argnums=0)
     loop.measure(spec, step, (params, optimizer.init(params)), params)
 
 
 if __name__ == "__main__":
-    main()
+    keep_freed_memory(os.environ)
+    run(jit_for(jax.devices()[0].platform))

@@ -39,6 +39,7 @@ _LANES = {"grad_accumulation_steps": 1, "lanes": 8}
 CONTESTANTS: Mapping[str, Contestant] = {
     "aetheria": Contestant(module="aetheria_run"),
     "bare": Contestant(module="bare"),
+    "plain": Contestant(module="plain"),
     "naive": Contestant(module="naive"),
     "keras": Contestant(module="peers.keras_fit", environment="keras"),
     "lightning": Contestant(module="peers.lightning_trainer", environment="torch"),
@@ -60,11 +61,14 @@ CONTESTANTS: Mapping[str, Contestant] = {
     ),
 }
 
-DEFAULT = ("aetheria", "bare", "naive")
+# Loops by hand: Aetheria is compared with the fastest of them in each round.
+BY_HAND = ("bare", "plain", "naive")
+DEFAULT = ("aetheria", *BY_HAND)
 PEERS = tuple(name for name, each in CONTESTANTS.items() if each.environment)
 
 COMPARISONS = (
     Comparison(of="aetheria", over="bare", bars={"mlp": 0.92, "cnn": 0.98, "lm": 0.98}),
+    Comparison(of="aetheria", over="plain"),
     Comparison(of="aetheria", over="naive", bars={"cnn": 2.0, "lm": 1.5}),
     *(Comparison(of="aetheria", over=peer) for peer in PEERS),
     Comparison(of="torch", over="pytorch", bars={"mlp": 0.90, "cnn": 0.97, "lm": 0.97}),

@@ -4,11 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Pinned where the newest would not do: that torch is a small build on a CPU for Python 3.11, and
-# others pull gigabytes.
+# lightning 2.6.2 and 2.6.3 were malicious uploads. Pinned where the newest would not do: that
+# torch is a small build on a CPU for Python 3.11, and others pull gigabytes.
 _PACKAGES = {
     "keras": ("keras>=3.10", "numpy"),
-    "torch": ("torch==2.13.0", "lightning>=2.5", "accelerate>=1.8", "tensorboard", "numpy"),
+    "torch": (
+        "torch==2.13.0",
+        "lightning>=2.5,!=2.6.2,!=2.6.3",
+        "accelerate>=1.8",
+        "tensorboard",
+        "numpy",
+    ),
 }
 _JAX = {"cpu": "jax", "gpu": "jax[cuda]"}
 

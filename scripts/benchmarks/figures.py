@@ -4,7 +4,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contestants import BLOCKING_BAR, COMPARISONS, GUARD_BARS, SAVE_BARS
+from benchmarks.contestants import (
+    BLOCKING_BAR,
+    BY_HAND,
+    COMPARISONS,
+    GUARD_BARS,
+    SAVE_BARS,
+)
 
 Round = Mapping[str, Mapping[str, Any]]  # contestant -> what its process wrote
 
@@ -31,6 +37,8 @@ def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
             if item.of in names and item.over in names
         ],
     }
+    if "aetheria" in names and set(names) & set(BY_HAND):
+        report["over_fastest_by_hand"] = _spread([_over_fastest(each) for each in rounds])
     if "guard" in rounds[0]:
         ratios = [r for each in rounds for r in each["guard"]["guarded_over_unguarded"]]
         low, median, high = statistics.quantiles(ratios, n=4)
@@ -43,10 +51,16 @@ def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
     return report
 
 
+def _over_fastest(figures: Round) -> float:
+    """Aetheria's rate over that of the fastest loop by hand in the round."""
+    by_hand = [figures[name]["steps_per_second"] for name in BY_HAND if name in figures]
+    return figures["aetheria"]["steps_per_second"] / max(by_hand)
+
+
 def _check_sizes(work: str, figures: Round, names: Sequence[str]) -> None:
     sizes = {name: figures[name]["num_params"] for name in names}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"{work}: expected one number of parameters, got {sizes}; mend the model")
+        raise ValueError(f"{work}: expected one number of parameters, got {sizes}; fix the model")
 
 
 def _ratios(rounds: Sequence[Round], top: str, bottom: str, figure: str) -> list[float]:
@@ -84,6 +98,8 @@ def table(report: Mapping[str, Any]) -> str:
             f"  {ratio['of']} / {ratio['over']}: {_text(ratio)}, by CPU time {_text(ratio['cpu'])}"
             f"{_verdict(ratio['bar'], ratio['median'], least=True)}"
         )
+    if fastest := report.get("over_fastest_by_hand"):
+        lines.append(f"  aetheria / the fastest loop by hand: {_text(fastest)}")
     if guard := report.get("guard"):
         low, high = guard["quartiles"]
         lines.append(

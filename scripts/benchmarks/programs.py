@@ -21,7 +21,8 @@ class Parts(NamedTuple):
 
 def make_parts(config: Config) -> Parts:
     """Makes them as a run does, on one device."""
-    model, feed = build_model(config, None), build_feed(config, None)
+    model = build_model(config, None)
+    feed = build_feed(config, None, model)
     spec = ProgramSpec(
         example_window=feed.example_window(),
         total_steps=TOTAL_STEPS,

@@ -73,7 +73,7 @@ def describe(work: Work, device: str, mixed_precision: bool, file: Path) -> dict
     """
     config = load_config(_CONFIGS / work.config_file, work.overrides)
     config = replace(config, strategy=device, mixed_precision=mixed_precision)
-    train = build_feed(config, None).splits.train
+    train = build_feed(config, None, build_model(config, None)).splits.train
     columns = train.read(np.arange(len(train)))
     np.savez(file, inputs=columns["inputs"], labels=columns["labels"])
     model = asdict(build_model(config, None))  # type: ignore[call-overload]
