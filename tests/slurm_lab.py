@@ -1,4 +1,5 @@
-"""A real SLURM on one machine: a controller and two nodes, each a daemon of its own.
+"""A real SLURM on one machine: a controller and two nodes, each a daemon of its own, with two GPUs
+that are empty files: SLURM gives them out like any, and says so to a job.
 
 For tests, on a machine that nobody else uses: it needs root, Debian's `slurm-wlm` and `munge`, and
 gives the nodes' names an address in /etc/hosts. Asked for by AETHERIA_SLURM_LAB=1.
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 NODES = ("aetheria-n1", "aetheria-n2")
+GPUS_OF_A_NODE = 2
 _CONTROLLER_PORT, _FIRST_NODE_PORT = 26817, 26820
 _MUNGE_KEY = Path("/etc/munge/munge.key")
 _HOSTS = Path("/etc/hosts")
@@ -49,6 +51,11 @@ class SlurmLab:
         self._start_munge()
         self._name_nodes()
         self.config.write_text(self._text())
+        devices = [self.folder / f"gpu{number}" for number in range(GPUS_OF_A_NODE)]
+        for device in devices:
+            device.touch()
+        files = "".join(f"Name=gpu File={device}\n" for device in devices)
+        (self.folder / "gres.conf").write_text(files)
         for node in NODES:
             (self.folder / f"spool-{node}").mkdir()
         (self.folder / "state").mkdir()
@@ -120,6 +127,7 @@ class SlurmLab:
             "TaskPlugin": "task/none",
             "SelectType": "select/cons_tres",
             "SelectTypeParameters": "CR_Core",
+            "GresTypes": "gpu",
             "ReturnToService": 2,
             "KillWait": 10,
             "StateSaveLocation": self.folder / "state",
@@ -131,7 +139,7 @@ class SlurmLab:
         lines = [f"{name}={value}" for name, value in settings.items()]
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={_FIRST_NODE_PORT + i} "
-            "CPUs=2 RealMemory=4000 State=UNKNOWN"
+            f"CPUs=2 RealMemory=4000 Gres=gpu:{GPUS_OF_A_NODE} State=UNKNOWN"
             for i, node in enumerate(NODES)
         ]
         lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")

@@ -1,6 +1,7 @@
 """`scripts/slurm/train.sbatch` on a real SLURM with two nodes."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from slurm_lab import SlurmLab, reason_to_skip
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SCRIPT = str(REPOSITORY / "scripts" / "slurm" / "train.sbatch")
+PRINT_DEVICES = str(REPOSITORY / "tests" / "cases" / "project" / "print_devices.py")
 CONFIG = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
 
 
@@ -60,8 +62,23 @@ def test_two_nodes_give_the_bits_of_one_process(slurm, submit, tmp_path, train):
     job = submit()
     slurm.wait_for(lambda: state(slurm, job) in ("COMPLETED", "FAILED"), 180)
     assert state(slurm, job) == "COMPLETED", log(tmp_path, job)
+    for index in (0, 1):
+        assert f"process {index} of 2 on host" in log(tmp_path, job), log(tmp_path, job)
     one = train("one", reproducibility="elastic", strategy="cpu")
     assert summary(tmp_path / "run")["params_sha256"] == one.summary["params_sha256"]
+
+
+LAYOUTS = {
+    "a task for each GPU": (2, ["0 sees 0", "1 sees 1", "2 sees 0", "3 sees 1"]),
+    "one task a node": (1, ["0 sees all", "1 sees all"]),
+}
+
+
+@pytest.mark.parametrize(("tasks", "expected"), LAYOUTS.values(), ids=LAYOUTS)
+def test_tasks_take_the_gpus_of_their_node(slurm, tmp_path, tasks, expected):
+    layout = ("--nodes=2", f"--ntasks-per-node={tasks}", "--gpus-per-node=2", "--overcommit")
+    said = slurm.run("srun", *layout, sys.executable, PRINT_DEVICES, cwd=tmp_path)
+    assert sorted(line for line in said.splitlines() if " sees " in line) == expected, said
 
 
 def test_a_job_that_is_signalled_is_requeued_and_goes_on(slurm, submit, tmp_path):

@@ -2,6 +2,7 @@
 package registers with JAX.
 """
 
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,10 @@ from aetheria.hardware.launch import Launch, make_launch
 
 # launch.py reads SLURM's variables itself: JAX's answer lacks the number of tasks of a node.
 _OURS = ("SlurmCluster",)
+_NO_KUBERNETES = (
+    "Kubernetes: each pod of this indexed Job trains on its own; to join them, install the package "
+    "kubernetes, or give --coordinator, --num-processes and --process-id"
+)
 
 
 def detect_cluster(environ: Mapping[str, str], timeout_seconds: float) -> Launch | None:
@@ -36,6 +41,8 @@ def detect_cluster(environ: Mapping[str, str], timeout_seconds: float) -> Launch
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if not cluster.is_env_present():
+                    if cluster.__name__ == "K8sCluster":
+                        print(_NO_KUBERNETES, file=sys.stderr, flush=True)
                     continue
                 return _read(cluster, environ, int(timeout_seconds))
         except HardwareError:

@@ -69,6 +69,10 @@ class ProcessGroup:
         Args:
             mine: this process's devices.
         """
+        # A number counts the devices that the process can see.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible and mine.startswith("cuda:"):
+            mine = f"{mine} of CUDA_VISIBLE_DEVICES={visible[:100]}"
         places = self.gather([socket.gethostname(), mine])
         return [
             f"process {index} of {self.count} on host {host}: {devices}"

@@ -219,6 +219,13 @@ def test_an_ordinary_pod_of_kubernetes_is_on_its_own(monkeypatch, recwarn):
     assert not recwarn.list
 
 
+def test_a_pod_of_an_indexed_job_that_cannot_be_joined_is_told(monkeypatch, capfd):
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    assert ask_jax(pod, monkeypatch) is None
+    assert "install the package kubernetes" in capfd.readouterr().err
+
+
 def test_a_cluster_that_cannot_say_who_is_in_it_is_one_line(monkeypatch):
     with pytest.raises(HardwareError, match=r"OmpiCluster: .*; give --coordinator"):
         ask_jax({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "many"}, monkeypatch)
