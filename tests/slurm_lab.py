@@ -72,6 +72,7 @@ class SlurmLab:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
     def run(self, *command, cwd=None):
         """A client's output; its errors too, where it fails."""
