@@ -174,7 +174,12 @@ def build_run(
     nonfinite = NonFinitePolicy(
         action=config.on_nonfinite,
         max_consecutive_skips=config.max_consecutive_skips,
-        dumps=NonFiniteDumps(plan.run_dir / DUMPS, feed, extra, writes=leads),
+        dumps=NonFiniteDumps(
+            plan.run_dir / DUMPS,
+            feed,
+            {**extra, "total_steps": schedule.total_steps},
+            writes=leads,
+        ),
     )
     bus = EventBus({})
     engine = Engine(

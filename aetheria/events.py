@@ -79,9 +79,11 @@ class StepsCompleted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonFiniteDetected:
-    """The guard left the parameters alone in `num_skipped` windows since the last report.
+    """The guard left the state alone in `num_skipped` windows since the last report.
 
     Attributes:
+        what: what was not finite in the last of them: `loss or gradient`, or `update or model
+            state` where loss and gradient were.
         dump: where the last of these windows is kept, for `aetheria debug nan`; None: nowhere.
     """
 
@@ -91,6 +93,7 @@ class NonFiniteDetected:
     consecutive: int
     last_skipped_step: int
     dump: str | None = None
+    what: str = "loss or gradient"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

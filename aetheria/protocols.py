@@ -17,6 +17,9 @@ State = Any
 Report = Any
 Totals = Any
 
+# What the guard may find that is not finite in a window.
+LOSS_OR_GRADIENT, UPDATE_OR_STATE = "loss or gradient", "update or model state"
+
 
 class Chunk(NamedTuple):
     """Consecutive windows; a window is the data of one optimizer step.
@@ -54,6 +57,7 @@ class GuardCounters(NamedTuple):
         last_skipped_step: the last of them; 0 for none.
         held_step: the non-finite window at which the state holds, and waits for the host to
             release it; 0: it does not.
+        what: what was not finite in the last window skipped.
     """
 
     step: int
@@ -61,6 +65,19 @@ class GuardCounters(NamedTuple):
     consecutive_skips: int
     last_skipped_step: int
     held_step: int = 0
+    what: str = LOSS_OR_GRADIENT
+
+    @classmethod
+    def of(cls, counters: Sequence[int]) -> "GuardCounters":
+        """Reads them as the step packs them: the last step skipped is negative where its loss and
+        gradient were finite.
+
+        >>> GuardCounters.of([7, 1, 1, -7, 7, 0]).what
+        'update or model state'
+        """
+        step, num_skipped, consecutive, last, held, _ = counters
+        what = UPDATE_OR_STATE if last < 0 else LOSS_OR_GRADIENT
+        return cls(step, num_skipped, consecutive, abs(last), held, what)
 
 
 class HostReport(NamedTuple):
@@ -195,13 +212,16 @@ class DumpKeeper(Protocol):
         """Whether another dump would be kept; the first few of a run tell enough."""
         ...
 
-    def keep(self, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> str | None:
+    def keep(
+        self, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
+    ) -> str | None:
         """Writes a dump, and waits for it.
 
         Args:
             step: the step whose window was not finite.
             examples_seen: where that window begins.
             arrays: the exported state as it was before, and so after, that step.
+            what: what was not finite, `LOSS_OR_GRADIENT` or `UPDATE_OR_STATE`.
 
         Returns:
             Where it is; None if it is not kept, or could not be written.

@@ -86,7 +86,7 @@ def test_a_bad_number_in_the_data_is_found_with_its_column_layer_and_example(mod
     assert first.source.startswith(f"models/{'mlp' if model is MLP else 'cnn'}.py:")
     # With batch statistics every example meets every other, but alone only the bad one fails.
     assert finding.row == 2
-    assert finding.in_gradient and finding.parameter.startswith("params/Dense_1/")
+    assert finding.kind == "gradient" and finding.parameter.startswith("params/Dense_1/")
 
 
 def first_of(origin):
@@ -99,10 +99,10 @@ def test_a_bad_parameter_of_a_stacked_layer_is_named_with_its_turn(name):
         arrays["params/blocks/mlp/in/kernel"][1, 3, 5] = np.nan
 
     finding = make_replay(MODELS[name], change=change).find()
-    assert (finding.parameter, finding.in_gradient) == ("params/blocks/mlp/in/kernel", False)
+    assert (finding.parameter, finding.kind) == ("params/blocks/mlp/in/kernel", "value")
     first = first_of(finding.origin)
     assert (first.argument, first.layer, first.turn) == (finding.parameter, "blocks/mlp/in", 1)
-    assert (finding.micro_batch, finding.row) == (0, 0)  # every example is one
+    assert (finding.micro_batch, finding.row) == (0, None), "no example is to blame"
 
 
 def test_an_overflow_is_found_where_it_arises_not_where_it_becomes_a_nan():
@@ -156,7 +156,7 @@ class Plain(Model):
 def test_a_gradient_alone_that_is_not_finite_is_found_in_the_backward_pass():
     finding = make_replay(Plain(root=True)).find()
     assert np.isfinite(finding.loss) and not np.isfinite(finding.grad_norm)
-    assert (finding.parameter, finding.in_gradient) == ("params/outer", True)
+    assert (finding.parameter, finding.kind) == ("params/outer", "gradient")
     first = first_of(finding.origin)
     assert (first.layer, first.backward) == ("outer", True)
     assert first.source.startswith("tests/test_debug_nan.py:")

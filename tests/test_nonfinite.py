@@ -77,7 +77,7 @@ def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
     code, summary, folder = run("halted", on_nonfinite="halt")
     assert code == summary["exit_code"] == 3
     assert (summary["status"], summary["steps"]) == ("halted", 13)
-    assert summary["reason"] == "non-finite loss or gradient at step 13"
+    assert summary["reason"] == "non-finite loss or gradient at step 13, 1 in a row"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["snapshot_step10"]
     arrays, _ = state_of(folder, 10)
     assert all(np.isfinite(a).all() for a in arrays.values())
@@ -162,8 +162,9 @@ def test_many_bad_windows_in_a_row_end_any_run(train, action):
     bad = {"data_params": {"steps": list(range(8, 18))}, "max_consecutive_skips": 4}
     run = train(action, **BAD, **bad, on_nonfinite=action)
     assert run.exit_code == 3
-    last = 8 if action == "halt" else 11
-    assert run.summary["reason"] == f"non-finite loss or gradient at step {last}"
+    last, in_a_row = (8, 1) if action == "halt" else (11, 4)
+    reason = f"non-finite loss or gradient at step {last}, {in_a_row} in a row"
+    assert run.summary["reason"] == reason
 
 
 def test_a_resumed_run_heeds_another_policy(train):

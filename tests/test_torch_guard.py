@@ -12,6 +12,7 @@ from aetheria.logic.optimizers import SGD, AdamW, Lion, Optimizer  # noqa: E402
 from aetheria.pytorch.guard import DeviceGuard, HostGuard  # noqa: E402
 from aetheria.pytorch.optimizers import make_optimizer  # noqa: E402
 from aetheria.pytorch.ranks import Ranks  # noqa: E402
+from aetheria.pytorch.reach import reach_of  # noqa: E402
 from aetheria.pytorch.state import TorchState  # noqa: E402
 from aetheria.pytorch.update import Update  # noqa: E402
 
@@ -20,12 +21,15 @@ CPU = torch.device("cpu")
 # (sum of the loss, weight, norm of the summed gradients before scaling)
 GOOD, CLIPPED, EMPTY = (8.0, 4.0, 2.0), (8.0, 4.0, 40.0), (0.0, 0.0, 0.0)
 BAD_LOSS, BAD_GRADIENT = (np.nan, 4.0, np.nan), (8.0, 4.0, np.inf)
+BAD_UPDATE, BAD_STATE = (*GOOD, "update"), (*GOOD, "state")
 COURSES = {
     "all good": [GOOD, CLIPPED, GOOD],
     "a hole": [GOOD, BAD_LOSS, GOOD],
     "no weight": [GOOD, EMPTY, GOOD],
     "overflows": [BAD_GRADIENT, GOOD, BAD_GRADIENT, BAD_GRADIENT, BAD_GRADIENT, GOOD],
     "too many": [BAD_LOSS] * 5 + [GOOD],
+    "a bad update": [GOOD, BAD_UPDATE, BAD_LOSS, GOOD],
+    "a bad state": [BAD_STATE, GOOD, (*EMPTY, "state"), (*BAD_GRADIENT, "state"), GOOD],
 }
 
 
@@ -33,15 +37,17 @@ def compiled_course(windows, scaled, examined):
     """What `aetheria.logic` makes of the same windows: the course of counters and scales."""
     counters = initial_counters().at[5].set(examined)
     scale, updates, course = jnp.array([INITIAL_SCALE, 0.0]), 0, []
-    for total, weight, norm in windows:
+    for total, weight, norm, *bad in windows:
         state = scale if scaled else ()
         finite_loss = jnp.isfinite(total) & jnp.isfinite(weight)
-        finite = finite_loss & jnp.isfinite(norm)
+        gradient = finite_loss & jnp.isfinite(norm)
         frozen = is_frozen(counters, MAX_SKIPS)
+        kept = weight == 0 or "state" not in bad
+        finite = gradient & kept & ("update" not in bad)
         good = finite & ~frozen & (weight > 0)
-        overflow = finite_loss & ~finite & ~frozen
+        overflow = finite_loss & kept & ~gradient & ~frozen
         forgiven = overflow & can_fall(state)
-        counters = jnp.where(frozen, counters, count(counters, finite, forgiven))
+        counters = jnp.where(frozen, counters, count(counters, finite, forgiven, gradient))
         scale = adjust_scale(state, overflow=overflow, good=good) if scaled else scale
         updates += int(good)
         course.append((counters.tolist(), scale.tolist() if scaled else None, updates))
@@ -58,9 +64,17 @@ def test_both_guards_count_as_the_compiled_step_does(name, scaled, examined, kin
     counters = np.array([0, 0, 0, 0, 0, examined], np.int32)
     first = np.array([INITIAL_SCALE, 0], np.float32) if scaled else None
     numbers, course = guard.place(counters, first, 0), []
-    for total, weight, norm in COURSES[name]:
+    for total, weight, norm, *bad in COURSES[name]:
         scale = guard.read(numbers).loss_scale[0] if scaled else 1.0
-        verdict = guard.judge(numbers, torch.tensor([total, weight]), torch.tensor(norm * scale))
+        flag = bool if kind is HostGuard else torch.tensor
+        good_update = flag("update" not in bad)
+        verdict = guard.judge(
+            numbers,
+            torch.tensor([total, weight]),
+            torch.tensor(norm * scale),
+            finite_statistics=flag("state" not in bad),
+            finite_update=lambda _, good=good_update: good,
+        )
         numbers = verdict.numbers
         found = guard.read(numbers)
         course.append(
@@ -73,14 +87,13 @@ def test_both_guards_count_as_the_compiled_step_does(name, scaled, examined, kin
     assert course == compiled_course(COURSES[name], scaled, examined)
 
 
-def make_state(rule, ema_decay, on_host):
+def make_state(rule, ema_decay, on_host, *, rates=None, max_grad_norm=0.5):
     """A layer with a batch norm, its gradients those of a fixed loss."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).double()
-    optimizer = Optimizer(rule, 0.125, max_grad_norm=0.5, ema_decay=ema_decay)
-    update = Update(
-        optimizer, np.full(9, 0.125), max_consecutive_skips=MAX_SKIPS, device=CPU, on_host=on_host
-    )
+    optimizer = Optimizer(rule, 0.125, max_grad_norm=max_grad_norm, ema_decay=ema_decay)
+    rates = np.full(9, 0.125) if rates is None else rates
+    update = Update(optimizer, rates, max_consecutive_skips=MAX_SKIPS, device=CPU, on_host=on_host)
     params = {name: [param] for name, param in module.named_parameters()}
     state = TorchState(
         module=module,
@@ -140,3 +153,44 @@ def test_the_norm_of_many_gradients_is_that_of_float64():
     exact = np.linalg.norm(grads[0].numpy().astype(np.float64))
     assert abs(float(update._norm(grads)) / exact - 1) < 1e-12
     assert abs(float(torch.nn.utils.get_total_norm(grads)) / exact - 1) > 1e-6, "the control"
+
+
+HUGE = 2e153  # the square of the norm is within 16 of the largest float64
+
+
+@pytest.mark.parametrize("on_host", [True, False], ids=["host", "device"])
+@pytest.mark.parametrize("bad", ["rate", "moment", "statistic", None])
+def test_an_update_or_a_statistic_that_is_not_finite_is_not_kept(bad, on_host):
+    rates = np.full(9, np.nan if bad == "rate" else 0.125)
+    state, update = make_state(RULES["adamw"], 0.9, on_host, rates=rates, max_grad_norm=0.0)
+    before = [s.clone() for s in state.statistics]
+    for param in state.params:
+        param.grad = torch.full_like(param, HUGE if bad == "moment" else 1.0)
+    moments = [m for s in state.optimizer.state.values() for m in s.values()]
+    kept = [*state.params, *state.averages, *state.statistics, *moments]
+    was = [tensor.detach().clone() for tensor in kept]
+    if bad == "statistic":
+        state.statistics[1][0] = torch.inf
+    update(state, torch.tensor([8.0, 1.0], dtype=torch.float64), before)
+    counters = update.guard.read(state.numbers).counters
+    same = [torch.equal(one, other) for one, other in zip(was, kept, strict=True)]
+    if bad is None:
+        assert counters == (1, 0, 0, 0, 0, 0) and not same[0], "the control"
+    else:
+        assert counters == (1, 1, 1, -1, 1, 0) and all(same)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_bound_of_an_update_is_never_exceeded(rule):
+    state, update = make_state(RULES[rule], 0.9, True)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(8):
+        for param in state.params:
+            shape = param.shape
+            param.grad = torch.randn(shape, generator=generator, dtype=param.dtype) * 10**step
+        update(state, torch.tensor([8.0, 4.0], dtype=torch.float64), [])
+        written = [*state.params, *state.averages]
+        with torch.no_grad():
+            reached = reach_of(written, list(state.optimizer.state.values()))
+        assert all(float(a) <= float(b) for a, b in zip(reached, state.reach, strict=True))
+        assert float(state.reach.params) < 1e12, "and it says something"

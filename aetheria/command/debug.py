@@ -1,4 +1,4 @@
-"""`aetheria debug nan`: why the loss or the gradient of a window was not finite."""
+"""`aetheria debug nan`: why a window's loss, gradient, update or model state was not finite."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aetheria.errors import ExitCode
+from aetheria.protocols import LOSS_OR_GRADIENT, UPDATE_OR_STATE
 
 if TYPE_CHECKING:
     from aetheria.debug.nan import Finding
     from aetheria.debug.origin import Origin
 
 _WORDS = {"nan": "a NaN", "inf": "an infinity"}
+_WHAT = {
+    LOSS_OR_GRADIENT: "loss and gradient are",
+    UPDATE_OR_STATE: "loss, gradient, update and model state are",
+}
+_LEAF = {
+    "value": "its value is not finite",
+    "gradient": "its gradient is the first that is not finite",
+    "new model state": "its new value is the first that is not finite",
+    "update": "its update is the first that is not finite",
+    "new value": "its new value is the first that is not finite",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +76,7 @@ class DebugNanCommand:
             arrays=arrays,
             window=window,
             step=record["step"],
+            total_steps=record.get("total_steps", 1),
         )
         return replay.find()
 
@@ -76,27 +89,34 @@ def _describe(
     if finding is None:
         yield (
             "finite",
-            "loss and gradient are finite when computed again: the data and the model are not the "
-            "cause; look at the machine (memory, driver) that computed them",
+            f"{_WHAT[record.get('what', LOSS_OR_GRADIENT)]} finite when computed again: the data "
+            "and the model are not the cause; look at the machine (memory, driver) that computed "
+            "them",
         )
         return
     numbers = f"loss (summed) {finding.loss:g}, gradient norm {finding.grad_norm:g}"
-    if finding.micro_batch is None:
+    if finding.kind in ("update", "new value"):
+        yield "where", f"the optimizer: {numbers}; what the update writes is not finite"
+    elif finding.micro_batch is None:
         yield "sum", f"every micro-batch is finite, all together are not: {numbers}"
     else:
         yield "where", f"micro-batch {finding.micro_batch + 1} of {num_micro}: {numbers}"
     if finding.origin is not None:
         yield from _describe_origin(finding.origin)
     if finding.parameter is not None:
-        if not finding.in_gradient:
-            text = "its value is not finite"
-        elif finding.micro_batch is None:
-            text = "its gradient is the largest"
-        else:
-            text = "its gradient is the first that is not finite"
-        yield "parameter", f"{finding.parameter}: {text}"
-    if finding.micro_batch is not None:
+        largest = finding.kind == "gradient" and finding.micro_batch is None
+        text = "its gradient is the largest" if largest else _LEAF[finding.kind]
+        yield _leaf_name(finding.parameter), f"{finding.parameter}: {text}"
+    if finding.kind == "value":
+        yield "example", "none is to blame: the number was not finite before the window"
+    elif finding.micro_batch is not None:
         yield "example", _example(finding, record, size)
+
+
+def _leaf_name(path: str) -> str:
+    """What the tree is called in which a leaf is."""
+    names = {"params": "parameter", "model_state": "state", "opt_state": "optimizer"}
+    return names[path.split("/")[0]]
 
 
 def _describe_origin(origin: "Origin") -> Iterator[tuple[str, str]]:

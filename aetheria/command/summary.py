@@ -10,6 +10,7 @@ from aetheria.build import Run, versions
 from aetheria.engine import Outcome
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.ledger import account, read_ledger
+from aetheria.resilience.dumps import newest_dump
 from aetheria.resilience.manifest import part_sha256
 
 
@@ -27,6 +28,7 @@ def summarize(
         "examples_seen": progress.examples_seen,
         "epoch": progress.epoch,
         "n_eval_examples": outcome.num_eval_examples,
+        "skipped": {"num_steps": outcome.num_skipped, "dump": newest_dump(run.plan.run_dir)},
         "final": finite(outcome.metrics),
         "best": run.store.best(),
         "saved": not run.store.has_saved_nothing(),
@@ -86,6 +88,10 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
         rows["best"] = f"{best['monitor']} {best['value']:.4f} at step {best['step']}"
     if summary["detached_listeners"]:
         rows["detached"] = ", ".join(summary["detached_listeners"])
+    if skipped := summary["skipped"]["num_steps"]:
+        text = f"{skipped} of {summary['steps']} steps (non-finite)"
+        dump = summary["skipped"]["dump"]
+        rows["skipped"] = text if dump is None else f"{text}; aetheria debug nan {dump}"
     rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()

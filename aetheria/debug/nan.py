@@ -1,20 +1,24 @@
-"""Replays a dumped window and names the first layer, parameter and example that is not finite."""
+"""Replays a dumped window and names the first layer, leaf and example that is not finite."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from aetheria.debug.origin import Mark, Origin, badness, trace_origins
+from aetheria.debug.origin import Mark, Origin, badness, first_of, trace_origins
 from aetheria.hardware.compiler import jit_for
+from aetheria.logic.fitting import extra_arguments, optimizer_of
 from aetheria.logic.gradient import make_micro_gradient, step_key
-from aetheria.logic.leaves import abstract_weights, named_leaves, place_weights
+from aetheria.logic.leaves import abstract_weights, check_leaves, named_leaves, place_weights
+from aetheria.logic.loss_scale import unscale
 from aetheria.logic.model import Model
-from aetheria.logic.precision import Precision
+from aetheria.logic.precision import Precision, cast_like, widen
+
+Kind = Literal["value", "gradient", "new model state", "update", "new value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +26,17 @@ class Finding:
     """What is wrong with a window.
 
     Attributes:
-        micro_batch: the first whose loss or gradient is not finite, from 0; None: each of them is
-            finite, and their sum is not.
+        micro_batch: the first whose loss, gradient or model state is not finite, from 0; None: each
+            of them is finite; their sum is not, or what the update makes of it.
         loss: its loss, summed; of all together without one.
         grad_norm: the norm of its gradient, likewise.
         origin: where the first value was not finite; None where only a sum is not.
-        parameter: path of the first parameter that is not finite, or else whose gradient is not, in
-            the order in which the backward pass gets there.
-        in_gradient: whether it is the parameter's gradient.
-        row: the first example of the micro-batch that alone gives such a loss or gradient; None:
-            no single one does.
+        parameter: path of the first leaf that is not finite: a parameter or model state that was
+            not before the window, or else a parameter whose gradient is not, in the order in which
+            the backward pass gets there, or else what the step makes of a leaf.
+        kind: what of that leaf is not finite.
+        row: the first example of the micro-batch that alone gives such numbers; None: no single one
+            does, or a leaf is the cause.
     """
 
     micro_batch: int | None
@@ -39,7 +44,7 @@ class Finding:
     grad_norm: float
     origin: Origin | None
     parameter: str | None
-    in_gradient: bool
+    kind: Kind
     row: int | None
 
 
@@ -50,9 +55,11 @@ class Replay:
         model: the run's model.
         mixed_precision: the run's.
         carries_state: whether the model state goes from one micro-batch to the next.
-        arrays: the dump's leaves: params, model_state, base_key and the like.
+        arrays: the dump's leaves: params, model_state, base_key and the like; with opt_state, the
+            update is replayed too.
         window: column name -> [grad_accumulation_steps, micro_batch, ...].
         step: the step the window was for.
+        total_steps: the length of the run, for the schedule.
 
     Raises:
         SnapshotError: the arrays are not this model's; the leaf is named.
@@ -67,6 +74,7 @@ class Replay:
         arrays: Mapping[str, np.ndarray],
         window: Mapping[str, np.ndarray],
         step: int,
+        total_steps: int = 1,
     ):
         precision = Precision.parse(mixed_precision)
         self._window, self._carries_state = window, carries_state
@@ -76,13 +84,15 @@ class Replay:
         self._step_key = step_key(jnp.asarray(arrays["base_key"]), jnp.int32(step - 1))
         self._gradient = make_micro_gradient(model, precision)
         self._compiled = jit_for(jax.default_backend())(self._gradient)
+        self._model, self._precision, self._total_steps = model, precision, total_steps
+        self._arrays = arrays
 
     def find(self) -> Finding | None:
         """Looks for what is not finite; None: everything is, here."""
         state, total = self._model_state, None
         for index in range(len(self._window["mask"])):
             grads, sums, new_state = self._run(state, self._batch(index), index)
-            if not _is_finite((sums.total, sums.weight, grads)):
+            if self._is_bad(state, grads, sums, new_state):
                 return self._examine(state, index, grads, sums)
             part = (grads, sums)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
@@ -92,7 +102,7 @@ class Replay:
         grads, sums = total
         norm = float(optax.tree.norm(grads))
         if np.isfinite(norm) and _is_finite(sums.total):
-            return None
+            return self._examine_update(grads, sums, norm)
         named = named_leaves({"params": grads})
         sizes = {path: float(jnp.abs(leaf).max()) for path, leaf in named.items()}
         return Finding(
@@ -101,7 +111,7 @@ class Replay:
             grad_norm=norm,
             origin=None,
             parameter=max(sizes, key=lambda path: sizes[path]),
-            in_gradient=True,
+            kind="gradient",
             row=None,
         )
 
@@ -113,10 +123,11 @@ class Replay:
         arguments = {"params": self._params, "model_state": state, "batch": batch}
         (traced_grads, *_), marks = trace_origins(function, arguments)
         assert jax.tree.structure(traced_grads) == jax.tree.structure(grads)
-        parameter, in_gradient = self._parameter(marks)
+        marks = {path: mark for path, mark in marks.items() if self._is_news(path, state)}
+        parameter, kind = self._parameter(state, marks)
         origins = [mark for mark in marks.values() if mark.origin is not None]
         origin = min(origins, key=lambda mark: mark.made_at).origin if origins else None
-        if np.isfinite(float(sums.total)):
+        if np.isfinite(float(sums.total)) and kind == "gradient":
             _in_backward_pass(origin)
         return Finding(
             micro_batch=index,
@@ -124,27 +135,92 @@ class Replay:
             grad_norm=float(optax.tree.norm(grads)),
             origin=origin,
             parameter=parameter,
-            in_gradient=in_gradient,
-            row=self._row(state, batch, index),
+            kind=kind,
+            row=None if kind == "value" else self._row(state, batch, index),
         )
 
-    def _parameter(self, marks: Mapping[str, Mark]) -> tuple[str | None, bool]:
+    def _examine_update(self, grads: Any, sums: Any, norm: float) -> Finding | None:
+        """Takes the step as the run does, if the dump holds what that needs."""
+        if not any(path.startswith("opt_state") for path in self._arrays) or not sums.weight > 0:
+            return None
+        optimizer = optimizer_of(self._model, self._total_steps)
+        state = self._optimizer_state(optimizer)
+        factor = unscale(1 / sums.weight, self._scaling)
+        extra = {"grad_norm": jnp.asarray(norm) * factor, "value": sums.total / sums.weight}
+        updates, new = optimizer.update(
+            jax.tree.map(lambda g: g * factor, grads),
+            widen(state),
+            widen(self._params),
+            **{name: extra[name] for name in extra_arguments(optimizer)},
+        )
+        params = optax.apply_updates(self._params, updates)
+        steps: list[tuple[Kind, Any, Any]] = [
+            ("update", {"params": updates}, {"params": self._params}),
+            ("new value", {"params": params}, {"params": self._params}),
+            ("new value", {"opt_state": cast_like(new, state)}, {"opt_state": state}),
+        ]
+        for kind, after, before in steps:
+            lost = _lost(after, before)
+            if lost:
+                return Finding(
+                    micro_batch=None,
+                    loss=float(sums.total),
+                    grad_norm=norm,
+                    origin=None,
+                    parameter=lost[0],
+                    kind=kind,
+                    row=None,
+                )
+        return None
+
+    def _optimizer_state(self, optimizer: Any) -> Any:
+        """The dump's, placed."""
+        init = lambda params: optimizer.init(self._precision.optimizer_params(params))
+        abstract = jax.eval_shape(init, self._params)
+        paths = named_leaves({"opt_state": abstract})
+        given = {p: a for p, a in self._arrays.items() if p.startswith("opt_state")}
+        check_leaves(given, paths, "dump")
+        leaves = [jnp.asarray(given[path]) for path in paths]
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+    def _is_bad(self, state: Any, grads: Any, sums: Any, new_state: Any) -> bool:
+        if not _is_finite((sums.total, sums.weight, grads)):
+            return True
+        return bool(sums.weight > 0 and _lost(new_state, state))
+
+    def _is_news(self, path: str, state: Any) -> bool:
+        """Whether that output of a gradient tells anything: a model state that was not finite at
+        the start may stay so.
+        """
+        output, _, name = path.partition("/")
+        return output != "2" or _is_finite(named_leaves(state).get(name, 0.0))
+
+    def _parameter(self, state: Any, marks: Mapping[str, Mark]) -> tuple[str | None, Kind]:
         for path, leaf in named_leaves({"params": self._params}).items():
             if not _is_finite(leaf):
-                return path, False
-        gradients = {p: m for p, m in marks.items() if p.startswith("0/")}  # the first output
-        if not gradients:
-            return None, False
-        first = min(gradients, key=lambda path: gradients[path].made_at)
-        return "params/" + first.removeprefix("0/"), True
+                return path, "value"
+        causes = [first_of(m.origin).argument or "" for m in marks.values() if m.origin]
+        for cause in causes:
+            if cause.startswith("model_state"):
+                return cause, "value"
+        by_output = lambda n: {p: m for p, m in marks.items() if p == n or p.startswith(f"{n}/")}
+        kinds: tuple[tuple[str, str, Kind], ...] = (
+            ("0", "params", "gradient"),
+            ("2", "model_state", "new model state"),
+        )
+        for number, tree, kind in kinds:
+            if found := by_output(number):
+                first = min(found, key=lambda path: found[path].made_at)
+                return tree + first.removeprefix(number), kind
+        return None, "gradient"
 
     def _row(self, state: Any, batch: Mapping[str, Any], index: int) -> int | None:
         """Tries every example by itself, in all rows: it then meets the dropout it had."""
         for row in range(len(batch["mask"])):
             alone = {name: np.repeat(a[row : row + 1], len(a), axis=0) for name, a in batch.items()}
             if batch["mask"][row] > 0:
-                grads, sums, _ = self._run(state, alone, index)
-                if not _is_finite((sums.total, grads)):
+                grads, sums, new_state = self._run(state, alone, index)
+                if self._is_bad(state, grads, sums, new_state):
                     return row
         return None
 
@@ -164,6 +240,16 @@ def _in_backward_pass(origin: Origin | None) -> None:
     """
     while origin is not None:
         origin.backward, origin = origin.argument is None, origin.because
+
+
+def _lost(new: Any, old: Any) -> list[str]:
+    """Paths of the leaves with an element that was finite and no longer is."""
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    return [
+        path
+        for path, (after, before) in zip(named_leaves(new), pairs, strict=True)
+        if badness(after) and bool((~jnp.isfinite(after) & jnp.isfinite(before)).any())
+    ]
 
 
 def _is_finite(tree: Any) -> bool:

@@ -238,6 +238,13 @@ def trace_origins(
     return tree, {path: mark for path, mark in marked if mark is not None}
 
 
+def first_of(origin: Origin) -> Origin:
+    """Where a chain of origins begins."""
+    while origin.because is not None:
+        origin = origin.because
+    return origin
+
+
 def badness(value: Any) -> str:
     """What is not finite in an array or a number: `nan`, else `inf`, else nothing."""
     dtype = value.dtype if hasattr(value, "dtype") else np.result_type(value)

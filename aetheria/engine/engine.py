@@ -36,7 +36,9 @@ from aetheria.protocols import (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. `metrics` are the last known values, `eval/loss` style names."""
+    """How a run ended. `metrics` are the last known values, `eval/loss` style names; the guard has
+    skipped `num_skipped` windows.
+    """
 
     status: str
     reason: str
@@ -44,6 +46,7 @@ class Outcome:
     state: State
     metrics: Mapping[str, float]
     num_eval_examples: int
+    num_skipped: int
 
 
 class Engine:
@@ -188,29 +191,30 @@ class Engine:
         """A window was not finite: keeps it for who wants to know why, and does what the policy
         says. The device waits in the state before that window.
         """
-        self._now.progress, step = frozen.progress, frozen.guard.step
+        self._now.progress, step, what = frozen.progress, frozen.guard.step, frozen.guard.what
         self._emit_saves(wait=True)
         dump = None
         if self._nonfinite.dumps.wants_more():
             arrays = self._program.export_state(self._state)
-            dump = self._nonfinite.dumps.keep(step, frozen.began, arrays)
+            dump = self._nonfinite.dumps.keep(step, frozen.began, arrays, what)
         self._reports.tell_skips(frozen.progress, frozen.guard, dump)
         if self._nonfinite.halts(frozen.guard):
-            self._halt(f"non-finite loss or gradient at step {step}")
+            in_a_row = frozen.guard.consecutive_skips
+            self._halt(f"non-finite {what} at step {step}, {in_a_row} in a row")
         elif self._nonfinite.rolls_back:
-            self._roll_back(step)
+            self._roll_back(step, what)
         else:
             self._state = self._program.release(self._state, self._nonfinite.examined(step))
             self._begin_here()
             self._attend_boundary()
 
-    def _roll_back(self, step: int) -> None:
+    def _roll_back(self, step: int, what: str) -> None:
         """Goes back to the newest sound snapshot and takes the same steps again: a state that had
         gone bad in memory is good then, and a window that is not finite again is stepped over.
         """
         snapshot = self._snapshots.read_newest() or self._restored
         if snapshot is None:
-            self._halt(f"non-finite loss or gradient at step {step}, and no snapshot to go back to")
+            self._halt(f"non-finite {what} at step {step}, and no snapshot to go back to")
             return
         self._restore(snapshot, examined_step=step)
         self._bus.emit(
@@ -357,4 +361,5 @@ class Engine:
             state=self._state,
             metrics=now.metrics,
             num_eval_examples=now.num_eval_examples,
+            num_skipped=self._reports.num_skipped,
         )

@@ -1,4 +1,4 @@
-"""What becomes of a run whose loss or gradient is not finite."""
+"""What becomes of a run in which a window is not finite."""
 
 from dataclasses import dataclass
 from typing import Literal

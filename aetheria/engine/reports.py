@@ -106,6 +106,7 @@ class TrainReports:
                     consecutive=guard.consecutive_skips,
                     last_skipped_step=guard.last_skipped_step,
                     dump=dump,
+                    what=guard.what,
                 )
             )
             self.num_skipped = guard.num_skipped

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
-from aetheria.logic.leaves import leaf_paths
+from aetheria.logic.leaves import copied_parameter, leaf_paths
 from aetheria.logic.model import PartitionRules
 from aetheria.logic.sharding import MESH_AXES
 from aetheria.logic.state import TrainState
@@ -75,23 +75,6 @@ def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainSt
         params=jax.tree.unflatten(jax.tree.structure(state.params), map(place, specs.values())),
         opt_state=jax.tree.unflatten(opt_structure, map(place, opt_specs)),
     )
-
-
-def copied_parameter(
-    path: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
-) -> str | None:
-    """The parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
-
-    Args:
-        path: the leaf's path, `1/0/mu/Dense_0/kernel`.
-        shape: the leaf's shape.
-        shapes: parameter path -> shape.
-    """
-    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which not
-    # every optimizer bears, and takes Adafactor's factored moments for parameters too.
-    parts = path.split("/")
-    suffixes = ("/".join(parts[start:]) for start in range(len(parts) + 1))
-    return next((suffix for suffix in suffixes if shapes.get(suffix) == shape), None)
 
 
 def _check_rules(rules: PartitionRules, paths: Sequence[str]) -> None:

@@ -1,13 +1,17 @@
-"""The guard's counters: what a step makes of a window whose loss or gradient is not finite.
+"""The guard: what a step makes of a window of which something is not finite.
 
-One packed array i32 [6], since every leaf more costs dispatch time. A bad window changes nothing
-else. Unless the host has said that it need not be asked, the state then *holds*: the steps after it
-change and count nothing, so that the host may find out late and still find everything as it was.
+That is its loss, its gradient, or what the step would write: parameters, optimizer state and model
+state. A bad window changes nothing but the counters, one packed array i32 [6], since every leaf
+more costs dispatch time. Unless the host has said that it need not be asked, the state then
+*holds*: the steps after it change and count nothing, so that the host may find out late and still
+find everything as it was.
 """
 
 import jax
 import jax.numpy as jnp
 
+# LAST_SKIPPED is negative where that window's loss and gradient were finite, and what the step
+# would have written was not.
 STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED, HELD, EXAMINED = range(6)
 NUM_COUNTERS = 6
 
@@ -22,9 +26,17 @@ def is_frozen(counters: jax.Array, max_consecutive_skips: int) -> jax.Array:
     return (counters[HELD] > 0) | (counters[CONSECUTIVE] >= max_consecutive_skips)
 
 
-def count(counters: jax.Array, finite: jax.Array, forgiven: jax.Array) -> jax.Array:
+def count(
+    counters: jax.Array, finite: jax.Array, forgiven: jax.Array, finite_gradient: jax.Array | bool
+) -> jax.Array:
     """Counts one step. A forgiven skip is none of the consecutive ones, does not end them either,
     and holds nothing.
+
+    Args:
+        counters: i32 [6], those before it.
+        finite: bool [], whether everything is.
+        forgiven: bool [], whether a smaller loss scale may be all that the step needs.
+        finite_gradient: bool [], whether loss and gradient are.
     """
     step = counters[STEP] + 1
     bad = ~finite & ~forgiven
@@ -33,7 +45,7 @@ def count(counters: jax.Array, finite: jax.Array, forgiven: jax.Array) -> jax.Ar
             step,
             counters[NUM_SKIPPED] + jnp.where(finite, 0, 1),
             jnp.where(finite, 0, counters[CONSECUTIVE] + jnp.where(forgiven, 0, 1)),
-            jnp.where(finite, counters[LAST_SKIPPED], step),
+            jnp.where(finite, counters[LAST_SKIPPED], jnp.where(finite_gradient, -step, step)),
             jnp.where(bad & (step > counters[EXAMINED]), step, counters[HELD]),
             counters[EXAMINED],
         ]

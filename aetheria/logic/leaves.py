@@ -1,6 +1,6 @@
 """A state as a flat mapping, leaf path -> array: named, copied, checked, and made a state again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,23 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     {'a/0': 1, 'a/1': 2, 'b/c': 3}
     """
     return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def copied_parameter(
+    path: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
+) -> str | None:
+    """The parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
+
+    Args:
+        path: the leaf's path, `1/0/mu/Dense_0/kernel`.
+        shape: the leaf's shape.
+        shapes: parameter path -> shape.
+    """
+    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which not
+    # every optimizer bears, and takes Adafactor's factored moments for parameters too.
+    parts = path.split("/")
+    suffixes = ("/".join(parts[start:]) for start in range(len(parts) + 1))
+    return next((suffix for suffix in suffixes if shapes.get(suffix) == shape), None)
 
 
 class Weights(NamedTuple):

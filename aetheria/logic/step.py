@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from aetheria.logic.averaging import evaluated
+from aetheria.logic.finite import stays_finite
 from aetheria.logic.fitting import extra_arguments
 from aetheria.logic.gradient import make_gradient, step_key
 from aetheria.logic.guard import STEP, count, is_frozen
@@ -34,13 +35,15 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
     """Builds `train_step(state, window) -> (state, report)`.
 
-    The guard: a window whose loss or global gradient norm is not finite changes nothing but the
-    counters. Then, and after `max_consecutive_skips` such windows in a row, the state freezes: no
+    The guard: a window whose loss or global gradient norm is not finite, or whose step would write
+    a parameter, an optimizer state or a model state that is not, changes nothing but the counters.
+    Then, and after `max_consecutive_skips` such windows in a row, the state freezes: no
     further window changes or counts anything, so that the host may find out late and still find
     everything as it was; see `aetheria.logic.guard`.
     A window of zero weight takes a step that changes no parameter. With float16, a window whose
-    loss is finite and whose gradients are not has overflowed: it is skipped and counted as skipped,
-    and halves the loss scale; only at the smallest scale does it count towards the limit.
+    forward pass is finite (its loss and model state) and whose gradients are not has overflowed: it
+    is skipped and counted as skipped, and halves the loss scale; only at the smallest scale does it
+    count towards the limit.
 
     An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
     clipping need not read every gradient a second time, and `value`, the window's mean loss.
@@ -75,10 +78,13 @@ def make_update(
         factor = unscale(jnp.where(sums.weight > 0, 1 / sums.weight, 0), state.loss_scale)
         grad_norm = optax.tree.norm(grads) * factor
         finite_loss = jnp.isfinite(sums.total) & jnp.isfinite(sums.weight)
-        finite = finite_loss & jnp.isfinite(grad_norm)
+        finite_gradient = finite_loss & jnp.isfinite(grad_norm)
         frozen = is_frozen(state.counters, max_consecutive_skips)
+        has_weight = sums.weight > 0
+        # Statistics of no example, such as a mean, need not be finite, and are not kept.
+        finite_state = ~has_weight | stays_finite(model_state, state.model_state, state.params)
 
-        def apply() -> Any:
+        def updated() -> tuple[Any, Any]:
             mean = jax.tree.map(lambda g: g * factor, grads)
             extra = {"grad_norm": grad_norm} if "grad_norm" in takes else {}
             extra |= {"value": sums.total / sums.weight} if "value" in takes else {}
@@ -86,17 +92,30 @@ def make_update(
                 mean, widen(state.opt_state), widen(state.params), **extra
             )
             params = optax.apply_updates(state.params, updates)
-            return params, model_state, cast_like(opt_state, state.opt_state)
+            return params, cast_like(opt_state, state.opt_state)
+
+        def is_finite() -> jax.Array:
+            return stays_finite(updated(), (state.params, state.opt_state), state.params)
+
+        def apply() -> Any:
+            params, opt_state = updated()
+            return params, model_state, opt_state
 
         def keep() -> Any:
             return state.params, state.model_state, state.opt_state
 
+        # The update is computed twice, first only to look at it: to keep it beside what it replaces
+        # would take the memory of a second state, and on a CPU no less time.
+        may_count = finite_gradient & finite_state & ~frozen & has_weight
+        finite_update = jax.lax.cond(may_count, is_finite, lambda: jnp.bool_(True))
         # cond, not where on every leaf: it skips the update's work, and is far cheaper on CPU.
-        counts = finite & ~frozen & (sums.weight > 0)
+        counts = may_count & finite_update
         params, model_state, opt_state = jax.lax.cond(counts, apply, keep)
-        overflow = finite_loss & ~finite & ~frozen
+        finite = finite_gradient & finite_state & finite_update
+        overflow = finite_loss & finite_state & ~finite_gradient & ~frozen
         forgiven = overflow & can_fall(state.loss_scale)
-        counters = jnp.where(frozen, state.counters, count(state.counters, finite, forgiven))
+        counted = count(state.counters, finite, forgiven, finite_gradient)
+        counters = jnp.where(frozen, state.counters, counted)
         values = pack_values(
             sums, grad_norm=(grad_norm, jnp.ones(())), **scale_row(state.loss_scale)
         )

@@ -39,7 +39,7 @@ class ConsoleLogger:
                 )
             case NonFiniteDetected():
                 self._view.line(
-                    f"step {event.last_skipped_step}: non-finite loss or gradient; "
+                    f"step {event.last_skipped_step}: non-finite {event.what}; "
                     f"{event.num_skipped} window(s) skipped, {event.num_skipped_total} in all"
                 )
                 if event.dump:

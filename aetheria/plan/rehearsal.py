@@ -8,8 +8,7 @@ from typing import Any
 import jax
 
 from aetheria.hardware import JaxProgram
-from aetheria.hardware.placement import copied_parameter
-from aetheria.logic.leaves import named_leaves
+from aetheria.logic.leaves import copied_parameter, named_leaves
 from aetheria.plan.collectives import Collective, find_collectives
 from aetheria.plan.operations import count_operations
 

@@ -7,6 +7,7 @@ the queue.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,27 +76,42 @@ class HostGuard:
         """The same on the host."""
         return numbers
 
-    def judge(self, numbers: Numbers, loss: Tensor, norm: Tensor) -> Verdict:
+    def judge(
+        self,
+        numbers: Numbers,
+        loss: Tensor,
+        norm: Tensor,
+        *,
+        finite_statistics: bool = True,
+        finite_update: Callable[[float], bool] = lambda norm: True,
+    ) -> Verdict:
         """Judges a window.
 
         Args:
             numbers: those before it.
             loss: f [2], the sum of its loss and of its weight.
             norm: f [], of its summed, scaled gradients.
+            finite_statistics: whether the module's buffers still are.
+            finite_update: says of the norm of the gradient, divided and clipped, whether what an
+                update makes of it is finite; asked where nothing else speaks against one.
         """
         counters, loss_scale, num_updates = numbers
         (total, weight), scale = loss.tolist(), 1.0 if loss_scale is None else loss_scale[SCALE]
         factor = 1 / weight / scale if weight > 0 else 0.0
         grad_norm = norm.item() * factor
         finite_loss = math.isfinite(total) and math.isfinite(weight)
-        finite = finite_loss and math.isfinite(grad_norm)
+        finite_gradient = finite_loss and math.isfinite(grad_norm)
         frozen = counters[HELD] > 0 or counters[CONSECUTIVE] >= self._max_skips
-        counts = finite and not frozen and weight > 0
-        factor *= self.clip_factor(grad_norm)
-        overflow = finite_loss and not finite and not frozen
+        finite_state = finite_statistics or not weight > 0
+        clipped = self.clip_factor(grad_norm)
+        factor *= clipped
+        may_count = finite_gradient and finite_state and not frozen and weight > 0
+        counts = may_count and finite_update(grad_norm * clipped)
+        finite = finite_gradient and finite_state and counts == may_count
+        overflow = finite_loss and finite_state and not finite_gradient and not frozen
         forgiven = overflow and loss_scale is not None and scale > SMALLEST_SCALE
         if not frozen:
-            counters = _count(counters, finite, forgiven)
+            counters = _count(counters, finite, forgiven, finite_gradient)
         if loss_scale is not None:
             loss_scale = _adjust(loss_scale, overflow=overflow, good=counts)
         return Verdict(
@@ -134,7 +150,15 @@ class DeviceGuard:
             int(updates),
         )
 
-    def judge(self, numbers: Numbers, loss: Tensor, norm: Tensor) -> Verdict:
+    def judge(
+        self,
+        numbers: Numbers,
+        loss: Tensor,
+        norm: Tensor,
+        *,
+        finite_statistics: Tensor | bool = True,
+        finite_update: Callable[[Tensor], Tensor | bool] = lambda norm: True,
+    ) -> Verdict:
         """Judges a window; see HostGuard."""
         counters, loss_scale, num_updates = numbers
         total, weight = loss
@@ -142,25 +166,32 @@ class DeviceGuard:
         factor = factor if loss_scale is None else factor / loss_scale[SCALE]
         grad_norm = norm * factor
         finite_loss = torch.isfinite(total) & torch.isfinite(weight)
-        finite = finite_loss & torch.isfinite(grad_norm)
+        finite_gradient = finite_loss & torch.isfinite(grad_norm)
         frozen = (counters[HELD] > 0) | (counters[CONSECUTIVE] >= self._max_skips)
-        counts = finite & ~frozen & (weight > 0)
+        finite_state = ~(weight > 0) | finite_statistics
+        clipped = torch.ones_like(grad_norm)
         if self._max_norm:
-            factor = factor * torch.where(
-                grad_norm < self._max_norm, 1.0, self._max_norm / grad_norm
-            )
-        overflow = finite_loss & ~finite & ~frozen
+            clipped = torch.where(grad_norm < self._max_norm, 1.0, self._max_norm / grad_norm)
+            factor = factor * clipped
+        may_count = finite_gradient & finite_state & ~frozen & (weight > 0)
+        counts = may_count & finite_update(grad_norm * clipped)
+        finite = finite_gradient & finite_state & (counts == may_count)
+        overflow = finite_loss & finite_state & ~finite_gradient & ~frozen
         forgiven = torch.zeros_like(overflow)
         if loss_scale is not None:
             forgiven = overflow & (loss_scale[SCALE] > SMALLEST_SCALE)
             loss_scale = _adjust_on_device(loss_scale, overflow, counts)
-        counters = torch.where(frozen, counters, _count_on_device(counters, finite, forgiven))
+        counters = torch.where(
+            frozen, counters, _count_on_device(counters, finite, forgiven, finite_gradient)
+        )
         return Verdict(
             counts, factor, grad_norm, Numbers(counters, loss_scale, num_updates + counts)
         )
 
 
-def _count(counters: tuple[int, ...], finite: bool, forgiven: bool) -> tuple[int, ...]:
+def _count(
+    counters: tuple[int, ...], finite: bool, forgiven: bool, finite_gradient: bool
+) -> tuple[int, ...]:
     step, num_skipped, consecutive, last_skipped, held, examined = counters
     step += 1
     if finite:
@@ -168,10 +199,13 @@ def _count(counters: tuple[int, ...], finite: bool, forgiven: bool) -> tuple[int
     if not forgiven:
         consecutive += 1
         held = step if step > examined else held
-    return step, num_skipped + 1, consecutive, step, held, examined
+    last_skipped = -step if finite_gradient else step
+    return step, num_skipped + 1, consecutive, last_skipped, held, examined
 
 
-def _count_on_device(counters: Tensor, finite: Tensor, forgiven: Tensor) -> Tensor:
+def _count_on_device(
+    counters: Tensor, finite: Tensor, forgiven: Tensor, finite_gradient: Tensor
+) -> Tensor:
     step = counters[STEP] + 1
     bad = ~finite & ~forgiven
     return torch.stack(
@@ -179,7 +213,7 @@ def _count_on_device(counters: Tensor, finite: Tensor, forgiven: Tensor) -> Tens
             step,
             counters[NUM_SKIPPED] + (~finite).int(),
             torch.where(finite, 0, counters[CONSECUTIVE] + (~forgiven).int()),
-            torch.where(finite, counters[LAST_SKIPPED], step),
+            torch.where(finite, counters[LAST_SKIPPED], torch.where(finite_gradient, -step, step)),
             torch.where(bad & (step > counters[EXAMINED]), step, counters[HELD]),
             counters[EXAMINED],
         ]

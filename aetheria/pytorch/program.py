@@ -149,7 +149,7 @@ class TorchProgram:
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
             return HostReport(means(outline.eval_rows, values), num_examples, None)
         counters = self.stepper.update.guard.read(report.numbers).counters
-        guard = GuardCounters(*counters[:EXAMINED])
+        guard = GuardCounters.of(counters)
         return HostReport(means(outline.train_rows, report.values.cpu().numpy()), None, guard)
 
     def export_state(self, state: TorchState) -> dict[str, np.ndarray]:

@@ -55,6 +55,7 @@ class GradientSum:
     """
 
     def __init__(self, params: Sequence[nn.Parameter], ranks: Ranks):
+        self.ranks = ranks
         self._active = False
         self._buckets = _buckets(params) if ranks.count > 1 else []
         self._missing: list[int] = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aetheria.pytorch.guard import Numbers
 from aetheria.pytorch.ranks import GradientSum, Ranks
+from aetheria.pytorch.reach import UNKNOWN, Reach
 
 
 @dataclass
@@ -24,6 +25,7 @@ class TorchState:
         params: the module's, in order.
         gradient_sum: of their gradients, over the ranks.
         statistics: the module's buffers of floats, in order.
+        reach: a bound of all that an update writes, as far as the host knows it.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class TorchState:
     params: list[nn.Parameter] = field(init=False)
     gradient_sum: GradientSum = field(init=False)
     statistics: list[Tensor] = field(init=False)
+    reach: Reach = field(init=False, default=UNKNOWN)
 
     def __post_init__(self, ranks: Ranks) -> None:
         self.params = list(self.module.parameters())

@@ -2,6 +2,7 @@
 # PyTorch has no public names for its operations on lists of tensors, which its optimizers use too.
 # pyright: reportPrivateImportUsage=false
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from aetheria.logic.loss_scale import SCALE
 from aetheria.logic.optimizers import Optimizer
 from aetheria.pytorch.guard import DeviceGuard, HostGuard, Verdict
 from aetheria.pytorch.ranks import gradient_of
+from aetheria.pytorch.reach import Bound, Reach, reach_of
 from aetheria.pytorch.state import TorchState
 
 
@@ -39,6 +41,8 @@ class Update:
         on_host = device.type == "cpu" if on_host is None else on_host
         self.guard = HostGuard(*limits) if on_host else DeviceGuard(*limits, device)
         self._on_host, self._ema_decay = on_host, optimizer.ema_decay
+        self._bound = functools.cache(lambda dtype: Bound(optimizer.rule, dtype))
+        self._bound(torch.float32)  # refuses a rule before anything is trained
         # PyTorch's fused kernels take a learning rate on the device in float32 alone.
         self._rates: Any = (
             rates.tolist() if on_host else torch.from_numpy(rates).to(device, torch.float32)
@@ -57,7 +61,13 @@ class Update:
             The gradient's norm and, if there is one, the loss scale it was taken with.
         """
         grads = [gradient_of(param) for param in state.params]
-        verdict = self.guard.judge(state.numbers, loss, self._norm(grads))
+        verdict = self.guard.judge(
+            state.numbers,
+            loss,
+            self._norm(grads),
+            finite_statistics=self._keeps_finite(state, before),
+            finite_update=lambda norm: self._reaches(state, norm),
+        )
         if self._on_host:
             self._update_if(verdict, state, grads, before)
         else:
@@ -73,6 +83,34 @@ class Update:
         # (torch 2.13), and with it everything that is clipped.
         wide = torch.float64 if self._on_host else None
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, wide)))
+
+    def _keeps_finite(self, state: TorchState, before: list[Tensor]) -> Any:
+        """Whether each number of the statistics that was finite is so still, on all ranks."""
+        if not before:
+            return True
+        kept = [
+            (new.isfinite() | ~old.isfinite()).all()
+            for new, old in zip(state.statistics, before, strict=True)
+        ]
+        lost = state.gradient_sum.ranks.sum((~torch.stack(kept)).sum())
+        return lost.item() == 0 if self._on_host else lost == 0
+
+    def _reaches(self, state: TorchState, norm: Any) -> Any:
+        """Whether all that an update with a gradient of that norm writes is surely finite."""
+        bound, updates = self._bound(state.params[0].dtype), state.numbers.num_updates
+        written = [*state.params, *state.averages]
+        read = lambda: reach_of(written, list(state.optimizer.state.values()))
+        if not self._on_host:
+            rate = self._rates.index_select(0, updates)[0].double()
+            return bound.is_finite(bound.after(read(), norm.double(), rate))
+        # The host goes on from what it knew, which is never less; and looks where that is too much.
+        reach = bound.after(state.reach, norm, self._rates[updates])
+        if not bound.is_finite(reach):
+            now = Reach(*map(float, read()))
+            reach = bound.after(now, norm, self._rates[updates])
+        if finite := bound.is_finite(reach):
+            state.reach = reach
+        return finite
 
     def _update_if(
         self, verdict: Verdict, state: TorchState, grads: list[Tensor], before: list[Tensor]

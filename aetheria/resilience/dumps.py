@@ -1,7 +1,8 @@
 """Dumps of non-finite windows: what `aetheria debug nan` replays.
 
-A dump is written as a snapshot is, digests included, and holds the state the window met without
-the optimizer's part, the window itself, and a record of where in which run that was.
+A dump is written as a snapshot is, digests included, and holds the state the window met, the window
+itself, and a record of where in which run that was. The optimizer's part of the state is left out
+where loss or gradient were not finite.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aetheria.errors import SnapshotError
-from aetheria.protocols import DataFeed, Snapshot
+from aetheria.protocols import UPDATE_OR_STATE, DataFeed, Snapshot
 from aetheria.resilience.snapshot_files import one_line, read_snapshot, write_snapshot
 
 KIND = "nonfinite"
@@ -40,25 +41,31 @@ class NonFiniteDumps:
         """Whether another dump would be kept; the same on every process."""
         return self._num_asked < _MOST
 
-    def keep(self, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> str | None:
+    def keep(
+        self, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
+    ) -> str | None:
         """Writes a dump; one that fails costs a line on stderr, and not the run."""
         self._num_asked += 1
         if not self._writes:
             return None
         path = self._folder / f"{KIND}_step{step}"
         try:
-            self._write(path, step, examples_seen, arrays)
+            self._write(path, step, examples_seen, arrays, what)
         except Exception as error:  # of whatever library: the run is what matters
             print(f"{path} could not be written: {one_line(error)}; going on", file=sys.stderr)
             return None
         return str(path)
 
-    def _write(self, path: Path, step: int, examples_seen: int, arrays: Mapping[str, Any]) -> None:
-        kept = {name: a for name, a in arrays.items() if name.split("/")[0] != _LEFT_OUT}
+    def _write(
+        self, path: Path, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
+    ) -> None:
+        whole = what == UPDATE_OR_STATE
+        kept = {n: a for n, a in arrays.items() if whole or n.split("/")[0] != _LEFT_OUT}
         window = self._window(examples_seen)
         record = {
             "kind": KIND,
             "step": step,
+            "what": what,
             "examples_seen": examples_seen,
             "indices": list(self._feed.train_indices(examples_seen)),
             **self._extra,
@@ -101,3 +108,14 @@ def read_dump(path: Path) -> tuple[Snapshot, dict[str, np.ndarray]]:
     }
     arrays = {name: a for name, a in snapshot.arrays.items() if not name.startswith(prefix)}
     return snapshot._replace(arrays=arrays), window
+
+
+def newest_dump(run_dir: Path) -> str | None:
+    """The newest dump of a run; None if it has none."""
+    prefix = f"{KIND}_step"
+    steps = {
+        int(path.name.removeprefix(prefix)): str(path)
+        for path in (run_dir / "dumps").glob(f"{prefix}*")
+        if path.name.removeprefix(prefix).isdecimal()
+    }
+    return steps[max(steps)] if steps else None

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from aetheria.models.mlp import SimpleMLP
 
 from aetheria import LossOutput, Model, register_model, weighted
+from aetheria.logic.optimizers import SGD, Optimizer
 
 
+@register_model("SoundLinear")
 @dataclass(frozen=True)
 class Linear(Model):
     def init(self, rng, example_batch):
@@ -45,3 +48,18 @@ class BadState(Linear):
     def next_state(self, model_state, batch):
         square = (batch["inputs"] * 1e20) ** 2
         return {"mean": 0.9 * model_state["mean"] + 0.1 * square.mean(0)}
+
+
+@register_model("HalfState")  # a mean of squares overflows float16 where loss and inputs do not
+@dataclass(frozen=True)
+class HalfState(Linear):
+    def next_state(self, model_state, batch):
+        square = (batch["inputs"] ** 2).mean(0).astype(jnp.float32)
+        return {"mean": 0.9 * model_state["mean"] + 0.1 * square}
+
+
+@register_model("BadRate")  # with a PyTorch counterpart; the 7th learning rate is not a number
+@dataclass(frozen=True)
+class BadRate(SimpleMLP):
+    def optimizer(self, total_steps):
+        return Optimizer(SGD(), lambda step: jnp.where(step == 6, jnp.nan, 1e-2))

@@ -1,0 +1,129 @@
+"""What a step would write is finite, or the step is not taken."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aetheria.resilience import read_snapshot
+
+PROJECT = Path(__file__).parent / "project"
+SHORT = {"data_name": "small_numbers", "batch_size": 16, "max_steps": 16, "loggers": ["jsonl"]}
+SHORT |= {"max_consecutive_skips": 4, "snapshot": {"every_steps": 2, "keep_last": 20}}
+LARGE = {"data_params": {"large": 1.0}}  # in the window of step 13
+DEVICES = {
+    "one": {"strategy": "cpu"},
+    "mesh": {"strategy": "mesh", "mesh": {"data": 8}},
+    "elastic": {"strategy": "mesh", "mesh": {"data": 8}, "reproducibility": "elastic", "lanes": 8},
+    "torch": {"strategy": "torch"},
+}
+NO_TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
+
+
+@pytest.fixture
+def bad_run(train, tmp_path):
+    """Trains into tmp_path/run: (answer, summary, names of the snapshots with a bad leaf)."""
+
+    def call(*, devices="one", **config):
+        answer = train("--workdir", "run", **{**SHORT, **DEVICES[devices], **config})
+        assert not answer.err, answer.err
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        snapshots = sorted((tmp_path / "run" / "checkpoints").glob("snapshot_*"))
+        assert snapshots
+        bad = [
+            path.name
+            for path in snapshots
+            for leaf in read_snapshot(path).arrays.values()
+            if not np.isfinite(leaf).all()
+        ]
+        return answer, summary, bad
+
+    return call
+
+
+# The 7th update of BadUpdate is not finite, and so none after it; the window of step 13 makes
+# BadState's state infinite: (exit code, steps, skipped).
+CASES = [
+    ("BadUpdate", "skip", "one", (3, 10, 4)),
+    ("BadUpdate", "halt", "one", (3, 7, 1)),
+    ("BadUpdate", "rollback", "one", (3, 10, 4)),
+    ("BadUpdate", "skip", "mesh", (3, 10, 4)),
+    ("BadUpdate", "rollback", "elastic", (3, 10, 4)),
+    ("BadState", "skip", "one", (0, 16, 1)),
+    ("BadState", "halt", "one", (3, 13, 1)),
+    ("BadState", "rollback", "mesh", (0, 16, 1)),
+    ("BadState", "skip", "elastic", (0, 16, 1)),
+]
+
+
+@pytest.mark.parametrize(("model", "action", "devices", "expected"), CASES)
+def test_an_update_or_a_state_that_is_not_finite_is_never_written(
+    bad_run, tmp_path, model, action, devices, expected
+):
+    answer, summary, bad = bad_run(model_name=model, on_nonfinite=action, devices=devices, **LARGE)
+    skipped = summary["skipped"]
+    assert (answer.code, summary["steps"], skipped["num_steps"]) == expected
+    assert not bad
+    assert f"{expected[2]} of {expected[1]} steps (non-finite)" in " ".join(answer.out.split())
+    assert (tmp_path / skipped["dump"]).is_dir()
+    if answer.code == 3:
+        in_a_row = skipped["num_steps"]
+        reason = f"non-finite update or model state at step {expected[1]}, {in_a_row} in a row"
+        assert summary["reason"] == reason
+
+
+@pytest.mark.parametrize("model", ["BadUpdate", "BadState"])
+def test_without_the_check_the_snapshots_hold_them(bad_run, monkeypatch, model):
+    """The control."""
+    monkeypatch.setattr("aetheria.logic.step.stays_finite", lambda *trees: np.True_)
+    _, _, bad = bad_run(model_name=model, **LARGE)
+    assert bad
+
+
+@NO_TORCH
+def test_pytorch_does_not_write_an_update_that_is_not_finite(bad_run):
+    mlp = {"model_name": "BadRate", "data_name": "digits", "batch_size": 64}
+    mlp |= {"model_params": {"input_dim": 64, "hidden_dim": 8, "num_classes": 10}}
+    answer, summary, bad = bad_run(devices="torch", on_nonfinite="rollback", **mlp)
+    assert (answer.code, summary["steps"], summary["skipped"]["num_steps"]) == (3, 10, 4)
+    assert not bad and "update or model state at step 10, 4 in a row" in summary["reason"]
+
+
+def debug(run, dump):
+    answer = run("debug", "nan", str(dump), "--project", str(PROJECT))
+    return answer, dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+
+
+@pytest.mark.parametrize("devices", ["one", "elastic"])
+def test_debug_nan_names_the_update_and_the_state(bad_run, run, tmp_path, devices):
+    bad_run(model_name="BadUpdate", on_nonfinite="halt", devices=devices)
+    answer, said = debug(run, tmp_path / "run" / "dumps" / "nonfinite_step7")
+    assert answer.code == 0 and said["where"].startswith("the optimizer: loss (summed) ")
+    assert said["parameter"] == "params/w: its update is the first that is not finite"
+    assert "example" not in said
+    (tmp_path / "run").rename(tmp_path / "before")
+    bad_run(model_name="BadState", on_nonfinite="halt", devices=devices, **LARGE)
+    answer, said = debug(run, tmp_path / "run" / "dumps" / "nonfinite_step13")
+    assert answer.code == 0 and "nonfinite.py" in said["layer"]
+    assert said["state"] == "model_state/mean: its new value is the first that is not finite"
+    assert said["example"].endswith("number 105 of the training split")
+
+
+@pytest.mark.parametrize(
+    ("model", "large", "what"),
+    [("SoundLinear", 1e6, "loss or gradient"), ("HalfState", 300.0, "update or model state")],
+)
+def test_a_forward_pass_that_overflows_float16_leaves_a_dump(
+    bad_run, run, tmp_path, model, large, what
+):
+    answer, summary, bad = bad_run(
+        model_name=model,
+        mixed_precision="compute=float16",
+        data_params={"large": large},
+        on_nonfinite="halt",
+    )
+    assert (answer.code, summary["steps"], bad) == (3, 13, [])
+    answer, said = debug(run, tmp_path / summary["skipped"]["dump"])
+    assert answer.code == 0 and said["example"].endswith("number 105 of the training split")
