@@ -1,19 +1,15 @@
 """The composition root: turns a config into a run. The only file that names concrete classes."""
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
-import platform
-import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import aetheria
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, missing_file
@@ -41,8 +37,11 @@ from aetheria.plugins.arguments import call_with, prepare_call
 from aetheria.plugins.checks import check_listener, find_dataset, find_listener
 from aetheria.policy import parse_policy
 from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
+from aetheria.provenance import ListenerChoice, describe_provenance, describe_run, model_params
 from aetheria.resilience import SnapshotStore
+from aetheria.resilience.config_diff import check_resume
 from aetheria.resilience.dumps import NonFiniteDumps
+from aetheria.resilience.provenance import Provenance
 from aetheria.resilience.retention import Retention
 from aetheria.resilience.runs import CHECKPOINTS, DUMPS, RunPlan
 from aetheria.resilience.shared import SharedStore
@@ -68,6 +67,8 @@ class Run:
         bus: carries events to the listeners.
         make_listeners: makes them and attaches them, once. It wants the run folder to exist: a
             logger may open a file as it is made.
+        provenance: what it is made of.
+        changes: a line for everything that differs from the snapshot it goes on from.
         notes: lines that a user should see at the start.
     """
 
@@ -78,6 +79,8 @@ class Run:
     stop: StopSignal
     bus: EventBus
     make_listeners: Callable[[], None]
+    provenance: Provenance
+    changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
 
@@ -130,11 +133,13 @@ def build_run(
     stop_at_step: int | None = None,
     peers: Peers | None = None,
     began: float | None = None,
+    accept_changes: bool = False,
 ) -> Run:
     """Makes and wires every part of a run.
 
     Of several processes, the first alone has listeners and writes; each reads the data of its own
     devices. `began` is when its time begins to count, in seconds since the epoch; None: now.
+    `accept_changes`: go on from the plan's snapshot although the run takes another course from it.
 
     Raises:
         AetheriaError: something in the config does not exist or does not fit.
@@ -149,6 +154,17 @@ def build_run(
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
     feed = replace(feed, part=part)
     check_batch_fits(feed)
+    provenance = describe_provenance(
+        config,
+        project,
+        model=model,
+        splits=feed.splits,
+        listeners=list(_choose_listeners(config, project)),
+        strategy=strategy,
+    )
+    changes = []
+    if plan.snapshot is not None:
+        changes = check_resume(plan.snapshot.record, config, provenance, accept=accept_changes)
     schedule = build_schedule(config, feed, stop_at_step)
     spec = ProgramSpec(
         example_window=feed.example_window(),
@@ -169,7 +185,7 @@ def build_run(
         forked=plan.parent is not None,
         began=time.time() if began is None else began,
     )
-    extra = describe_run(config, feed.example_spec(), plan.lineage())
+    extra = describe_run(config, feed.example_spec(), plan.lineage(), provenance.record())
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
     nonfinite = NonFinitePolicy(
         action=config.on_nonfinite,
@@ -201,6 +217,8 @@ def build_run(
         devices=strategy.devices,
         bus=bus,
         make_listeners=functools.cache(lambda: _attach(bus, chosen, context) if leads else None),
+        provenance=provenance,
+        changes=tuple(changes),
     )
 
 
@@ -250,13 +268,6 @@ def build_model(config: Config, project: Path | None) -> Model:
     """Makes the model; the config's short keys become hyperparameters of the same name."""
     own_keys = {name: _USES[name] for name in MODEL_KEYS if getattr(config, name) is not None}
     return make_model(config.model_name, model_params(config), project, own_keys)
-
-
-def model_params(config: Config) -> dict[str, Any]:
-    """The model's hyperparameters: its own, and the config's short keys."""
-    shorts = {name: getattr(config, name) for name in MODEL_KEYS}
-    given = {name: value for name, value in shorts.items() if value is not None}
-    return {**config.model_params, **given}
 
 
 # What a model does with a key of the config that is handed to it.
@@ -397,24 +408,10 @@ def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:
         )
 
 
-def describe_run(
-    config: Config, example_spec: Mapping[str, Any], lineage: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What every snapshot's record says of its run, beside where that stands."""
-    return {
-        "config": config.to_dict(),
-        "example_spec": example_spec,
-        "versions": versions(),
-        "lineage": lineage,
-    }
-
-
-def versions() -> dict[str, str]:
-    """What ran: recorded in every snapshot and summary, since bits depend on it."""
-    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
-    packages += ["torch"] if "torch" in sys.modules else []
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"aetheria": aetheria.__version__, "python": platform.python_version(), **found}
+def _choose_listeners(config: Config, project: Path | None) -> Iterator[ListenerChoice]:
+    for key, registry in (("loggers", LOGGERS), ("callbacks", CALLBACKS)):
+        for name, arguments in _named(key, getattr(config, key)):
+            yield ListenerChoice(key, name, registry.get(name, project), arguments)
 
 
 def _named(key: str, items: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:

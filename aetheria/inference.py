@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from aetheria.build import build_predict_program
 from aetheria.errors import AetheriaError
 from aetheria.hardware import PredictProgram, Weights
-from aetheria.named_model import remake_model
+from aetheria.named_model import remake_model, said_by
 from aetheria.plugins.discovery import find_project
 from aetheria.protocols import Snapshot
 from aetheria.resilience import read_snapshot
@@ -101,7 +101,7 @@ class Predictor:
         project = find_project(None, self._project)
         snapshot = self._read(checkpoint_path, project)
         named = remake_model(
-            snapshot.record["config"], str(snapshot.path), project, self._name, self._params
+            said_by(snapshot.record), str(snapshot.path), project, self._name, self._params
         )
         program = build_predict_program(
             named.model, snapshot.record, self._mixed_precision, self._max_batch_size

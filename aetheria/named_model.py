@@ -13,6 +13,7 @@ from aetheria.logic.model import Model
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_model
+from aetheria.plugins.resolved import restore_arguments
 
 
 class NamedModel(NamedTuple):
@@ -50,6 +51,11 @@ def make_model(
     return model
 
 
+def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a snapshot's record says of its model, for `remake_model`."""
+    return {**record["config"], "resolved": record.get("resolved", {})}
+
+
 def remake_model(
     said: Mapping[str, Any],
     where: str,
@@ -60,7 +66,8 @@ def remake_model(
     """Makes the model that a file says, or the one that the caller names instead.
 
     Args:
-        said: the file's `model_name` and `model_params`, if it has them.
+        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, all that
+            the model had, defaults included, since a default may have changed in the code.
         where: what to call the file in errors.
         project: the project folder.
         name: the caller's; None: the file's.
@@ -79,4 +86,10 @@ def remake_model(
     if name is None:
         name = MODELS.find_recorded(recorded, project, where)
     all_params = {**kept, **(params or {})}
+    resolved = said.get("resolved")
+    if isinstance(resolved, Mapping) and kept is said.get("model_params"):
+        was = resolved.get("model_params", {})
+        factory = find_model(MODELS, name, project, base=Model)
+        restored = restore_arguments(factory, was if isinstance(was, Mapping) else {})
+        all_params = {**restored, **all_params}
     return NamedModel(name, all_params, make_model(name, all_params, project))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aetheria.build import build_feed, build_model, describe_run, require_torch
+from aetheria.build import build_feed, build_model, require_torch
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
@@ -18,6 +18,7 @@ from aetheria.logic.precision import FLOAT32, Precision
 from aetheria.logic.state import make_init
 from aetheria.named_model import remake_model
 from aetheria.protocols import Snapshot
+from aetheria.provenance import describe_run, resolve_model
 
 ExampleSpec = Mapping[str, Mapping[str, Any]]
 
@@ -98,12 +99,14 @@ def export_weights(
     config, spec = snapshot.record["config"], snapshot.record["example_spec"]
     if model_name is not None:  # the same model under a name that the caller gives
         config = {**config, "model_name": model_name}
-    name, params, model = remake_model(config, str(snapshot.path), project, model_name)
+    resolved = snapshot.record.get("resolved", {})
+    said = {**config, "resolved": resolved}
+    name, params, model = remake_model(said, str(snapshot.path), project, model_name)
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
     precision = Precision.parse(config["mixed_precision"])
     link = _link(model, spec, precision if precision.params == np.float64 else FLOAT32)
     tensors = link.to_tensors(arrays)
-    about = {"model_name": name, "model_params": params, "example_spec": spec}
+    about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
     write_weight_file(to, tensors, about)
     return tensors
 
@@ -121,7 +124,8 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
         if source in weights.arrays:
             arrays[path] = weights.arrays[source].astype(array.dtype)
     lineage = {"file": str(weights.path)}
-    return arrays, {**Standing().record(0, {}), **describe_run(config, spec, lineage)}
+    made_of = {"resolved": {"model_params": resolve_model(config, project)}}
+    return arrays, {**Standing().record(0, {}), **describe_run(config, spec, lineage, made_of)}
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:

@@ -60,14 +60,19 @@ class DebugNanCommand:
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
     def _find(self, arrays: Any, window: Any, record: Mapping[str, Any]) -> "Finding | None":
-        from aetheria.build import is_elastic, model_params
+        from aetheria.build import is_elastic
         from aetheria.config import make_config
         from aetheria.debug.nan import Replay
         from aetheria.named_model import remake_model
         from aetheria.plugins.discovery import find_project
+        from aetheria.provenance import model_params
 
         config = make_config(record["config"], str(self.dump))
-        said = {"model_name": self.model or config.model_name, "model_params": model_params(config)}
+        said = {
+            "model_name": self.model or config.model_name,
+            "model_params": model_params(config),
+            "resolved": record.get("resolved", {}),
+        }
         project = find_project(None, self.project)
         replay = Replay(
             remake_model(said, str(self.dump), project, self.model).model,

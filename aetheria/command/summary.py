@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aetheria.build import Run, versions
+from aetheria.build import Run
 from aetheria.engine import Outcome
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.ledger import account, read_ledger
+from aetheria.provenance import versions
 from aetheria.resilience.dumps import newest_dump
 from aetheria.resilience.manifest import part_sha256
 

@@ -18,7 +18,6 @@ from aetheria.terminal import safe_output
 
 if TYPE_CHECKING:
     from aetheria.build import Run
-    from aetheria.resilience.runs import RunPlan
 
 _EXIT_CODES = {
     "completed": ExitCode.OK,
@@ -135,7 +134,7 @@ class TrainCommand:
         if unsaved and exit_code == ExitCode.OK:
             exit_code = ExitCode.FAILED
         summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
-        _finish_folder(run.plan, config, summary)
+        _finish_folder(run, config, summary)
         print_table(summary, folder)
         if unsaved:
             _tell_unsaved(folder, run.store.failures)
@@ -151,7 +150,6 @@ class TrainCommand:
         from aetheria.build import build_retention, build_run
         from aetheria.plugins.discovery import find_project
         from aetheria.resilience.claim import claim
-        from aetheria.resilience.config_diff import check_config_change
         from aetheria.resilience.room import check_room
         from aetheria.resilience.runs import RunRequest
         from aetheria.resilience.shared import share_plan
@@ -171,12 +169,11 @@ class TrainCommand:
         project = find_project(self.config_file, self.project)
 
         def build() -> tuple["Run", list[str]]:
-            changes = []
-            if plan.snapshot is not None:
-                before = plan.snapshot.record["config"]
-                changes = check_config_change(before, config, accept=self.accept_changes)
             since = time.time() - (time.perf_counter() - began)
-            run = build_run(config, plan, project, self.stop_at_step, peers, since)
+            run = build_run(
+                config, plan, project, self.stop_at_step, peers, since, self.accept_changes
+            )
+            changes = list(run.changes)
             if peers.index == 0:
                 changes += check_room(
                     run.plan.run_dir,
@@ -189,15 +186,16 @@ class TrainCommand:
         return together(peers, build)
 
 
-def _finish_folder(plan: "RunPlan", config: Config, summary: Mapping[str, Any]) -> None:
+def _finish_folder(run: "Run", config: Config, summary: Mapping[str, Any]) -> None:
     """Writes the summary, and the config again where the folder was removed under the run."""
+    plan = run.plan
     if plan.lock is not None:
         with contextlib.suppress(OSError):
             plan.lock.check()
     if not (plan.run_dir / "config.json").exists():
         with contextlib.suppress(OSError):
             plan.run_dir.mkdir(parents=True, exist_ok=True)
-            plan.write_config(config.to_dict())
+            plan.write_config(config.to_dict(), run.provenance)
     _write_summary(plan.run_dir, summary)
 
 
@@ -216,7 +214,7 @@ def _begin(run: "Run", config: Config) -> None:
     with undone_if_refused(run.plan):
         run.make_listeners()
     # What is replaced is gone by now: its room may be needed.
-    replace(run.plan, overwrite=False).prepare(config.to_dict())
+    replace(run.plan, overwrite=False).prepare(config.to_dict(), run.provenance)
 
 
 def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def prepare_call(
     positional: str = "",
     *,
     own_keys: Mapping[str, str] = MappingProxyType({}),
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """Checks that `factory(**arguments)` can be called, and calls nothing.
 
     Numbers and texts are converted to their annotations.

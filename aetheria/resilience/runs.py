@@ -7,6 +7,7 @@ folder that `aetheria.resilience.claim` has taken for this process.
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from aetheria.errors import SnapshotError
 from aetheria.paths import check_local
 from aetheria.protocols import Snapshot
+from aetheria.resilience.provenance import Provenance
 from aetheria.resilience.retention import Retention, SnapshotInfo
 from aetheria.resilience.run_lock import RunLock, refuse_if_held
 from aetheria.resilience.snapshot_files import read_snapshot
@@ -25,6 +27,7 @@ DUMPS = "dumps"
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
     "config.json",
+    "provenance.json",
     "summary.json",
     "metrics.jsonl",
     "metrics.csv",
@@ -91,25 +94,30 @@ class RunPlan:
             "step": self.snapshot.record["progress"]["step"],
         }
 
-    def prepare(self, config: dict[str, Any]) -> None:
+    def prepare(self, config: Mapping[str, Any], provenance: Provenance | None = None) -> None:
         """Makes the folder: quarantines, removes what is overwritten, copies a fork's history,
-        writes `config.json`.
+        writes `config.json`, and `provenance.json` if there is any.
 
         Raises:
             SnapshotError: the disk does not take it.
         """
         try:
-            self._prepare(config)
+            self._prepare(config, provenance)
         except OSError as error:
             raise cannot_write(self.run_dir, error) from error
 
-    def write_config(self, config: dict[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, Any], provenance: Provenance | None) -> None:
         """Writes `config.json`: with the lineage, by which a fork without a snapshot of its own
-        goes on from what it forked.
+        goes on from what it forked, and with what the config resolved to; and `provenance.json`.
         """
-        write_json(self.run_dir / "config.json", {**config, "lineage": self.lineage()})
+        resolved = {}
+        if provenance is not None:
+            resolved = {"resolved": provenance.resolved}
+            write_json(self.run_dir / "provenance.json", provenance.details())
+        lineage = {"lineage": self.lineage()}
+        write_json(self.run_dir / "config.json", {**config, **resolved, **lineage})
 
-    def _prepare(self, config: dict[str, Any]) -> None:
+    def _prepare(self, config: Mapping[str, Any], provenance: Provenance | None) -> None:
         for path, _ in self.damaged:
             quarantine(path)
         if self.overwrite:
@@ -121,7 +129,7 @@ class RunPlan:
         if self.parent is not None and not is_run(self.run_dir):
             for name in _HISTORY:
                 _copy(self.parent / name, self.run_dir / name)
-        self.write_config(config)
+        self.write_config(config, provenance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import yaml
 from aetheria.command.cli import main
 
 PROJECT = Path(__file__).parent / "project"
-collect_ignore = ["project"]
+collect_ignore = ["project", "provenance_project"]
 
 
 @dataclass(frozen=True)

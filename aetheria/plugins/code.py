@@ -1,0 +1,122 @@
+"""Digests of the files that define what a run is made of.
+
+What ships with Aetheria is covered by its version, except for the one file that defines a part.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aetheria
+
+_MOST = 200  # files of one part; a project whose parts import more is digested up to here
+
+
+def digest_code(target: Any, project: Path | None) -> dict[str, Any] | None:
+    """Digests the file that defines `target`, and the project's files that it imports.
+
+    Args:
+        target: a class, a function, or anything that is called; instances stand for their class.
+        project: the project folder, whose files count as the user's own; so do those of the
+            package that `target` lies in.
+
+    Returns:
+        `file`, its `sha256`, and `imports`: file -> sha256. None: it lies in no file.
+    """
+    module = sys.modules.get(_definition(target).__module__)
+    main = _file(module)
+    if main is None:
+        return None
+    imported = {}
+    for other in _closure(module, project):
+        file = _file(other)
+        if file is not None and file != main:
+            imported[_shown(other, file, project)] = _sha256(file)
+    return {
+        "file": _shown(module, main, project),
+        "sha256": _sha256(main),
+        "imports": dict(sorted(imported.items())),
+    }
+
+
+def _definition(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    target = inspect.unwrap(target) if callable(target) else target
+    known = inspect.isclass(target) or inspect.isroutine(target)
+    return target if known and isinstance(target.__module__, str) else type(target)
+
+
+def _closure(module: Any, project: Path | None) -> list[Any]:
+    """The user's own modules that a module imports, and those that these import, if loaded."""
+    package = module.__name__.partition(".")[0]
+    found, waiting = {module.__name__: module}, [module]
+    while waiting and len(found) < _MOST:
+        for name in _imports(waiting.pop()):
+            other = sys.modules.get(name)
+            if other is None or name in found or not _is_own(other, package, project):
+                continue
+            found[name] = other
+            waiting.append(other)
+    return list(found.values())
+
+
+def _imports(module: Any) -> Iterator[str]:
+    """The names under which what a module's file imports may be loaded."""
+    file = _file(module)
+    try:
+        tree = ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):  # compiled, or edited since it was imported
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            try:
+                base = importlib.util.resolve_name(base, module.__package__ or "")
+            except ImportError:  # beyond the top-level package
+                continue
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+
+
+def _is_own(module: Any, package: str, project: Path | None) -> bool:
+    file = _file(module)
+    if file is None or any(file.is_relative_to(folder) for folder in _foreign_folders()):
+        return False
+    in_package = module.__name__.partition(".")[0] == package != "aetheria"
+    return in_package or (project is not None and file.is_relative_to(project.resolve()))
+
+
+@functools.cache
+def _foreign_folders() -> tuple[Path, ...]:
+    """Where Python, installed packages and Aetheria itself lie."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {Path(sysconfig.get_path(name)).resolve() for name in names}
+    return (*sorted(folders), Path(aetheria.__file__).resolve().parent)
+
+
+def _file(module: Any) -> Path | None:
+    name = getattr(module, "__file__", None)
+    file = None if name is None else Path(name)
+    return file.resolve() if file is not None and file.is_file() else None
+
+
+def _shown(module: Any, file: Path, project: Path | None) -> str:
+    """A path that does not depend on where the project lies."""
+    if project is not None and file.is_relative_to(project.resolve()):
+        return file.relative_to(project.resolve()).as_posix()
+    return f"{module.__name__.replace('.', '/')}{file.suffix}"
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
