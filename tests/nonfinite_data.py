@@ -25,7 +25,7 @@ def poisoned(
 
 
 class _Glitch:
-    """Gives the poisoned data the first time it is read, and the right data ever after."""
+    """Gives the poisoned data the first time a window is read, and the right data ever after."""
 
     in_memory = True
 
@@ -37,6 +37,8 @@ class _Glitch:
 
     def read(self, indices):
         good, bad = self._good.read(indices), self._bad.read(indices)
+        if len(indices) < 64:  # a look at the data when the run starts
+            return good
         for place, index in enumerate(indices):
             if np.isnan(bad["inputs"][place]).any() and int(index) not in self._seen:
                 self._seen.add(int(index))
