@@ -101,7 +101,7 @@ from aetheria.models.mlp import SimpleMLP
 
 class Stuck(ArraySource):
     def read(self, indices):
-        if len(indices) >= 64 and os.environ.get("STUCK"):  # fewer: a look at the data at the start
+        if len(indices) >= 32 and os.environ.get("STUCK"):  # fewer: a look at the data at the start
             time.sleep(3600)
         return super().read(indices)
 
