@@ -89,8 +89,8 @@ def test_who_waits_for_one_that_compiles_is_left_alone(tmp_path):
     assert "process 1 of 2: training after step 3" in watched.left[0]
 
 
-# A dataset that stops giving at the first window, in the process that the environment names; a model
-# that is slow to trace.
+# A dataset that stops giving at the first window, in the process that the environment names; a
+# model that is slow to trace.
 PROJECT = """
 import os, time
 import numpy as np
