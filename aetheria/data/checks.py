@@ -217,6 +217,12 @@ def _check_columns(
     if not columns:
         raise AetheriaError(f"{where}: expected columns, got none; give inputs and labels")
     check_names(where, columns)
+    for name, column in columns.items():
+        if 0 in column.shape[1:]:
+            raise AetheriaError(
+                f"{where}, column {name!r}: expected values in every row, got rows of shape "
+                f"{shape_text(column.shape[1:])}; leave the column out"
+            )
     for name in classes:
         if name not in columns:
             raise AetheriaError(

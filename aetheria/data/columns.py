@@ -155,7 +155,7 @@ def _as_array(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
     except Exception as error:  # whatever another library's arrays raise
-        reason = _odd_row(values) or f"{type(error).__name__}: {error}"
+        reason = _odd_row(values) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise AetheriaError(
             f"column {name!r}: expected rows of one shape, got {reason}; pad or cut the rows"
         ) from error
