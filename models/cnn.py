@@ -57,7 +57,9 @@ class SimpleCNN(LinenModel):
     gradient clipped to `max_grad_norm` (0: not clipped).
 
     With `batch_norm`, each layer but the last is normalized by its micro-batch before the ReLU
-    (Ioffe & Szegedy, arXiv:1502.03167), so that its size matters, and padding counts as examples.
+    (Ioffe & Szegedy, arXiv:1502.03167), so that its size matters. In training its statistics count
+    padding, which repeats the last example of a window, as examples: choose a `batch_size` that
+    divides the training split to have none (see "Padding" in docs/config.md).
     """
 
     conv_dims: tuple[int, ...] = (32, 64)

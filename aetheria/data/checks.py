@@ -54,6 +54,7 @@ def check_data(returned: Any, name: str, classes: Mapping[str, Classes]) -> Chec
         AetheriaError: the data cannot be read as columns, the splits do not agree, or a column
             holds what is no class number.
     """
+    _check_classes(classes)
     parts = name_parts(returned, name)
     checked: dict[str, Source] = {}
     notes: list[str] = []
@@ -195,6 +196,18 @@ def missing_file(where: str) -> Iterator[None]:
             f"{where}: expected a file that can be read, got {str(error.filename)!r} "
             f"({error.strerror}); check the path"
         ) from error
+
+
+def _check_classes(classes: Any) -> None:
+    right = isinstance(classes, Mapping) and all(
+        isinstance(each, Classes) and isinstance(each.count, int) and each.count > 0
+        for each in classes.values()
+    )
+    if not right:
+        raise AetheriaError(
+            "class_columns: expected column names and their aetheria.Classes, got "
+            f"{str(classes)[:80]}; return {{'labels': Classes(10)}}, with at least one class"
+        )
 
 
 def _check_length(where: str, source: Source) -> None:

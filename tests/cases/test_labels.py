@@ -139,3 +139,9 @@ MLP = {"input_dim": 64, "num_classes": 10, "hidden_dim": 8}
 def test_a_run_with_such_labels_is_refused_before_it_begins(train, kind, words):
     data = {"data_name": "labels", "data_params": {"kind": kind}}
     train(model_params=MLP, **data).assert_refused(*words)
+
+
+@pytest.mark.parametrize("answer", [{"labels": 10}, 10, None, {"labels": Classes(0)}])
+def test_a_model_that_answers_otherwise_is_told_what_to_return(answer):
+    with pytest.raises(AetheriaError, match=r"^class_columns: expected .* return \{'labels'"):
+        check_data((INPUTS, LABELS), "mine", answer)
