@@ -52,6 +52,8 @@ class ProcessGroup:
             num_gpus=count_visible_gpus(os.environ),
             uses_gpu=_uses_gpu(),
         )
+        # Read here, so that a malformed one is a line; JAX reads it after the meeting.
+        LauncherVariables(os.environ, "JAX").optional_number("JAX_PARTITION_INDEX")
         self._bind_address = None
         if self.index == 0:
             self._bind_address = find_bind_address(launch, os.environ, join_timeout)
@@ -125,7 +127,6 @@ class ProcessGroup:
         return open_listener(f"{host}:0")
 
     def _join_jax(self, launch: Launch, join_timeout: float, heartbeat_timeout: float) -> None:
-        partition = LauncherVariables(os.environ, "JAX").optional_number("JAX_PARTITION_INDEX")
         import jax
 
         # It would take SIGTERM away from us; see `aetheria.hardware.shared_stop`.
@@ -140,7 +141,6 @@ class ProcessGroup:
             initialization_timeout=max(1, int(join_timeout)),
             heartbeat_timeout_seconds=max(1, int(heartbeat_timeout)),
             coordinator_bind_address=self._bind_address and for_jax(self._bind_address),
-            partition_index=partition,
         )
         # jax starts its devices when they are first asked for, and then waits for all processes:
         # here all of them ask; later, only one of them might.

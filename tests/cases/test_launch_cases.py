@@ -180,6 +180,24 @@ def test_options_out_of_range_are_refused_before_anything_starts(run, option, me
     answer.assert_refused(option.partition("=")[0], message)
 
 
+BROKEN = {
+    "torchrun": ({**TORCHRUN, "RANK": "one"}, "RANK"),
+    "srun": (without(SRUN, "SLURM_PROCID"), "SLURM_PROCID"),
+    "JAX": ({"JAX_COORDINATOR_ADDRESS": "h:1"}, "JAX_NUM_PROCESSES"),
+    "JAX's devices": ({**TORCHRUN, "JAX_LOCAL_DEVICE_IDS": "a"}, "JAX_LOCAL_DEVICE_IDS"),
+    "JAX's partition": ({**TORCHRUN, "JAX_PARTITION_INDEX": "a"}, "JAX_PARTITION_INDEX"),
+    "Open MPI": ({**OPEN_MPI, "OMPI_COMM_WORLD_RANK": ""}, "OmpiCluster"),
+}
+
+
+@pytest.mark.parametrize(("environ", "name"), BROKEN.values(), ids=BROKEN)
+def test_a_run_under_a_broken_launcher_is_one_line(train, monkeypatch, environ, name):
+    for key, value in environ.items():
+        monkeypatch.setenv(key, value)
+    train("--workdir=run", "--join-timeout=1").assert_refused(name)
+    assert not Path("run").exists()
+
+
 def test_a_token_is_in_no_text():
     launch = detect(TORCHRUN, token="hunter2")
     assert launch is not None and launch.token == "hunter2"
