@@ -10,6 +10,7 @@ from aetheria.address import split_address
 from aetheria.errors import AetheriaError, shown
 from aetheria.paths import check_local
 
+_MAX_SECONDS = 7 * 24 * 3600
 _MAX_BYTES = 2**50  # a pebibyte: no device has more
 
 
@@ -86,6 +87,16 @@ def rate(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {shown(text)}")
     return number
+
+
+def duration(text: str) -> float:
+    """Reads seconds: more than none, a week at most; sockets and timers have a limit, too."""
+    seconds = rate(text)
+    if seconds > _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {_MAX_SECONDS} seconds, a week, got {shown(text)}"
+        )
+    return seconds
 
 
 def mesh(text: str) -> dict[str, int]:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.address import MAX_PROCESSES
-from aetheria.command.argument_types import address, local_path, positive, rate, token, whole
+from aetheria.command.argument_types import (
+    address,
+    duration,
+    local_path,
+    positive,
+    token,
+    whole,
+)
 from aetheria.command.train import TrainCommand
 from aetheria.errors import AetheriaError
 from aetheria.protocols import JoinOptions
@@ -132,14 +139,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--join-timeout",
-        type=rate,
+        type=duration,
         default=JoinOptions.join_timeout,
         metavar="SECONDS",
         help="how long to wait for all to come (default: %(default)g)",
     )
     group.add_argument(
         "--heartbeat-timeout",
-        type=rate,
+        type=duration,
         default=JoinOptions.heartbeat_timeout,
         metavar="SECONDS",
         help="after this long a silent process counts as dead, which ends all "

@@ -170,6 +170,9 @@ OPTIONS = {
     "negative": ("--process-id=-1", "from 0 to 65535, got '-1'"),
     "no digit": ("--process-id=²", "from 0 to 65535"),
     "long": ("--num-processes=" + "9" * 5000, "from 1 to 65536"),
+    "for ever": ("--join-timeout=1e300", "at most 604800 seconds"),
+    "endless heartbeat": ("--heartbeat-timeout=1e300", "at most 604800 seconds"),
+    "no time": ("--join-timeout=0", "a number above 0"),
     "empty token": ("--token=", "expected a secret text"),
 }
 
