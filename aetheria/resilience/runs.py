@@ -7,7 +7,7 @@ folder that `aetheria.resilience.claim` has taken for this process.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ OUTPUTS = (
 )
 # What a run folder was found to hold: whether it is a run, and the names of its snapshots.
 Found = tuple[bool, tuple[str, ...]]
+_MOST_NAMES = 8  # in an error
 _HISTORY = ("metrics.jsonl", "metrics.csv", "tensorboard")
 
 
@@ -225,9 +226,10 @@ class RunRequest:
         else:
             return snapshot_info(find_snapshot(self.resume, [current] if current else []))
         if not found:
-            names = ", ".join(info.path.name for info in infos) or "none"
             where = current or RUNS / self.config_name
-            raise SnapshotError(f"--resume: expected {what} in {where}, got {names}; name one")
+            there = _some(info.path.name for info in infos) if infos else what_is_there(where)
+            got = there if infos else f"none ({there})"
+            raise SnapshotError(f"--resume: expected {what} in {where}, got {got}; name one")
         return found[0]
 
     def _from(self, info: SnapshotInfo) -> RunPlan:
@@ -280,8 +282,26 @@ def find_snapshot(path: str, runs: list[Path]) -> Path:
                 "not read; name a folder"
             )
     known = [info.path for run in runs for info in list_snapshots(run / CHECKPOINTS)]
-    there = ", ".join(str(path) for path in known) or "none"
-    raise SnapshotError(f"snapshot: expected one at {path}, got nothing there; known: {there}")
+    there = f"known: {_some(map(str, known))}" if known else what_is_there(text)
+    got = "a folder without one" if text.is_dir() else "nothing there"
+    raise SnapshotError(f"snapshot: expected one at {path}, got {got}; {there}")
+
+
+def what_is_there(path: Path) -> str:
+    """Says what the nearest folder on the way to a path holds."""
+    folder = next((each for each in (path, *path.parents) if each.is_dir()), Path())
+    try:
+        names = sorted(item.name for item in folder.iterdir() if item.name[0] != ".")
+    except OSError as error:
+        return f"{folder.resolve()} cannot be read ({error.strerror})"
+    return f"{folder.resolve()} holds {_some(names)}" if names else f"{folder.resolve()} is empty"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of many names."""
+    all_names = list(names)
+    more = len(all_names) - _MOST_NAMES
+    return ", ".join(all_names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_run(folder: Path) -> bool:
