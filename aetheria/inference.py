@@ -75,7 +75,8 @@ class Predictor:
         return self._loaded.path
 
     def predict(self, inputs: Any) -> Any:
-        """Predicts for `inputs` [batch, ...]; returns NumPy outputs f32 [batch, ...].
+        """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
+        returns NumPy outputs f32 [batch, ...].
 
         The answer depends on the inputs alone: the same from one thread or from many.
         """

@@ -20,6 +20,7 @@ from aetheria.data.sources import (
     near_name,
 )
 from aetheria.errors import AetheriaError
+from aetheria.nesting import flat_columns
 from aetheria.protocols import Classes
 
 _NUM_SAMPLED = 16
@@ -154,6 +155,7 @@ class CheckedSource:
                 f"{type(self._source).__name__}.read: expected a mapping of columns, got a "
                 f"{type(columns).__name__}; return {{'inputs': …, 'labels': …}}"
             )
+        columns = flat_columns(columns)
         arrays = {name: as_column(str(name), c, indices) for name, c in columns.items()}
         for name, array in arrays.items():
             if array.shape[:1] != indices.shape:

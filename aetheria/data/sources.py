@@ -9,6 +9,7 @@ import numpy as np
 
 from aetheria.data.columns import as_column, cast_like, shape_text
 from aetheria.errors import AetheriaError
+from aetheria.nesting import flat_columns
 
 
 class Source(Protocol):
@@ -34,7 +35,8 @@ class DataSplits:
 
 
 class ArraySource:
-    """Columns held in memory, column name -> [num_examples, ...].
+    """Columns held in memory, column name -> [num_examples, ...]. A column may be a mapping of
+    columns in its turn: `inputs` of several parts, which the model is given as such.
 
     `in_memory` tells that reading needs no thread of its own; other sources need not have it.
     64-bit numbers are stored as 32-bit ones, which is what devices compute in.
@@ -52,6 +54,7 @@ class ArraySource:
                 f"ArraySource: expected a mapping of columns, got a {type(columns).__name__}; "
                 "give {'inputs': …, 'labels': …}"
             )
+        columns = flat_columns(columns)
         check_names("ArraySource", columns)
         self._columns = {name: as_column(name, column) for name, column in columns.items()}
         lengths = {n: len(c) if c.ndim else "a scalar" for n, c in self._columns.items()}
@@ -95,9 +98,9 @@ class RecordSource:
             )
         if not len(records):
             raise AetheriaError("RecordSource: expected records, got none; check where they lie")
-        first = records[0]
-        if not isinstance(first, Mapping):
-            raise _no_mapping(0, first)
+        if not isinstance(records[0], Mapping):
+            raise _no_mapping(0, records[0])
+        first = flat_columns(records[0])
         check_names("RecordSource", first)
         self._records = records
         self._first = {name: as_column(name, [first[name]])[0] for name in first}
@@ -111,7 +114,7 @@ class RecordSource:
         return len(self._records)
 
     def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        records = [self._records[int(index)] for index in indices]
+        records = [_flat(self._records[int(index)]) for index in indices]
         return {name: self._stack(name, records, indices) for name in self._first}
 
     def _stack(self, name: str, records: list[Any], rows: np.ndarray) -> np.ndarray:
@@ -142,6 +145,11 @@ class RecordSource:
                     f"column {name!r}: expected rows of shape {shape_text(shape)}, as row 0 is, "
                     f"got {shape_text(found)} in row {row}; pad or cut the rows, or leave it out"
                 )
+
+
+def _flat(record: Any) -> Any:
+    """What is no mapping is explained where a column of it is missing."""
+    return flat_columns(record) if isinstance(record, Mapping) else record
 
 
 def _no_mapping(row: int, record: Any) -> AetheriaError:

@@ -108,6 +108,16 @@ def check_score(model: Model, scored: Any) -> tuple[WeightedSum, Mapping[str, We
     return WeightedSum(*loss), metrics
 
 
+def check_rows(model: Model, hook: str, outputs: Any, size: int) -> None:
+    """Raises ModelError if not every array of `outputs` leads with the batch, `size` rows."""
+    for leaf in jax.tree.leaves(outputs):
+        if jnp.shape(leaf)[:1] != (size,):
+            raise ModelError(
+                f"{where(model, hook)}: expected outputs that lead with the batch, [{size}, ...], "
+                f"got {kind(leaf)}; return one row an example"
+            )
+
+
 def check_same(model: Model, hook: str, what: str, before: Any, after: Any) -> None:
     """Raises ModelError, naming the leaf, if a state comes out of a step as another kind of tree.
 

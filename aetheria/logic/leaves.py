@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from aetheria.errors import SnapshotError
+from aetheria.logic.contract import call_hook, check_init
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.state import TrainState
+from aetheria.nesting import nested_columns
 
 
 def leaf_paths(tree: Any) -> list[str]:
@@ -58,7 +60,8 @@ class Weights(NamedTuple):
 def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any]) -> Weights:
     """Shapes and dtypes of a model's weights, as a precision policy stores them."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, model_state = jax.eval_shape(model.init, key, batch)
+    init = lambda key, batch: check_init(model, call_hook(model, "init", key, batch))
+    params, model_state = jax.eval_shape(init, key, nested_columns(batch))
     return Weights(
         jax.eval_shape(precision.store_params, params),
         jax.eval_shape(precision.store_model_state, model_state),

@@ -9,6 +9,7 @@ import jax
 
 from aetheria.errors import AetheriaError
 from aetheria.logic.model import Model
+from aetheria.nesting import nested_columns
 from aetheria.user_code import place, user_frames
 
 
@@ -55,7 +56,7 @@ def named_missing_column(model: Model, example: Mapping[str, Any]) -> Iterator[N
 
 def _find_missing(model: Model, example: Mapping[str, Any]) -> Any:
     def trace(key: jax.Array, batch: Any) -> Any:
-        columns = _Columns(batch)
+        columns = _Columns(nested_columns(batch))
         params, model_state = model.init(key, columns)
         return model.loss(params, model_state, columns, key, True)
 

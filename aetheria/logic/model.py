@@ -48,8 +48,9 @@ class Model(ABC):
     `remat` arrive as fields of these names.
 
     A batch is a mapping of columns. `inputs` is what the network sees, and is cast to the compute
-    precision; every other column is left as the data gave it. `mask` is f32 [batch], 1 for an
-    example and 0 for padding; it belongs in the weight.
+    precision; every other column is left as the data gave it. A column that the data gives as a
+    mapping, such as `inputs` of several parts, is a mapping here, and in `predict`. `mask` is f32
+    [batch], 1 for an example and 0 for padding; it belongs in the weight.
     """
 
     @abstractmethod

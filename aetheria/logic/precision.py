@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from aetheria.errors import ConfigError
+from aetheria.nesting import nested_columns
 from aetheria.policy import format_policy, parse_policy
 
 
@@ -117,7 +118,10 @@ class Precision:
         return cast_floating(inputs, self.compute)
 
     def cast_batch(self, batch: Any) -> Any:
-        """Casts `inputs` alone: a label or a mask in bfloat16 would be another label."""
+        """The batch as a model is given it: columns of one mapping together, and `inputs` cast. A
+        label or a mask in bfloat16 would be another label.
+        """
+        batch = nested_columns(batch)
         if "inputs" not in batch:
             return batch
         return {**batch, "inputs": self.cast_inputs(batch["inputs"])}

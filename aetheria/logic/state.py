@@ -12,6 +12,7 @@ from aetheria.logic.guard import initial_counters
 from aetheria.logic.loss_scale import LossScale, initial_scale
 from aetheria.logic.model import Batch, LossOutput, Model
 from aetheria.logic.precision import FLOAT32, Precision, at_least_float32
+from aetheria.nesting import nested_columns
 
 
 class TrainState(NamedTuple):
@@ -66,8 +67,8 @@ def make_init(
 
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
         # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
-        key = jax.random.fold_in(base_key, 2**32 - 1)
-        params, model_state = check_init(model, call_hook(model, "init", key, example_batch))
+        key, batch = jax.random.fold_in(base_key, 2**32 - 1), nested_columns(example_batch)
+        params, model_state = check_init(model, call_hook(model, "init", key, batch))
         params = precision.store_params(params)
         model_state = precision.store_model_state(model_state)
         with in_hook(model, "optimizer"):

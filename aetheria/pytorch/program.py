@@ -66,6 +66,11 @@ class TorchProgram:
         self._abstract = jax.eval_shape(export_leaves, self._outline.state)
         self._example = {name: column[0] for name, column in spec.example_window.items()}
         self._optimizer = optimizer = described(self._outline.optimizer, model)
+        if "inputs" not in self._example:
+            raise ConfigError(
+                f"strategy: expected with 'torch' data with one column 'inputs', got "
+                f"{', '.join(self._example)}; train several inputs with another strategy"
+            )
         twin = model.torch_twin(self._example)
         self.link = Correspondence(twin, self._abstract)
         counts = jax.numpy.arange(spec.total_steps + 1)
