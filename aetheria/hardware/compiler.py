@@ -6,31 +6,59 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import jax
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from aetheria.errors import HardwareError
 from aetheria.hardware.convolutions import with_library_convolutions
 from aetheria.virtual_devices import num_virtual_devices
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
-    # XLA gives products and sums to a library on a CPU. The library splits a sum by the number of
-    # threads, and so the norm of a small Transformer's gradient had other bits with 1, 2 and 4 of
-    # them (jax 0.10.2). Here it is given products alone, which costs nothing: a step of SimpleCNN
-    # takes 41 ms instead of 40, within what two runs differ.
-    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"},
+    # By default XLA hands products, sums and maxima to a library (YNNPACK) on a CPU. Its sums are
+    # split by the number of threads: the norm of a small Transformer's gradient had other bits with
+    # 1, 2 and 4 of them. Its maxima, alone or fused to a product (LIBRARY_FUSION_TYPE_DOT), drop a
+    # NaN from 32 rows on (jax 0.10.2 and 0.12.0.1). Products alone keep both, and are as fast: a
+    # step of SimpleCNN takes 0.95, of the small Transformer 0.88 of the time with fused products.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
 }
 
 
 # As many as virtual devices are likely to be asked for: with more of these, XLA takes more threads.
 NUM_THREADS = 8
 _THREADS_PER_DEVICE = 4
+# Of OpenBLAS, MKL, BLIS, Apple's Accelerate, and builds of the first three over OpenMP.
+_BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "OMP_NUM_THREADS",
+)
 
 
 def fix_threads(environ: MutableMapping[str, str]) -> None:
-    """Makes XLA take the same number of CPU threads on any machine; called before jax starts.
+    """Makes XLA and LAPACK use the same number of CPU threads on any machine; called before jax
+    starts.
 
-    Products with a transposed left side go to Eigen, which may split the contraction by the number
-    of threads (`shardByInnerDim`): another number, other bits. XLA asks NPROC before the cores.
+    XLA gives products with a transposed left side to Eigen, which may split the contraction by the
+    number of threads (`shardByInnerDim`): another number, other bits. XLA reads NPROC before it
+    counts the cores. Factorizations (QR, Cholesky, LU, eigenvalues, SVD, and with them orthogonal
+    initializers) go to the LAPACK that SciPy brings, which splits them by the number of cores. One
+    thread is a number that every build keeps to. jaxlib loads SciPy at the first factorization,
+    so variables reach it; a library that is loaded already, NumPy's always, is set directly.
+
+    Raises:
+        HardwareError: a loaded library keeps more threads.
     """
     environ["NPROC"] = str(NUM_THREADS)
+    environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+    threadpool_limits(1, "blas")
+    for library in threadpool_info():
+        if library["user_api"] == "blas" and library["num_threads"] != 1:
+            raise HardwareError(
+                f"reproducibility elastic: expected one thread in {library['filepath']}, got "
+                f"{library['num_threads']}; before Python starts, set to 1 all of "
+                f"{', '.join(_BLAS_THREADS)}"
+            )
 
 
 def make_room_for_devices(environ: MutableMapping[str, str]) -> None:
