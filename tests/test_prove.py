@@ -1,12 +1,46 @@
 """`aetheria prove elastic`: holds where it should, fails where it should."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from conftest import DIGITS
 
 from aetheria.errors import AetheriaError
 from aetheria.proofs.elastic import ElasticProof
-from aetheria.proofs.runs import Evidence, Place
+from aetheria.proofs.runs import Evidence, Place, count_cores
+
+several_cores = count_cores() > 1
+ORTHOGONAL = """
+import dataclasses
+
+import jax
+from flax import linen as nn
+
+from aetheria import register_model
+from aetheria.models.mlp import SimpleMLP
+
+
+@register_model("Orthogonal")
+@dataclasses.dataclass(frozen=True)
+class Orthogonal(SimpleMLP):
+    def network(self):
+        dense = lambda size: nn.Dense(size, kernel_init=nn.initializers.orthogonal())
+        return Layers(dense(768), dense(768), nn.Dense(10))
+
+    def partition_rules(self):
+        return ()
+
+
+class Layers(nn.Module):
+    first: nn.Module
+    second: nn.Module
+    head: nn.Module
+
+    @nn.compact
+    def __call__(self, x, train):
+        return self.head(nn.relu(self.second(nn.relu(self.first(x)))))
+"""
 
 
 @pytest.fixture
@@ -21,8 +55,8 @@ def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config):
     done = cli("prove", "elastic", config, "--steps=25", "--devices=1,2", "--processes=1,2")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
-    # The third is 2 x 1, the fourth another number of threads, the last 2 -> 1.
-    assert [row[0] for row in rows] == ["1", "2", "2", "1", "2"]
+    # The third is 2 x 1, the fourth another number of threads, then one core, the last 2 -> 1.
+    assert [row[0] for row in rows] == ["1", "2", "2", "1", *["1"] * several_cores, "2"]
     assert all(row[-2:] == ["same", "bits"] for row in rows)
     assert "elastic: 25 steps, the same bits in every row" in done.stdout
 
@@ -35,7 +69,28 @@ def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, conf
     for name in ("4", "2 x 2"):
         assert f"devices {name} (data=2, fsdp=2): done" in done.stdout
     assert "devices 4 (data=2, fsdp=2) -> 1: done" in done.stdout
-    assert done.stdout.count("same bits") == 5 + 1  # with the one of other threads; the verdict
+    # With the one of other threads, that of one core, and the verdict.
+    assert done.stdout.count("same bits") == 5 + several_cores + 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not several_cores, reason="one core: no affinity to change")
+@pytest.mark.parametrize(("control", "difference"), [(False, None), (True, "params at step 0")])
+def test_an_orthogonal_initializer_is_the_same_on_one_core(config, tmp_path, control, difference):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "orthogonal.py").write_text(ORTHOGONAL)
+    proof = ElasticProof(
+        config_file=Path(config),
+        overrides=("model_name=Orthogonal", "batch_size=64", "lanes=1"),
+        steps=1,
+        devices=(1,),
+        processes=(1,),
+        control=control,
+        project=tmp_path,
+    )
+    cases = [proof.cases()[0], next(case for case in proof.cases() if "core" in case.name)]
+    evidence = [proof.run(case, tmp_path / case.name) for case in cases]
+    assert evidence[1].differs_from(evidence[0]) == difference
 
 
 @pytest.mark.slow
@@ -68,8 +123,6 @@ def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options
 
 
 def test_a_run_that_cannot_be_made_says_which_and_why(config, tmp_path):
-    from pathlib import Path
-
     proof = ElasticProof(
         config_file=Path(config),
         overrides=("lanes=2",),
@@ -86,8 +139,9 @@ def test_a_run_that_cannot_be_made_says_which_and_why(config, tmp_path):
 LINE = {"split": "train", "step": 1, "loss": 0.5, "accuracy": 0.25}
 
 
-def evidence(metrics=(LINE,), **digests):
-    return Evidence(tuple(metrics), {"params": "a", "opt_state": "b", **digests})
+def evidence(metrics=(LINE,), initial="i", **digests):
+    digests = {"params": "a", "opt_state": "b", **digests}
+    return Evidence(tuple(metrics), digests, initial={"params": initial})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +151,7 @@ def evidence(metrics=(LINE,), **digests):
         (evidence([{**LINE, "loss": 0.5000000001}]), "train/loss at step 1"),
         (evidence([LINE, LINE]), "1 metric lines instead of 2"),
         (evidence(opt_state="c"), "opt_state"),
+        (evidence(initial="d"), "params at step 0"),
     ],
 )
 def test_the_first_difference_is_named(other, difference):
@@ -105,6 +160,7 @@ def test_the_first_difference_is_named(other, difference):
 
 def test_places_are_named_by_devices_and_processes():
     assert [Place(8).name, Place(8, 2).name] == ["8", "2 x 4"]
+    assert Place(1, cores=1).name == "1 (1 core)"
     assert [len(options) for options in Place(8, 2).options()] == [3, 3]
     laid_out = Place(8, 2, mesh={"data": 2, "fsdp": 4})
     assert laid_out.name == "2 x 4 (data=2, fsdp=4)"

@@ -49,6 +49,7 @@ class ProveElasticCommand:
         load_config(self.config_file, self.overrides)
         self._check()
         from aetheria.proofs.elastic import ElasticProof
+        from aetheria.proofs.runs import count_cores
 
         proof = ElasticProof(
             config_file=self.config_file,
@@ -64,8 +65,17 @@ class ProveElasticCommand:
         for row in proof.rows():
             print(f"devices {row.case.name}: done", flush=True)
             rows.append(row)
-        headers = ("devices", "last loss", "params", "opt_state", "against the first row")
+        headers = (
+            "devices",
+            "initial params",
+            "last loss",
+            "params",
+            "opt_state",
+            "against the first row",
+        )
         print_table(headers, map(_row, rows))
+        if count_cores() == 1:
+            print("other cores: not compared, since this process may use one core only")
         same = all(row.difference is None for row in rows)
         print(self._verdict(rows[0], same))
         return int(ExitCode.OK if same else ExitCode.FAILED)
@@ -110,5 +120,6 @@ def _row(row: "Row") -> list[str]:
 
     losses = [line["loss"] for line in row.evidence.metrics if line["split"] == "train"]
     digests = [short_digest(row.evidence.digests[part]) for part in ("params", "opt_state")]
+    initial = short_digest(row.evidence.initial["params"])
     verdict = "same bits" if row.difference is None else f"differs: {row.difference}"
-    return [row.case.name, losses[-1].hex(), *digests, verdict]
+    return [row.case.name, initial, losses[-1].hex(), *digests, verdict]

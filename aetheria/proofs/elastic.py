@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aetheria.proofs.runs import ChildRun, Evidence, Place
+from aetheria.proofs.runs import ChildRun, Evidence, Place, count_cores
 
 _OTHER_THREADS = 7
 
@@ -60,13 +60,16 @@ class ElasticProof:
 
     def cases(self) -> list[Case]:
         """One for each number of devices, and of processes; one with another number of threads,
-        as a machine with other cores has; one that begins on the most devices and goes on, from
-        its snapshot, on fewer; and those of each mesh.
+        as a machine with other cores has; one on a single core, if there are more, as some
+        libraries count the cores themselves; one that begins on the most devices and goes on,
+        from its snapshot, on fewer; and those of each mesh.
         """
         most = max(self.devices)
         places = [Place(devices) for devices in self.devices]
         places += [Place(most, count) for count in self._several(most)]
         places.append(Place(self.devices[0], threads=_OTHER_THREADS))
+        if count_cores() > 1:
+            places.append(Place(self.devices[0], cores=1))
         cases = [Case(((place, self.steps),)) for place in places]
         fewer = [devices for devices in self.devices if devices < most]
         if fewer and self.steps > 1:
@@ -94,17 +97,25 @@ class ElasticProof:
         reference: Evidence | None = None
         with tempfile.TemporaryDirectory(prefix="aetheria-prove-") as folder:
             for number, case in enumerate(self.cases()):
-                evidence = self._run(case, Path(folder) / str(number))
+                evidence = self.run(case, Path(folder) / str(number))
                 reference = reference or evidence
                 yield Row(case, evidence, evidence.differs_from(reference))
 
-    def _run(self, case: Case, workdir: Path) -> Evidence:
+    def run(self, case: Case, workdir: Path) -> Evidence:
+        """Runs one case in a folder.
+
+        Raises:
+            AetheriaError: a run could not be made, or did not reach its step.
+        """
         reproducibility = "fast" if self.control else "elastic"
         settings = (
             f"reproducibility={reproducibility}",
             "strategy=mesh",
             "log_every_steps=1",
             "loggers=[jsonl]",
+            # This policy takes a snapshot at step 0, and what divides no other step keeps it.
+            "on_nonfinite=rollback",
+            f"snapshot.keep_every_steps={self.steps + 1}",
         )
         run = ChildRun(
             config_file=self.config_file,

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.errors import AetheriaError, ExitCode
+from aetheria.protocols import Snapshot
 from aetheria.resilience import read_snapshot
 from aetheria.resilience.manifest import part_sha256
-from aetheria.resilience.runs import find_snapshot
+from aetheria.resilience.runs import CHECKPOINTS, find_snapshot
+from aetheria.resilience.store import list_snapshots
 from aetheria.virtual_devices import flags_for_devices
 
 
@@ -27,16 +29,21 @@ class Evidence:
         metrics: a line for each report, in order: everything but the speed.
         digests: part of the state, such as `params`, -> sha256 of its bytes at the end.
         record: what the last snapshot holds besides the state.
+        initial: like digests, of step 0; empty if the run took no snapshot there.
     """
 
     metrics: tuple[Mapping[str, Any], ...]
     digests: Mapping[str, str]
     record: Mapping[str, Any] = field(default_factory=dict)
+    initial: Mapping[str, str] = field(default_factory=dict)
 
     def differs_from(self, other: "Evidence", parts: Sequence[str] | None = None) -> str | None:
-        """Names the first difference, in the metrics or the given parts of the state (None: all);
-        None if there is none.
+        """Names the first difference, in the initial state, the metrics or the given parts of the
+        state (None: all); None if there is none.
         """
+        for part, digest in self.initial.items():
+            if digest != other.initial.get(part):
+                return f"{part} at step 0"
         for mine, others in zip(self.metrics, other.metrics, strict=False):
             for name in mine:
                 if mine[name] != others.get(name):
@@ -51,14 +58,15 @@ class Evidence:
 class Place:
     """Where a run runs: how many devices (None: as the config and the environment say), over how
     many processes, on how many threads of the CPU (None: as many as XLA takes by itself, which
-    depends on the machine's cores), and how the devices are laid out (None: all on the axis
-    `data`).
+    depends on the machine's cores), how the devices are laid out (None: all on the axis `data`),
+    and on how many of the cores that this process may use (None: all).
     """
 
     devices: int | None = None
     processes: int = 1
     threads: int | None = None
     mesh: Mapping[str, int] | None = None
+    cores: int | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +78,8 @@ class Place:
             name = f"{self.processes} x {self.devices // self.processes}"
         if self.mesh is not None:
             name += f" ({_axes(self.mesh, '=')})"
+        if self.cores is not None:
+            name += f" ({self.cores} core{'s' if self.cores > 1 else ''})"
         return name if self.threads is None else f"{name} ({self.threads} threads)"
 
     @property
@@ -165,10 +175,13 @@ class ChildRun:
         # Files, not pipes: nobody reads while the other processes are waited for.
         with contextlib.ExitStack() as stack:
             outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in place.ranks]
-            processes = [
-                subprocess.Popen([*command, *options], env=place.environment(), stdout=o, stderr=o)
-                for options, o in zip(place.options(), outputs, strict=True)
-            ]
+            with _limited_to_cores(place.cores):
+                processes = [
+                    subprocess.Popen(
+                        [*command, *options], env=place.environment(), stdout=o, stderr=o
+                    )
+                    for options, o in zip(place.options(), outputs, strict=True)
+                ]
             codes = [process.wait() for process in processes]
             for code, output in zip(codes, outputs, strict=True):
                 if code not in wanted:
@@ -185,14 +198,38 @@ class ChildRun:
         for line in metrics:
             line.pop("steps_per_second", None)
         snapshot = read_snapshot(find_snapshot(str(self.workdir), []))
-        parts = dict.fromkeys(path.split("/")[0] for path in snapshot.arrays)
-        digests = {part: part_sha256(snapshot.arrays, part) for part in parts}
-        return Evidence(tuple(metrics), digests, snapshot.record)
+        first = list_snapshots(self.workdir / CHECKPOINTS)[0]
+        initial = _digests(read_snapshot(first.path)) if first.step == 0 else {}
+        return Evidence(tuple(metrics), _digests(snapshot), snapshot.record, initial)
+
+
+def count_cores() -> int:
+    """The cores that this process may use, as far as they can be taken from a child; else 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else 1
 
 
 def short_digest(digest: str) -> str:
     """Of 64 digits, enough to tell two apart in a table."""
     return digest[:12]
+
+
+def _digests(snapshot: Snapshot) -> dict[str, str]:
+    parts = dict.fromkeys(path.split("/")[0] for path in snapshot.arrays)
+    return {part: part_sha256(snapshot.arrays, part) for part in parts}
+
+
+@contextlib.contextmanager
+def _limited_to_cores(count: int | None) -> Iterator[None]:
+    """Children started meanwhile may use the first `count` cores only; None: all."""
+    if count is None:
+        yield
+        return
+    cores = os.sched_getaffinity(0)  # of this thread alone, which is what a child inherits
+    os.sched_setaffinity(0, sorted(cores)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _axes(mesh: Mapping[str, int], sign: str) -> str:
