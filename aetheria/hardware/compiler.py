@@ -9,7 +9,9 @@ import jax
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.convolutions import with_library_convolutions
+from aetheria.hardware.convolutions import LIBRARY_CONVOLUTIONS
+from aetheria.hardware.rewriting import rewrite
+from aetheria.hardware.wide_sums import WIDE_SUMS
 from aetheria.virtual_devices import num_virtual_devices
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -78,6 +80,5 @@ def jit_for(platform: str) -> Callable[..., Any]:
     platform.
     """
     jit = functools.partial(jax.jit, compiler_options=dict(_OPTIONS.get(platform, {})) or None)
-    if platform != "cpu":
-        return jit
-    return lambda function, **how: jit(with_library_convolutions(function), **how)
+    rules = {**WIDE_SUMS, **(LIBRARY_CONVOLUTIONS if platform == "cpu" else {})}
+    return lambda function, **how: jit(rewrite(function, rules), **how)

@@ -10,69 +10,16 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from jax import lax
-from jax.extend import core
 
-# One class of two names from jax 0.12 on, where type checkers do not see the second.
-_JAXPRS = (core.Jaxpr, core.ClosedJaxpr)  # pyright: ignore[reportPrivateImportUsage]
+from aetheria.hardware.rewriting import Rules
 
 
-def with_library_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of arrays, its convolutions rewritten; to be compiled for a CPU."""
-
-    @functools.wraps(function)
-    def rewritten(*args: Any) -> Any:
-        jaxpr, out = jax.make_jaxpr(function, return_shape=True)(*args)
-        results = core.jaxpr_as_fun(_rewrite(jaxpr))(*jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(out), results)
-
-    return rewritten
+def _library_form(eqn: Any) -> Callable[..., Any]:
+    return functools.partial(_convolve, **eqn.params)
 
 
-def _rewrite(jaxpr: Any) -> Any:
-    """A jaxpr, closed or not, whose convolutions all have the library's form."""
-    if not _convolves(jaxpr):
-        return jaxpr
-    plain = getattr(jaxpr, "jaxpr", jaxpr)
-    if plain is not jaxpr:
-        return jaxpr.replace(jaxpr=_rewrite(plain))
-    return jaxpr.replace(eqns=[new for eqn in jaxpr.eqns for new in _rewrite_equation(eqn)])
-
-
-def _convolves(jaxpr: Any) -> bool:
-    return any(
-        eqn.primitive is lax.conv_general_dilated_p
-        or any(map(_convolves, core.jaxprs_in_params(eqn.params)))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _rewrite_equation(eqn: Any) -> list[Any]:
-    if eqn.primitive is not lax.conv_general_dilated_p:
-        return [eqn.replace(params={name: _rewrite_param(v) for name, v in eqn.params.items()})]
-    operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    inner = jax.make_jaxpr(functools.partial(_convolve, **eqn.params))(*operands)
-    inner = getattr(inner, "jaxpr", inner)
-    outer = dict(zip([*inner.invars, *inner.outvars], [*eqn.invars, *eqn.outvars], strict=True))
-    return [
-        each.replace(
-            invars=[outer.get(v, v) for v in each.invars],
-            outvars=[outer.get(v, v) for v in each.outvars],
-            source_info=eqn.source_info,
-            ctx=eqn.ctx,
-        )
-        for each in inner.eqns
-    ]
-
-
-def _rewrite_param(value: Any) -> Any:
-    """Jaxprs of a loop or a call, a branch's among several; everything else as it is."""
-    if isinstance(value, _JAXPRS):
-        return _rewrite(value)
-    if type(value) is tuple and any(isinstance(v, _JAXPRS) for v in value):
-        return tuple(map(_rewrite_param, value))
-    return value
+LIBRARY_CONVOLUTIONS: Rules = {lax.conv_general_dilated_p: _library_form}
 
 
 def _convolve(lhs: Any, rhs: Any, *, dimension_numbers: Any, **params: Any) -> Any:
