@@ -28,6 +28,7 @@ from aetheria.hardware.memory import keep_freed_memory
 from aetheria.hardware.process_group import ProcessGroup
 from aetheria.hardware.shared_stop import SharedStopSignal
 from aetheria.logic.model import Model
+from aetheria.logic.optimizers import schedules
 from aetheria.logic.program_spec import ProgramSpec
 from aetheria.named_model import make_model
 from aetheria.observe import EventBus
@@ -182,6 +183,7 @@ def build_run(
         config=config.to_dict(),
         stop=stop,
         eval_metrics=program.eval_metrics,
+        schedules=schedules(model.optimizer(schedule.total_steps)),
         forked=plan.parent is not None,
         began=time.time() if began is None else began,
     )

@@ -6,7 +6,7 @@ next and never looks inside, so a JAX and a PyTorch program serve it alike.
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -365,6 +365,7 @@ class RunContext:
         config: the resolved config, plain values.
         stop: the way to ask for a stop.
         eval_metrics: what an evaluation will report, `eval/loss` style names.
+        schedules: name -> value at a step, of the optimizer's hyperparameters that can be read.
         forked: the run continues another one's snapshot in a folder of its own; what identified
             that run to a service must not be used again.
         began: when the process began to work on it, in seconds since the epoch.
@@ -374,5 +375,6 @@ class RunContext:
     config: Mapping[str, Any]
     stop: StopSignal
     eval_metrics: tuple[str, ...] = ()
+    schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
     forked: bool = False
     began: float = field(default_factory=time.time)

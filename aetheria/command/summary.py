@@ -1,6 +1,5 @@
 """`summary.json` and the table at the end of a run."""
 
-import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,10 +98,7 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
-    # `aetheria train … | head`: nobody reads on. rich then silences stdout and exits with 1; the
-    # run's own exit code counts.
-    with contextlib.suppress(SystemExit):
-        Console(highlight=False).print(table)
+    Console(highlight=False).print(table)
 
 
 def _ledger(run_dir: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -218,10 +219,16 @@ def _begin(run: "Run", config: Config) -> None:
 
 
 def _write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """A run that has ended has ended well even if the disk is full now."""
+    """A run that has ended has ended well even if the disk is full now: the summary then goes to
+    stderr.
+    """
     from aetheria.resilience.runs import write_json
 
     try:
         write_json(folder / "summary.json", summary)
     except OSError as error:
-        print(f"{folder / 'summary.json'} could not be written: {error}", file=sys.stderr)
+        print(
+            f"{folder / 'summary.json'} could not be written: {error}; it would hold: "
+            f"{json.dumps(summary)}",
+            file=sys.stderr,
+        )

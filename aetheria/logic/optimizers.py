@@ -5,7 +5,7 @@ needs anything else returns optax's own, and then trains with JAX alone.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +152,23 @@ def warmup_cosine(
     return optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps, max(total_steps, warmup_steps + 1)
     )
+
+
+def schedules(
+    optimizer: optax.GradientTransformation,
+) -> Mapping[str, Callable[[int], float]]:
+    """What can be read of an optimizer's schedules: name -> value at a step. Empty where it is
+    optax's own, which hides them.
+
+    >>> rate = schedules(Optimizer(SGD(), lambda count: 0.5**count))["learning rate"]
+    >>> rate(1), rate(3)
+    (1.0, 0.25)
+    >>> schedules(optax.sgd(0.1))
+    {}
+    """
+    if not isinstance(optimizer, Optimizer):
+        return {}
+    return {"learning rate": lambda step: float(optimizer.schedule(max(0, step - 1)))}
 
 
 def is_decayed(rule: UpdateRule, path: str) -> bool:

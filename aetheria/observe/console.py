@@ -1,7 +1,9 @@
 """What a person sees: a live bar in a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from aetheria.events import (
@@ -17,13 +19,15 @@ from aetheria.events import (
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
+_SILENT_SECONDS = 10.0  # of a log, while reports come in
+
 
 @register_logger("console")
 class ConsoleLogger:
     """Prints progress to stdout: a bar that stays on one line where stdout is a terminal."""
 
     def __init__(self, context: RunContext):
-        self._view: _Bar | _Lines = _Bar() if sys.stdout.isatty() else _Lines()
+        self._view: _Bar | _Lines = _Bar() if sys.stdout.isatty() else _Lines(context.schedules)
 
     def notify(self, event: Event) -> None:
         match event:
@@ -65,16 +69,45 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 
 class _Lines:
-    """One line an evaluation: what a log file or a batch system wants."""
+    """Lines for a log file or a batch system: every evaluation, and how far the run is at a report
+    that comes when nothing was said for ten seconds.
+
+    Args:
+        schedules: name -> value at a step, of hyperparameters to show.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        schedules: Mapping[str, Callable[[int], float]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._schedules, self._clock = schedules, clock
+        self._told_at, self._total_steps = clock(), 0
 
     def start(self, event: RunStarted) -> None:
+        self._total_steps = event.total_steps
         at = f"from step {event.progress.step} " if event.resumed else ""
         self.line(f"training {at}to step {event.total_steps} ({event.steps_per_epoch} an epoch)")
 
     def step(self, event: StepsCompleted) -> None:
-        pass
+        if self._clock() - self._told_at < _SILENT_SECONDS:
+            return
+        step, rate = event.progress.step, event.steps_per_second
+        values = {name: at_step(step) for name, at_step in self._schedules.items()}
+        words = [
+            f"epoch {event.progress.epoch}  step {step}/{self._total_steps}",
+            format_metrics({"loss": event.metrics["loss"]}),
+            *(f"{name} {value:.3g}" for name, value in values.items()),
+            f"{rate:.3g} steps/s",
+        ]
+        if rate > 0:
+            left = timedelta(seconds=round((self._total_steps - step) / rate))
+            words.append(f"{left} left")
+        self.line("  ".join(words))
 
     def line(self, text: str) -> None:
+        self._told_at = self._clock()
         print(text, flush=True)
 
     def end(self, event: RunEnded) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.events import Event, PhaseChanged, RolledBack, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.patient_file import PatientFile, replace_text
+from aetheria.observe.patient_file import PatientFile
 from aetheria.protocols import RunContext
 
 LEDGER = "ledger.jsonl"
@@ -78,9 +78,12 @@ class Ledger:
         self._session = Session(
             began=self._began, until=self._began, first_step=step, step=step, furthest=furthest
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self._path, "".join(_line(session) for session in earlier))
         self._file = PatientFile(self._path)
+        # A line a process is enough of those that have ended. Without room on the disk all stay,
+        # but for what a kill left half written.
+        if not self._file.become("".join(_line(session) for session in earlier).encode()):
+            content = self._file.content()
+            self._file.become(content[: content.rfind(b"\n") + 1])
 
     def _book(self, event: Any) -> None:
         """Puts the time since the last event down."""

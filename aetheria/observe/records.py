@@ -17,7 +17,7 @@ from aetheria.events import (
     RunStarted,
     StepsCompleted,
 )
-from aetheria.observe.patient_file import PatientFile, replace_text
+from aetheria.observe.patient_file import PatientFile
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -117,12 +117,10 @@ class _LineFile:
         self._file: PatientFile | None = None
 
     def follow(self, event: Event) -> None:
-        """Opens with the run, again where it goes back, and closes with it."""
+        """Opens with the run, is cut where the run goes back, and closes with it."""
         if isinstance(event, (RunStarted, RolledBack)):
-            if self._file is not None:
-                self._file.close()
+            self._file = self._file or PatientFile(self._path)
             self._forget_after(event.last_told)
-            self._file = PatientFile(self._path)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()
 
@@ -132,12 +130,26 @@ class _LineFile:
         self._file.flush()
 
     def _forget_after(self, last_step: int) -> None:
-        kept = [self._header] if self._header else []
-        if self._path.exists():
-            # What a crash of the machine leaves may be no text at all.
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-            for line in text.splitlines():
-                step = self._step_of(line)
-                if step is not None and step <= last_step:
-                    kept.append(line)
-        replace_text(self._path, "".join(line + "\n" for line in kept))
+        """Drops what belongs to later steps or to none: as a rule the end of the file, which is cut
+        off in place.
+        """
+        file = self._file
+        assert file is not None, "RunStarted comes first"
+        content, header = file.content(), f"{self._header}\n".encode() if self._header else b""
+        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+        kept, end = [header], len(header)
+        position = 0
+        for line in lines:
+            position += len(line)
+            if self._is_kept(line, last_step):
+                kept.append(line)
+                end = position
+        if not file.become(b"".join(kept)):
+            # No room to write it anew: a strange line in the middle stays for now.
+            file.become(content[:end])
+        file.flush()
+
+    def _is_kept(self, line: bytes, last_step: int) -> bool:
+        # What a crash of the machine leaves may be no text at all.
+        step = self._step_of(line.decode("utf-8", errors="replace").rstrip("\r\n"))
+        return step is not None and step <= last_step

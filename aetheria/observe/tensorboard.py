@@ -68,7 +68,6 @@ class TensorBoardLogger:
         from tensorboardX.record_writer import register_writer_factory
 
         register_writer_factory(_SCHEME, _PatientFiles)
-        self._folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self._folder.glob("events.*")))
         self._writer = EventsWriter(f"{_SCHEME}:{self._folder / f'events.{number:06}'}")
         # What a killed process wrote past the snapshot, or before any.
