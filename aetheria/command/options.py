@@ -109,7 +109,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes",
         action="store_true",
-        help="resume with a config that sets another course from here on",
+        help="resume although config, defaults, settings or data set another course from here on",
     )
     add_project(parser)
     parser.add_argument(

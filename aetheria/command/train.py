@@ -37,7 +37,8 @@ class TrainCommand:
         workdir: the run folder; None: a new one under `runs/<config name>/`.
         resume: `auto`, `latest`, `best`, a step or a path; None: start afresh.
         overwrite: whether an earlier run in `workdir` may be removed.
-        accept_changes: resume although the config sets another course from here on.
+        accept_changes: resume although the config, a default in the code, a setting of JAX or the
+            data has changed since the snapshot.
         project: the project folder; None: found from the config file.
         traceback: print the whole traceback of an error, not the user's own frames alone.
         stop_at_step: leave the run at that step, to be resumed.
