@@ -509,7 +509,10 @@ def test_arguments_are_converted_to_their_annotations():
         ({"data_name": "aetheria.data.feed:epoch_order"}, "data_params.seed: expected a value"),
         ({"loggers": [{"jsonl": 3}]}, "loggers: expected a name or {name: arguments}, got"),
         ({"loggers": [{"jsonl": {}, "csv": {}}]}, "loggers: expected a name or {name: arguments}"),
-        ({"loggers": [{"jsonl": {"path": "x"}}]}, "loggers.jsonl.path: expected one of none, got"),
+        (
+            {"loggers": [{"jsonl": {"path": "x"}}]},
+            "loggers.jsonl: expected no arguments, got",
+        ),
         ({"callbacks": [3]}, "callbacks: expected a name or {name: arguments}, got 3"),
         ({"callbacks": [{"early_stopping": {"patience": "long"}}]}, "callbacks.early_stopping.pat"),
     ],

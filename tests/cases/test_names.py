@@ -408,3 +408,25 @@ def test_a_project_function_that_is_not_registered_is_a_dataset(run, folder):
     assert answer.code == 0, answer.err
     resumed = run("train", "c.yaml", "--workdir=run", "--resume=latest")
     assert resumed.code == 0, resumed.err
+
+
+def said(call, *arguments: object, **options: object) -> str:
+    with pytest.raises(AetheriaError) as refused:
+        call(*arguments, **options)
+    return str(refused.value)
+
+
+def test_a_not_found_error_says_where_was_looked_and_what_is_there(folder):
+    (folder / "models" / "forgotten.py").write_text("class Lost:\n    pass\n")
+    line = said(MODELS.get, "Lost", folder)
+    assert f"looked in {folder / 'models'}, " in line
+    assert f"{folder / 'models' / 'forgotten.py'}, " in line and "@register_model" in line
+    assert "tiny.py" not in line  # the control: it registers one
+    path = forge_snapshot("Lost", {})
+    for project in (str(folder), folder):
+        assert str(folder / "models") in said(Predictor, checkpoint_path=path, project=project)
+    assert "no/such" in said(Predictor, checkpoint_path=path, project="no/such")
+    (folder / "elsewhere").mkdir()
+    assert "elsewhere is empty" in said(predict.load, "elsewhere/snapshot_ep3")
+    line = said(predict.load, "hostile/dumps")
+    assert "known: none" not in line and str(folder / "hostile") in line
