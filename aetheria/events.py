@@ -112,12 +112,21 @@ class RolledBack(_TakenUp):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationCompleted:
-    """One pass over the evaluation split; padding is masked out of `metrics` and the count."""
+    """One pass over the evaluation split; padding is masked out of `metrics` and the count.
+
+    Attributes:
+        num_nonfinite_batches: batches whose loss is not finite; so the whole loss is not either.
+        num_nonfinite_examples: the examples in them.
+        first_nonfinite: which the first of them is, in words.
+    """
 
     progress: Progress
     metrics: Mapping[str, float]
     num_examples: int
     seconds: float
+    num_nonfinite_batches: int = 0
+    num_nonfinite_examples: int = 0
+    first_nonfinite: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,7 +81,10 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     rows = {
         "status": f"{summary['status']} ({summary['reason']})",
         "steps": f"{summary['steps']} ({summary['examples_seen']} examples)",
-        **{name: f"{value:.4f}" for name, value in summary["final"].items() if value is not None},
+        **{
+            name: "not finite" if value is None else f"{value:.4f}"
+            for name, value in summary["final"].items()
+        },
     }
     if summary["best"]:
         best = summary["best"]

@@ -1,11 +1,13 @@
 """The training loop. It may not know what a device, an array, an optimizer or a logger is."""
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
+from aetheria.engine.bad_evaluation import BadEvaluation, find_bad_batches
 from aetheria.engine.nonfinite import NonFinitePolicy
 from aetheria.engine.phases import Phase, check_transition, is_terminal
 from aetheria.engine.reports import Frozen, TrainReports
@@ -286,12 +288,18 @@ class Engine:
         assert fetched.num_examples is not None, "an evaluation counts its examples"
         now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
         now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
+        bad = BadEvaluation()
+        if not math.isfinite(fetched.metrics["loss"]):
+            bad = find_bad_batches(self._program, self._state, self._feed, self._waits)
         self._bus.emit(
             EvaluationCompleted(
                 progress=self._now.progress,
                 metrics=fetched.metrics,
                 num_examples=fetched.num_examples,
                 seconds=time.perf_counter() - began,
+                num_nonfinite_batches=bad.num_batches,
+                num_nonfinite_examples=bad.num_examples,
+                first_nonfinite=bad.first,
             )
         )
         self._enter(Phase.TRAINING)

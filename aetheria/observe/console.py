@@ -41,6 +41,12 @@ class ConsoleLogger:
                     f"epoch {progress.epoch}  step {progress.step}  eval "
                     f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
                 )
+                if event.num_nonfinite_batches:
+                    self._view.line(
+                        f"step {progress.step}: the evaluation is not finite in "
+                        f"{event.num_nonfinite_batches} batch(es) of "
+                        f"{event.num_nonfinite_examples} examples; first {event.first_nonfinite}"
+                    )
             case NonFiniteDetected():
                 self._view.line(
                     f"step {event.last_skipped_step}: non-finite {event.what}; "

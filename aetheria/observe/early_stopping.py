@@ -60,9 +60,9 @@ class EarlyStopping:
 
     def _judge(self, event: EvaluationCompleted) -> None:
         value = self._sign * event.metrics[self._monitor.removeprefix("eval/")]
-        # Written so that a NaN counts as worse, the first one too.
+        # What is not finite is never better, an infinity on the good side neither.
         bar = math.inf if self._best is None else self._best - self._min_delta
-        if value < bar:
+        if math.isfinite(value) and value < bar:
             self._best, self._num_worse = value, 0
         else:
             self._num_worse += 1

@@ -27,7 +27,8 @@ class JsonlLogger:
     """Writes `metrics.jsonl`: a JSON object a line, a number that is not finite as null.
 
     Keys: step, micro_step, epoch, examples_seen, split (`train` or `eval`), then the metrics;
-    `steps_per_second` on train lines and `num_examples` on eval lines.
+    `steps_per_second` on train lines and `num_examples` on eval lines, with
+    `num_nonfinite_examples` where the loss of some batches is not finite.
     """
 
     def __init__(self, context: RunContext):
@@ -72,6 +73,8 @@ def metric_record(event: Event) -> dict[str, Any] | None:
             return {**_counters(event.progress, "train"), **event.metrics, **extra}
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
+            if event.num_nonfinite_examples:
+                extra["num_nonfinite_examples"] = event.num_nonfinite_examples
             return {**_counters(event.progress, "eval"), **event.metrics, **extra}
         case _:
             return None

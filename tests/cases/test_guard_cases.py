@@ -1,4 +1,4 @@
-"""What a step would write is finite, or the step is not taken."""
+"""What a step would write is finite, or it is not taken; an evaluation that is not says where."""
 
 import importlib.util
 import json
@@ -127,3 +127,30 @@ def test_a_forward_pass_that_overflows_float16_leaves_a_dump(
     assert (answer.code, summary["steps"], bad) == (3, 13, [])
     answer, said = debug(run, tmp_path / summary["skipped"]["dump"])
     assert answer.code == 0 and said["example"].endswith("number 105 of the training split")
+
+
+@pytest.mark.parametrize("devices", ["one", "elastic", pytest.param("torch", marks=NO_TORCH)])
+def test_an_evaluation_that_is_not_finite_is_named_counted_and_never_best(train, tmp_path, devices):
+    config = {**SHORT, **DEVICES[devices], "max_steps": 4, "eval_every_steps": 2}
+    config |= {"data_params": {"large": 1e25, "split": "eval"}}
+    config |= {"model_name": "SoundLinear", "loggers": ["jsonl", "console"]}
+    if devices == "torch":
+        config |= {"model_name": "BadRate"}
+        config |= {"data_name": "bad_eval_digits", "data_params": {}}
+        config |= {"model_params": {"input_dim": 64, "hidden_dim": 8, "num_classes": 10}}
+    answer = train("--workdir", "run", **config)
+    assert answer.code == 0, answer.err
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if line["split"] == "eval"]
+    assert [line["step"] for line in evaluated] == [2, 4]
+    sizes = {line["num_nonfinite_examples"] for line in evaluated}
+    assert all(line["loss"] is None for line in evaluated) and sizes <= {2, 16}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["best"] is None and summary["final"]["eval/loss"] is None
+    first = {
+        "one": "examples 32 to 47",
+        "elastic": "examples 40 to 41",
+        "torch": "column inputs of example 41 is not finite",
+    }
+    assert first[devices] in " ".join(answer.out.split())
+    assert "not finite" in answer.out

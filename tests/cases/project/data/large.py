@@ -3,6 +3,7 @@
 import numpy as np
 
 from aetheria import ArraySource, DataSplits, register_data
+from aetheria.data.datasets import digits
 
 ROW = 105
 
@@ -20,3 +21,11 @@ def small_numbers(*, large: float = 0.0, split: str = "train"):
     if large:
         columns[split]["inputs"][ROW % len(columns[split]["labels"]), 2] = large
     return DataSplits(train=ArraySource(columns["train"]), eval=ArraySource(columns["eval"]))
+
+
+@register_data("bad_eval_digits")
+def bad_eval_digits():
+    splits = digits()
+    columns = splits.eval.read(np.arange(len(splits.eval)))
+    columns["inputs"][41, 3] = np.nan
+    return DataSplits(train=splits.train, eval=ArraySource(columns))
