@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from aetheria.engine.waits import Waits
 from aetheria.protocols import DataFeed, Program, State
 
@@ -43,16 +41,16 @@ def find_bad_batches(program: Program, state: State, feed: DataFeed, waits: Wait
 
 
 def _describe(batch: Mapping[str, Any], number: int, seen: int, count: int) -> str:
-    real = np.asarray(batch["mask"]) > 0
-    if real.sum() != count:  # the others' rows are elsewhere
+    real = batch["mask"] > 0
+    if int(real.sum()) != count:  # the others' rows are elsewhere
         return f"batch {number} (from 0)"
     text = f"batch {number} (from 0), examples {seen} to {seen + count - 1}"
     for name, column in batch.items():
-        values = np.asarray(column)
-        if values.dtype.kind not in "fc":
-            continue
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not finite[real].all():
-            row = int(np.argmin(finite[real]))
-            return f"{text}: column {name} of example {seen + row} is not finite"
+        if column.dtype.kind in "fc":
+            # A NaN is not even itself.
+            finite = (column == column) & (abs(column) != math.inf)
+            rows = finite.reshape(len(column), -1).all(axis=1)[real]
+            if not rows.all():
+                row = int(rows.argmin())
+                return f"{text}: column {name} of example {seen + row} is not finite"
     return text
