@@ -12,7 +12,7 @@ from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
 from aetheria.logic.fitting import optimizer_of
-from aetheria.logic.leaves import abstract_weights, evaluated_leaves, named_leaves
+from aetheria.logic.leaves import abstract_weights, averaged_param, evaluated_leaves, named_leaves
 from aetheria.logic.model import Model
 from aetheria.logic.precision import FLOAT32, Precision
 from aetheria.logic.state import make_init
@@ -119,8 +119,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
     arrays = named_leaves(init(jax.random.key(config.seed), _example(spec)))
     arrays = {path: np.array(array) for path, array in arrays.items()}
     for path, array in arrays.items():
-        averaged = path.partition("/averaged_params/")[2]
-        source = f"params/{averaged}" if averaged else path
+        source = averaged_param(path) or path
         if source in weights.arrays:
             arrays[path] = weights.arrays[source].astype(array.dtype)
     lineage = {"file": str(weights.path)}

@@ -42,7 +42,7 @@ class ExportCommand:
         snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
         project = find_project(None, self.project)
         tensors = export_weights(snapshot, self.to, project, self.model)
-        averaged = any("/averaged_params/" in path for path in snapshot.arrays)
+        averaged = any("averaged_params" in path.split("/") for path in snapshot.arrays)
         size = sum(array.nbytes for array in tensors.values()) / 1e6
         print(
             f"exported {snapshot.path} (step {snapshot.record['progress']['step']}, verified"

@@ -31,6 +31,7 @@ from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
 from aetheria.logic.state import StepOutput, Sums, TrainState
+from aetheria.logic.state_contents import check_mergeable
 from aetheria.logic.step import make_eval_step
 from aetheria.protocols import HostReport
 
@@ -70,6 +71,7 @@ class ElasticProgram:
         mine = [d for d in devices if d.process_index == jax.process_index()]
         self._first = JaxProgram(model, spec, make_mesh({}, mine))
         abstract = self._first.abstract_state
+        check_mergeable(model, abstract.model_state)
         placed = place_state(model.partition_rules(), abstract, mesh)
         self._shards = Shards(abstract, placed, mine)
         self._export_parts = make_export(placed)

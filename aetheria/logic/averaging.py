@@ -53,7 +53,7 @@ def with_average(
         average = jax.tree.map(
             lambda old, new: (
                 old + (weight * (new - old)).astype(old.dtype)
-                if jnp.issubdtype(old.dtype, jnp.floating)
+                if jnp.issubdtype(old.dtype, jnp.inexact)
                 else new
             ),
             state.averaged_params,

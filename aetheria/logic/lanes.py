@@ -30,8 +30,8 @@ class LaneSums(NamedTuple):
     Attributes:
         grads: gradients of the summed loss, f32; with float16, still scaled.
         sums: loss, weight, metrics, number of examples.
-        model_state: float leaves f32 or wider, multiplied by the number of examples; others as
-            they are.
+        model_state: float and complex leaves, f32 or wider, multiplied by the number of examples;
+            others as they are.
     """
 
     grads: Any
@@ -54,7 +54,7 @@ def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., Lane
         share = sums.num_examples
 
         def weigh(new: jax.Array, old: jax.Array) -> jax.Array:
-            if jnp.issubdtype(new.dtype, jnp.floating):
+            if jnp.issubdtype(new.dtype, jnp.inexact):
                 return jnp.where(share > 0, at_least_float32(new) * share, 0)
             return jnp.where(share > 0, new, old)
 
@@ -65,7 +65,7 @@ def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., Lane
 
 def add_lanes(one: LaneSums, other: LaneSums) -> LaneSums:
     """Adds leaf by leaf; of a model state's whole numbers, such as counts, the larger stays."""
-    merge = lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.floating) else jnp.maximum(a, b)
+    merge = lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.inexact) else jnp.maximum(a, b)
     return LaneSums(
         jax.tree.map(jnp.add, one.grads, other.grads),
         jax.tree.map(jnp.add, one.sums, other.sums),
@@ -89,7 +89,7 @@ def make_lane_update(
         num_examples = jnp.maximum(lanes.sums.num_examples, 1)
 
         def mean(total: jax.Array, old: jax.Array) -> jax.Array:
-            if jnp.issubdtype(old.dtype, jnp.floating):
+            if jnp.issubdtype(old.dtype, jnp.inexact):
                 return (total / num_examples).astype(old.dtype)
             return total
 

@@ -10,7 +10,6 @@ from aetheria.errors import SnapshotError
 from aetheria.logic.contract import call_hook, check_init
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
-from aetheria.logic.state import TrainState
 from aetheria.nesting import nested_columns
 
 
@@ -21,7 +20,12 @@ def leaf_paths(tree: Any) -> list[str]:
     ['a/0', 'a/1', 'b/c']
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return [path_of(path) for path, _ in paths]
+
+
+def path_of(path: Any) -> str:
+    """The name of a leaf of which jax gives the key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -79,10 +83,23 @@ def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     averages = {}
     for path, array in arrays.items():
-        before, found, name = path.partition("/averaged_params/")
-        if found and before.split("/")[0] == "opt_state" and f"params/{name}" in arrays:
-            averages[f"params/{name}"] = array.astype(arrays[f"params/{name}"].dtype)
+        if (param := averaged_param(path)) in arrays:
+            averages[param] = array.astype(arrays[param].dtype)
     return {**arrays, **averages}
+
+
+def averaged_param(path: str) -> str:
+    """The path of the parameter that a leaf is the average of; no path, if it is none.
+
+    >>> averaged_param("opt_state/averaged_params/w"), averaged_param("opt_state/averaged_params")
+    ('params/w', 'params')
+    >>> averaged_param("opt_state/0/mu/w")
+    ''
+    """
+    parts = path.split("/")
+    if parts[0] != "opt_state" or "averaged_params" not in parts:
+        return ""
+    return "/".join(["params", *parts[parts.index("averaged_params") + 1 :]])
 
 
 def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> Weights:
@@ -91,25 +108,24 @@ def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> W
     Raises:
         SnapshotError: they are not this model's; the leaf is named.
     """
-    expected = named_leaves(abstract)
-    own = tuple(f"{field}/" for field in Weights._fields)
-    given = {path: array for path, array in arrays.items() if path.startswith(own)}
+    own = Weights._fields
+    given = {path: array for path, array in arrays.items() if path.split("/")[0] in own}
+    expected = jax.eval_shape(export_leaves, abstract)
     check_leaves(given, expected, where)
-    leaves = [jnp.asarray(given[path]) for path in expected]
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    return import_leaves([jnp.asarray(given[path]) for path in expected], abstract)
 
 
-def export_leaves(state: TrainState) -> dict[str, jax.Array]:
+def export_leaves(state: Any) -> dict[str, jax.Array]:
     """Copies of a state's leaves, path -> array, keys as uint32 data."""
     as_data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
     return {path: as_data(leaf) for path, leaf in named_leaves(state).items()}
 
 
-def import_leaves(leaves: list[jax.Array], abstract: TrainState) -> TrainState:
+def import_leaves(leaves: list[jax.Array], abstract: Any) -> Any:
     """The inverse of `export_leaves`, from leaves in tree order."""
     likes, treedef = jax.tree.flatten(abstract)
     placed = [
-        jax.random.wrap_key_data(leaf) if _is_key(like) else jnp.copy(leaf)
+        jax.random.wrap_key_data(leaf, impl=_key_impl(like)) if _is_key(like) else jnp.copy(leaf)
         for leaf, like in zip(leaves, likes, strict=True)
     ]
     return jax.tree.unflatten(treedef, placed)
@@ -138,6 +154,13 @@ def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: 
                 f"{where}: expected {path!r} to be {want.dtype}{list(want.shape)}, got "
                 f"{have.dtype}{list(have.shape)}; give the model the parameters it was trained with"
             )
+
+
+def _key_impl(like: Any) -> Any:
+    """Which kind of generator a key is of; jax says it of a value alone, or of one being traced."""
+    kinds = []
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
+    return kinds[0]
 
 
 def _is_key(leaf: Any) -> bool:

@@ -14,6 +14,7 @@ from aetheria.logic.precision import Precision, widen
 from aetheria.logic.program_spec import ProgramSpec
 from aetheria.logic.report_rows import metric_names
 from aetheria.logic.state import Sums, TrainState, make_init
+from aetheria.logic.state_contents import check_contents
 from aetheria.logic.step import make_eval_sums
 
 
@@ -76,6 +77,7 @@ def _trace(
     key = jax.random.key(0)
     optimizer = optimizer_of(model, spec.total_steps)
     state = jax.eval_shape(make_init(model, optimizer, precision), key, example)
+    check_contents(model, state)
 
     def train_loss(state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
         params = precision.cast_params(widen(state.params))  # as a step computes it

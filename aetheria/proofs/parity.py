@@ -64,10 +64,15 @@ class Comparison:
         outside = [
             name
             for name, difference in self.differences.items()
-            if not difference <= self.tolerance and (self.judges_params or not _is_param(name))
+            if not difference <= self._allowed(name) and (self.judges_params or not _is_param(name))
         ]
         leaves = [name for name in outside if name != "loss"]
         return next(iter(leaves or outside), None)
+
+    def _allowed(self, name: str) -> float:
+        """A second moment is a square: twice as far off, relatively, as the gradient in it."""
+        parts = name.split("/")
+        return self.tolerance * (2 if parts[0] == "opt_state" and "nu" in parts else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +258,8 @@ def _relative(one: Any, other: Any, floor: float = 0.0) -> float:
 
 
 def _is_param(name: str) -> bool:
-    return name.startswith("params/") or "/averaged_params/" in name
+    parts = name.split("/")
+    return parts[0] == "params" or "averaged_params" in parts
 
 
 def _norm(array: Any) -> float:

@@ -59,6 +59,7 @@ def weighted(values: Tensor, weights: Tensor) -> WeightedSum:
     """
     wide = torch.promote_types(values.dtype, torch.float32)
     values = values.to(wide)
+    weights = weights.to(wide)  # as JAX's side sums them: in float64, to its last bit
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
     weights = weights.expand(values.shape)
     return WeightedSum((values * weights).sum(), weights.sum())

@@ -27,7 +27,7 @@ def write_snapshot(path: Path, arrays: Mapping[str, Any], record: Mapping[str, A
         checkpointer.save(
             path.resolve(),
             ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_nest(host)),
+                state=ocp.args.PyTreeSave(_nest(_stored(host))),
                 record=ocp.args.JsonSave(record),
                 manifest=ManifestSave(lambda: make_manifest(host, record)),
             ),
@@ -80,10 +80,15 @@ def _check_names(leaves: Mapping[str, Any]) -> None:
             raise SnapshotError(f"a leaf {leaf!r}, whose name leaves the snapshot")
 
 
+def _stored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those with a value in them: Orbax refuses size 0, of which the manifest says everything."""
+    return {path: array for path, array in arrays.items() if array.size}
+
+
 def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:
     """Asks for every leaf as a NumPy array: independent of the devices that wrote it."""
     as_array = ocp.RestoreArgs(restore_type=np.ndarray)
-    paths = manifest["leaves"]
+    paths = [path for path, leaf in manifest["leaves"].items() if 0 not in leaf["shape"]]
     return ocp.args.PyTreeRestore(
         _nest(dict.fromkeys(paths, 0)), restore_args=_nest(dict.fromkeys(paths, as_array))
     )
@@ -101,10 +106,13 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _flatten(tree: Mapping[str, Any], paths: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _flatten(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `_nest`, in the manifest's order, which is the tree order of the state."""
     flat = {}
-    for path in paths:
+    for path, leaf in leaves.items():
+        if 0 in leaf["shape"]:
+            flat[path] = np.zeros(leaf["shape"], np.dtype(leaf["dtype"]))
+            continue
         node: Any = tree
         for name in path.split("/"):
             node = node[name]
