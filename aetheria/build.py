@@ -148,6 +148,7 @@ def build_run(
     peers = peers or Alone()
     leads = peers.index == 0
     model = build_model(config, project)
+    check_decomposes(model, config, peers.count)
     feed = build_feed(config, project, model)
     chosen = choose_listeners(config, project) if leads else {}
     strategy = build_strategy(config, peers)
@@ -321,6 +322,29 @@ def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
 def is_elastic(config: Config) -> bool:
     """Whether a run's bits may not depend on the number of devices."""
     return config.reproducibility == "elastic"
+
+
+def check_decomposes(model: Model, config: Config, num_processes: int) -> None:
+    """Raises ConfigError if a batch would be cut whose loss is not a sum over its examples."""
+    if model.decomposes:
+        return
+    name = type(model).__name__
+    why = f"since {name} compares the examples of a batch with each other (decomposes = False)"
+    if is_elastic(config):
+        raise ConfigError(
+            f"reproducibility: expected 'fast', {why}, got 'elastic', which cuts every batch into "
+            "lanes; use fast"
+        )
+    if config.grad_accumulation_steps > 1:
+        raise ConfigError(
+            f"grad_accumulation_steps: expected 1, {why}, got {config.grad_accumulation_steps}; "
+            "use 1, with a smaller batch_size or more devices"
+        )
+    if config.strategy == "torch" and num_processes > 1:
+        raise ConfigError(
+            f"strategy: expected one process with 'torch', {why}, got {num_processes}; use one, or "
+            "another strategy"
+        )
 
 
 def check_batch_fits(feed: Feed) -> None:

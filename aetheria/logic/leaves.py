@@ -112,7 +112,8 @@ def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> W
     given = {path: array for path, array in arrays.items() if path.split("/")[0] in own}
     expected = jax.eval_shape(export_leaves, abstract)
     check_leaves(given, expected, where)
-    return import_leaves([jnp.asarray(given[path]) for path in expected], abstract)
+    # In tree order, which a dict that jax returns has not.
+    return import_leaves([jnp.asarray(given[path]) for path in leaf_paths(abstract)], abstract)
 
 
 def export_leaves(state: Any) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import optax
@@ -51,7 +51,17 @@ class Model(ABC):
     precision; every other column is left as the data gave it. A column that the data gives as a
     mapping, such as `inputs` of several parts, is a mapping here, and in `predict`. `mask` is f32
     [batch], 1 for an example and 0 for padding; it belongs in the weight.
+
+    Attributes:
+        decomposes: whether the loss of a batch is a sum over its examples, so that a batch may be
+            cut into micro-batches and lanes. False (a contrastive loss over the batch, say) is
+            refused with gradient accumulation, with `reproducibility: elastic`, and with several
+            PyTorch ranks, which would each compare the examples of their own part alone.
     """
+
+    # Whether the loss of a batch is the sum of its examples' losses. One that compares the examples
+    # of a batch with each other is not: such a model says False, and is trained on whole batches.
+    decomposes: ClassVar[bool] = True
 
     @abstractmethod
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:

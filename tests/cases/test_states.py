@@ -42,15 +42,14 @@ def test_an_unusual_state_trains_resumes_and_predicts(train, params):
     rows = np.random.default_rng(0).normal(size=(5, 10)).astype("float32")
     outputs = Predictor(checkpoint_path="whole", project=PROJECT).predict(rows)
     assert outputs.shape == (5,) and np.isfinite(outputs).all()
-    arrays = read_snapshot(Path("whole/checkpoints/snapshot_ep1")).arrays
+    arrays = read_snapshot(Path("whole/checkpoints/snapshot_step4")).arrays
     if "ema_decay" in params:
         of = "params" if params["kind"] == "bare" else "params/c"
         average = arrays["opt_state/averaged_params" + of.removeprefix("params")]
         assert average.dtype == arrays[of].dtype
         assert not np.array_equal(average, arrays[of])  # it lags behind, in both of its parts
-        used = average if params["kind"] == "bare" else None
-        if used is not None:
-            np.testing.assert_allclose(outputs, rows @ used, rtol=1e-5)
+        if params["kind"] == "bare":
+            np.testing.assert_allclose(outputs, rows @ average, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
