@@ -22,7 +22,7 @@ ODD_PARAMS = {
     "inner": lambda w: {"w": w, "a": jnp.zeros(2), "a/b": jnp.zeros(2)},
     "parent": lambda w: {"w": w, "..": jnp.zeros(2)},
     "nameless": lambda w: {"w": w, "": jnp.zeros(2)},
-    "thousand": lambda w: {"w": w, **{f"v{i}": jnp.full(3, 0.1) for i in range(1000)}},
+    "many": lambda w: {"w": w, **{f"v{i}": jnp.full(3, 0.1) for i in range(200)}},
 }
 
 
@@ -49,7 +49,7 @@ class OddState(Model):
         extra = 0.0
         if self.kind == "complex":
             extra = jnp.abs(params["c"]).sum() * 0.01
-        if self.kind == "thousand":
+        if self.kind == "many":
             extra = sum(leaf.sum() for name, leaf in params.items() if name != "w") * 1e-3
         if "key" in self.state:
             extra = extra + jax.random.normal(model_state["key"]) * 0.01
