@@ -35,7 +35,8 @@ class Chunk(NamedTuple):
     num_examples: Sequence[int]
 
 
-class Classes(NamedTuple):
+@dataclass(frozen=True)
+class Classes:
     """Says that a column holds class numbers or tokens: whole numbers from 0 to `count` - 1.
 
     Attributes:

@@ -18,8 +18,8 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
     # By default XLA hands products, sums and maxima to a library (YNNPACK) on a CPU. Its sums are
     # split by the number of threads: the norm of a small Transformer's gradient had other bits with
     # 1, 2 and 4 of them. Its maxima, alone or fused to a product (LIBRARY_FUSION_TYPE_DOT), drop a
-    # NaN from 32 rows on (jax 0.10.2 and 0.12.0.1). Products alone keep both, and are as fast: a
-    # step of SimpleCNN takes 0.95, of the small Transformer 0.88 of the time with fused products.
+    # NaN from 32 rows on (jax 0.10.2 and 0.12.0.1). Products alone keep both. They were no slower
+    # than fused ones for SimpleCNN and the small Transformer, on a machine that was not quiet.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
 }
 
