@@ -2,8 +2,8 @@
 
 Autodiff writes the sums that it needs in the dtype of what is summed: over all rows for the
 gradient of a bias, over all places of a token for that of an embedding. XLA's CPU backend then
-rounds on the way: for random cotangents of the shapes that SimpleCNN's two convolutions have with 128
-images, the sums were off by 60 % and by 13 % of their norm, in float32 both by 0.2 % (jax 0.10.2).
+rounds on the way: for random cotangents of the shapes that SimpleCNN's two convolutions have with
+128 images, the sums were off by 60 % and 13 % of their norm, in float32 by 0.2 % (jax 0.10.2).
 """
 
 from collections.abc import Callable
