@@ -289,7 +289,7 @@ def build_predict_program(
     as_trained = record["config"]["mixed_precision"]
     return PredictProgram(
         model,
-        record["example_spec"],
+        record.get("example_spec", {}),
         mixed_precision=as_trained if mixed_precision is None else mixed_precision,
         trained_with=as_trained,
         max_batch_size=max_batch_size,

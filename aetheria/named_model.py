@@ -52,8 +52,18 @@ def make_model(
 
 
 def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot's record says of its model, for `remake_model`."""
-    return {**record["config"], "resolved": record.get("resolved", {})}
+    """What a snapshot's record says of its model, for `remake_model`.
+
+    Raises:
+        SnapshotError: it has no config, or none with a precision.
+    """
+    config = record.get("config")
+    if not isinstance(config, Mapping) or "mixed_precision" not in config:
+        raise SnapshotError(
+            f"snapshot: expected a record of a run, with its config, got {shown(config)}; use "
+            "another snapshot"
+        )
+    return {**config, "resolved": record.get("resolved", {})}
 
 
 def remake_model(

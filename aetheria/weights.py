@@ -11,6 +11,7 @@ from aetheria.build import build_feed, build_model, require_torch
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
 from aetheria.errors import AetheriaError
+from aetheria.logic.example_spec import example_shapes
 from aetheria.logic.fitting import optimizer_of
 from aetheria.logic.leaves import abstract_weights, averaged_param, evaluated_leaves, named_leaves
 from aetheria.logic.model import Model
@@ -68,7 +69,7 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     if spec is None and request.input_shape is None:
         spec = about.get("example_spec")
     spec = spec or _inputs(model, tensors, request.input_shape)
-    arrays = _link(model, spec, _precision_of(tensors)).to_leaves(tensors, str(path))
+    arrays = _link(model, spec, _precision_of(tensors), str(path)).to_leaves(tensors, str(path))
     record = {
         "config": {"model_name": name, "model_params": params, "mixed_precision": False},
         "example_spec": spec,
@@ -96,7 +97,7 @@ def export_weights(
     require_torch("export")
     from aetheria.pytorch.weight_files import write_weight_file
 
-    config, spec = snapshot.record["config"], snapshot.record["example_spec"]
+    config, spec = snapshot.record["config"], snapshot.record.get("example_spec", {})
     if model_name is not None:  # the same model under a name that the caller gives
         config = {**config, "model_name": model_name}
     resolved = snapshot.record.get("resolved", {})
@@ -104,7 +105,8 @@ def export_weights(
     name, params, model = remake_model(said, str(snapshot.path), project, model_name)
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
     precision = Precision.parse(config["mixed_precision"])
-    link = _link(model, spec, precision if precision.params == np.float64 else FLOAT32)
+    wide = precision if precision.params == np.float64 else FLOAT32
+    link = _link(model, spec, wide, str(snapshot.path))
     tensors = link.to_tensors(arrays)
     about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
     write_weight_file(to, tensors, about)
@@ -116,7 +118,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
     model, spec = build_model(config, project), weights.record["example_spec"]
     precision = Precision.parse(config.mixed_precision)
     init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
-    arrays = named_leaves(init(jax.random.key(config.seed), _example(spec)))
+    arrays = named_leaves(init(jax.random.key(config.seed), _example(spec, str(weights.path))))
     arrays = {path: np.array(array) for path, array in arrays.items()}
     for path, array in arrays.items():
         source = averaged_param(path) or path
@@ -132,10 +134,10 @@ def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
     return build_feed(config, project, build_model(config, project)).example_spec()
 
 
-def _link(model: Model, spec: ExampleSpec, precision: Precision) -> Any:
+def _link(model: Model, spec: ExampleSpec, precision: Precision, where: str) -> Any:
     from aetheria.pytorch.correspondence import Correspondence
 
-    batch = _example(spec)
+    batch = _example(spec, where)
     weights = named_leaves(abstract_weights(model, precision, batch))
     return Correspondence(model.torch_twin(batch), weights)
 
@@ -153,11 +155,8 @@ def _inputs(
     return {"inputs": {"shape": list(shape or own_shape), "dtype": dtype}}
 
 
-def _example(spec: ExampleSpec) -> dict[str, np.ndarray]:
-    return {
-        name: np.zeros((1, *column["shape"]), np.dtype(column["dtype"]))
-        for name, column in spec.items()
-    }
+def _example(spec: ExampleSpec, where: str) -> dict[str, np.ndarray]:
+    return {n: np.zeros(c.shape, c.dtype) for n, c in example_shapes(spec, where).items()}
 
 
 def _precision_of(tensors: Mapping[str, np.ndarray]) -> Precision:

@@ -10,6 +10,7 @@ import numpy as np
 from aetheria.errors import AetheriaError
 from aetheria.hardware.compiler import jit_for
 from aetheria.logic.contract import call_hook, check_rows
+from aetheria.logic.example_spec import example_shapes
 from aetheria.logic.leaves import (
     Weights,
     abstract_weights,
@@ -52,10 +53,7 @@ class PredictProgram:
         self._max_batch_size = max_batch_size
         self._compiled: dict[tuple[int, bool], Any] = {}
         self._lock = threading.Lock()
-        batch = {
-            name: jax.ShapeDtypeStruct((1, *spec["shape"]), np.dtype(spec["dtype"]))
-            for name, spec in example_spec.items()
-        }
+        batch = example_shapes(example_spec, "checkpoint_path")
         nested = nested_columns(batch)
         if "inputs" not in nested:
             raise AetheriaError(
