@@ -152,7 +152,7 @@ def test_a_window_with_one_bad_lane_is_skipped_on_every_device():
         before = run(program, [])[0]
         after, reports, _ = run(program, [bad])
         assert {path for path in after if after[path] != before[path]} == {"counters"}
-        assert reports[0].guard == (1, 1, 1, 1, 1)
+        assert reports[0].guard[:5] == (1, 1, 1, 1, 1)
 
 
 def test_each_part_is_traced_once_on_all_devices():

@@ -115,7 +115,7 @@ def test_pytorch_on_a_gpu_takes_the_steps_of_jax_on_a_cpu():
 
     model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
     spec = make_spec(make_window(0), total_steps=NUM_STEPS)
-    strategy = select_torch_strategy({}, Alone(), host="", environ={})
+    strategy = select_torch_strategy({}, Alone(), host="", listen=None, device_ids=None)
     assert strategy.ranks.device.type == "cuda"
     there, here = strategy.compile(model, spec), make_program("cpu")
     states, metrics = zip(*(train(p, p.init()) for p in (there, here)), strict=True)
@@ -126,6 +126,6 @@ def test_pytorch_on_a_gpu_takes_the_steps_of_jax_on_a_cpu():
     before = arrays_of(there, states[0])
     chunk = {name: column[None] for name, column in bad.items()}
     state, report = there.train_steps(states[0], chunk, 0, 1)
-    assert there.fetch(report).guard == (NUM_STEPS + 1, 1, 1, NUM_STEPS + 1, NUM_STEPS + 1)
+    assert there.fetch(report).guard[:5] == (NUM_STEPS + 1, 1, 1, NUM_STEPS + 1, NUM_STEPS + 1)
     after = arrays_of(there, state)
     assert {p for p in after if not np.array_equal(after[p], before[p])} == {"counters"}

@@ -68,7 +68,7 @@ def make_program(strategy, model=MODEL):
 
         from aetheria.pytorch.strategy import select_torch_strategy
 
-        torch_strategy = select_torch_strategy({}, Alone(), host="", environ={})
+        torch_strategy = select_torch_strategy({}, Alone(), host="", listen=None, device_ids=None)
         return torch_strategy.compile(Twinned() if model is MODEL else model, spec)
     return select_strategy(*STRATEGIES[strategy]).compile(model, spec)
 
@@ -123,7 +123,7 @@ def test_a_train_step_learns_and_reports(program):
     assert list(fetched.metrics) == ["loss", "grad_norm", "mae"]
     assert all(np.isfinite(value) and value > 0 for value in fetched.metrics.values())
     assert fetched.num_examples is None
-    assert fetched.guard == (1, 0, 0, 0, 0)
+    assert fetched.guard[:5] == (1, 0, 0, 0, 0)
 
 
 def test_an_eval_step_adds_to_its_totals_and_leaves_the_state(program):
@@ -262,7 +262,7 @@ def test_a_skipped_window_is_reported_and_leaves_the_rest_of_the_state(program):
     after = exported(program, state)
     assert {path for path in after if not np.array_equal(after[path], before[path])} == {"counters"}
     fetched = program.fetch(report)
-    assert fetched.guard == (1, 1, 1, 1, 1)
+    assert fetched.guard[:5] == (1, 1, 1, 1, 1)
     assert np.isnan(fetched.metrics["loss"])
 
 
@@ -270,10 +270,10 @@ def test_a_state_holds_after_a_bad_window_until_it_is_released(program):
     bad = make_window()
     bad["inputs"][1, 3] = np.nan
     state, report = advance(program, program.init(), [bad, *WINDOWS])
-    assert program.fetch(report).guard == (1, 1, 1, 1, 1)
+    assert program.fetch(report).guard[:5] == (1, 1, 1, 1, 1)
     held, compiles = exported(program, state), program.compiles
     state, report = advance(program, program.release(state, 1), WINDOWS)
-    assert program.fetch(report).guard == (4, 1, 0, 1, 0)
+    assert program.fetch(report).guard[:5] == (4, 1, 0, 1, 0)
     after = exported(program, state)
     assert not equal(after, held)
     assert program.compiles == compiles

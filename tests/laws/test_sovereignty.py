@@ -31,6 +31,8 @@ def test_pytorch_names_optimizers_where_it_realises_them_and_nowhere_else():
     files = {file.name: file for file in (REPOSITORY / "aetheria" / "pytorch").glob("*.py")}
     found = {name: optimization_names(file.read_text()) for name, file in files.items()}
     assert "adamw" in {name.lower() for name in found.pop("optimizers.py")}
+    # How far one update of each of these can reach, for the guard.
+    assert "adamw" in {name.lower() for name in found.pop("reach.py")}
     # A batch norm's, which the twin's own module holds.
     assert found.pop("running_statistics.py") == {"momentum"}
     assert found and {name: names for name, names in found.items() if names} == {}
