@@ -40,7 +40,7 @@ from aetheria.policy import parse_policy
 from aetheria.protocols import Alone, JoinOptions, Listener, Peers, RunContext, StopSignal
 from aetheria.provenance import ListenerChoice, describe_provenance, describe_run, model_params
 from aetheria.resilience import SnapshotStore
-from aetheria.resilience.config_diff import check_resume
+from aetheria.resilience.config_diff import check_names, check_resume
 from aetheria.resilience.dumps import NonFiniteDumps
 from aetheria.resilience.provenance import Provenance
 from aetheria.resilience.retention import Retention
@@ -147,6 +147,8 @@ def build_run(
     """
     peers = peers or Alone()
     leads = peers.index == 0
+    if plan.snapshot is not None:
+        check_names(plan.snapshot.record, config)
     model = build_model(config, project)
     check_decomposes(model, config, peers.count)
     feed = build_feed(config, project, model)

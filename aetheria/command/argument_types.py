@@ -19,9 +19,7 @@ def positive(what: str) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-            raise argparse.ArgumentTypeError(
-                f"expected {what} of 1 or more, got {shown(text)}"
-            )
+            raise argparse.ArgumentTypeError(f"expected {what} of 1 or more, got {shown(text)}")
         return int(text)
 
     return read

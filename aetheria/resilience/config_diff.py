@@ -10,6 +10,7 @@ from aetheria.resilience.provenance import Provenance
 
 # What the config gives to the model and the dataset, and which key names who takes it.
 _PARAMETERS = {"model_params": "model_name", "data_params": "data_name"}
+_NAMES = tuple(_PARAMETERS.values())
 _LISTENERS = ("loggers", "callbacks")
 
 
@@ -29,6 +30,22 @@ def check_resume(
     if all(change.kind != "structural" for change in changes):
         changes += provenance.changes_since(record)
     return settle(changes, accept=accept)
+
+
+def check_names(record: Mapping[str, Any], config: Config) -> None:
+    """Looks at the names of model and dataset alone, before either is made: with another one the
+    first thing that does not fit would be said instead.
+
+    Raises:
+        SnapshotError: a name is another than in the snapshot.
+    """
+    pairs = [(name, record["config"].get(name), getattr(config, name)) for name in _NAMES]
+    changes = [
+        Change(path=name, before=repr(old), now=repr(new), kind="structural")
+        for name, old, new in pairs
+        if old != new
+    ]
+    settle(changes, accept=False)
 
 
 def config_changes(

@@ -265,10 +265,6 @@ REFUSED = {
         lambda: both({"inputs": {1.0, 2.0}}),
         "column 'inputs': expected an array, got a set",
     ),
-    "a dict in a column": (
-        lambda: both({"inputs": {"a": X}, "labels": Y}),
-        "column 'inputs': expected an array, got a dict",
-    ),
     "ragged lists": (
         lambda: both({"inputs": [[1.0, 2.0]] * 5 + [[1.0]], "labels": [0.0] * 6}),
         "column 'inputs': expected rows of one shape, got [1] in row 5 after [2] in row 0",
