@@ -288,7 +288,7 @@ def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, t
         (["export", str(run.run_dir)], "the following arguments are required: --to"),
         (["export", str(run.run_dir), "--to", "/proc/x.pt"], "expected a place that can be"),
         (["import", str(sound_file), "--workdir", "new"], "model_name: expected one"),
-        (["import", str(sound_file), "--workdir", "run", *mlp], "expected 'layers.0.weight' to be"),
+        (["import", str(sound_file), "--workdir", "new", *mlp], "expected 'layers.0.weight' to be"),
         (["import", str(sound_file), *mlp], "the following arguments are required: --workdir"),
         (
             ["import", str(sound_file), "--workdir", "new", "--model", "SimpleCNN"],
