@@ -1,9 +1,12 @@
 """Shared by all tests: eight virtual devices, and two ways to train as a user does."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,13 @@ import pytest
 import yaml
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when jax starts
+# What one test has compiled, no other compiles again, in whatever process; for this check alone, so
+# that nothing of yesterday's code is in it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aetheria-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
