@@ -304,7 +304,7 @@ def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, t
         import_digits(sound_file, run.run_dir).execute()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**DIGITS, "data_name": "diabetes"}))
     done = cli("import", str(sound_file), "--workdir", "new", "--config", "config.yaml")
-    assert done.returncode == 2 and "model_params.input_dim: expected 10" in done.stderr
+    assert done.returncode == 2 and "column 'labels': expected class numbers" in done.stderr
 
 
 @pytest.fixture(scope="module")

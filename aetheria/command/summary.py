@@ -11,11 +11,10 @@ from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.ledger import account, read_ledger
 from aetheria.provenance import versions
 from aetheria.resilience.dumps import newest_dump
-from aetheria.resilience.manifest import part_sha256
 
 
 def summarize(
-    run: Run, outcome: Outcome, exit_code: ExitCode, wall_seconds: float
+    run: Run, outcome: Outcome, exit_code: ExitCode, wall_seconds: float, params_sha256: str
 ) -> dict[str, Any]:
     """What `summary.json` holds of a run that ended by itself."""
     progress = outcome.progress
@@ -35,7 +34,7 @@ def summarize(
         "snapshot_failures": run.store.failures,
         "detached_listeners": run.bus.detached,
         "compiles": run.program.compiles,
-        "params_sha256": part_sha256(run.program.export_state(outcome.state), "params"),
+        "params_sha256": params_sha256,
         "wall_seconds": round(wall_seconds, 3),
         "ledger": _ledger(run.plan.run_dir),
         "lineage": run.plan.lineage(),

@@ -67,17 +67,16 @@ class TrainCommand:
         # Imported late: a wrong key is reported before numpy is loaded.
         from aetheria.resilience.signals import leave_on_signals
 
-        with safe_output(), leave_on_signals():
-            return self._train(config, began)
+        with contextlib.ExitStack() as held, safe_output(), leave_on_signals(held.close):
+            return self._train(config, began, held)
 
-    def _train(self, config: Config, began: float) -> int:
+    def _train(self, config: Config, began: float, held: contextlib.ExitStack) -> int:
         from aetheria.build import join_peers, prepare_environment
 
         prepare_environment(config, os.environ)
         peers = join_peers(self.join, os.environ)
         try:
-            with contextlib.ExitStack() as held:
-                return self._train_with(peers, config, began, held)
+            return self._train_with(peers, config, began, held)
         except AetheriaError:
             raise
         except BaseException as error:
@@ -95,6 +94,7 @@ class TrainCommand:
             summarize_failure,
             summarize_hang,
         )
+        from aetheria.resilience.manifest import part_sha256
         from aetheria.resilience.signals import stop_on_signals
         from aetheria.resilience.watchdog import Watchdog
 
@@ -129,13 +129,16 @@ class TrainCommand:
                 leave_peers(peers, error, whole=self.traceback)  # the others would wait
             raise
         exit_code = _EXIT_CODES[outcome.status]
+        # Of all processes: a state that is split over them is gathered by all together.
+        params_sha256 = part_sha256(run.program.export_state(outcome.state), "params")
         if not leads:
             print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
             return exit_code
         unsaved = run.store.has_saved_nothing()
         if unsaved and exit_code == ExitCode.OK:
             exit_code = ExitCode.FAILED
-        summary = summarize(run, outcome, exit_code, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        summary = summarize(run, outcome, exit_code, seconds, params_sha256)
         _finish_folder(run, config, summary)
         print_table(summary, folder)
         if unsaved:

@@ -36,13 +36,19 @@ def stop_on_signals(stop: StopSignal) -> Iterator[None]:
 
 
 @contextmanager
-def leave_on_signals() -> Iterator[None]:
+def leave_on_signals(free: Callable[[], None]) -> Iterator[None]:
     """Before there is a run that could stop, and after: a signal ends the process at once, and says
     that there is something to go on with.
+
+    Args:
+        free: gives back what the process holds, such as a run folder.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        os._exit(ExitCode.PREEMPTED)
+        try:
+            free()
+        finally:  # whatever was under way, such as taking the folder
+            os._exit(ExitCode.PREEMPTED)
 
     with _handling(handle):
         yield

@@ -50,15 +50,18 @@ class Trainer:
         return (self.folder / "output.txt").read_text()
 
 
-def wait_until_it_trains(process, file, before, trainer):
-    """Returns when a process has opened its metrics, once not the file `before`, and added a line.
+def size_of(file):
+    return file.stat().st_size if file.exists() else 0
 
-    A resumed run begins with a file of its own, what it goes on from copied into it.
+
+def wait_until_it_trains(process, file, before, trainer):
+    """Returns when a process has added a line to its metrics, whose size was `before` it began.
+
+    A resumed run first cuts them back to what it goes on from, if they hold more.
     """
-    deadline, size = time.monotonic() + 120, None
-    while size is None or file.stat().st_size == size:
-        if file.exists() and file.stat().st_ino != before and size is None:
-            size = file.stat().st_size
+    deadline, size, changes = time.monotonic() + 120, before, 0
+    while changes < 2:  # it is cut and grows, or grows twice
+        changes, size = changes + (size_of(file) != size), size_of(file)
         assert process.poll() is None, trainer.output()
         assert time.monotonic() < deadline, trainer.output()
         time.sleep(0.001)
@@ -71,7 +74,7 @@ def test_fifty_kills_change_nothing(tmp_path):
     newest_before, moments = 0, set()
     for _ in range(NUM_KILLS):
         metrics = run / "metrics.jsonl"
-        before = metrics.stat().st_ino if metrics.exists() else None
+        before = size_of(metrics)
         process = trainer.start("killed")
         if chance.random() < 0.8:
             wait_until_it_trains(process, metrics, before, trainer)
