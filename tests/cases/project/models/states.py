@@ -22,7 +22,7 @@ ODD_PARAMS = {
     "inner": lambda w: {"w": w, "a": jnp.zeros(2), "a/b": jnp.zeros(2)},
     "parent": lambda w: {"w": w, "..": jnp.zeros(2)},
     "nameless": lambda w: {"w": w, "": jnp.zeros(2)},
-    "many": lambda w: {"w": w, **{f"v{i}": jnp.full(3, 0.1) for i in range(200)}},
+    "many": lambda w: {"w": w, **{f"v{i}": jnp.full(3, 0.1) for i in range(100)}},
 }
 
 
