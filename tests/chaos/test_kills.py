@@ -1,4 +1,4 @@
-"""Fifty kills at random moments: every resume is exact, and no snapshot is lost."""
+"""Kills at random moments: every resume is exact, and no snapshot is lost."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from conftest import DIGITS, Finished, without_rate
 from aetheria.resilience import read_snapshot
 from aetheria.resilience.store import find_newest, list_snapshots
 
-NUM_KILLS = 50
+NUM_KILLS = 25
 # Snapshots so often that one is nearly always under way, evaluations that take a share of the time.
 EVENTFUL = {
     **DIGITS,
@@ -68,7 +68,7 @@ def wait_until_it_trains(process, file, before, trainer):
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     trainer, chance = Trainer(tmp_path), random.Random(5)
     run, checkpoints = tmp_path / "killed", tmp_path / "killed" / "checkpoints"
     newest_before, moments = 0, set()

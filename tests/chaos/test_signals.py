@@ -1,4 +1,4 @@
-"""A signal to one of two processes, at twenty random times: both leave at one step, exactly."""
+"""A signal to one of two processes, at ten random times: both leave at one step, exactly."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from aetheria.observe.ledger import read_ledger
 from aetheria.proofs.runs import Place
 from aetheria.resilience.store import find_newest
 
-NUM_SIGNALS = 20
+NUM_SIGNALS = 10
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVENTFUL = {
     **DIGITS,
