@@ -70,7 +70,7 @@ def num_starts(folder):
 
 @pytest.mark.slow
 def test_both_processes_leave_at_one_step_and_nothing_is_lost(start, tmp_path):
-    chance, folder = random.Random(7), tmp_path / "run"
+    chance, folder = random.Random(8), tmp_path / "run"
     steps, cases = [0], set()
     for _ in range(NUM_SIGNALS):
         before = num_starts(folder)
