@@ -76,7 +76,8 @@ class TrainCommand:
         prepare_environment(config, os.environ)
         peers = join_peers(self.join, os.environ)
         try:
-            return self._train_with(peers, config, began, held)
+            with held:
+                return self._train_with(peers, config, began, held)
         except AetheriaError:
             raise
         except BaseException as error:
