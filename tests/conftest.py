@@ -26,15 +26,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-THREAD_VARIABLES = (
-    "NPROC",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "OMP_NUM_THREADS",
-)
-
 DIGITS = {
     "model_name": "SimpleMLP",
     "model_params": {"input_dim": 64, "hidden_dim": 16, "num_classes": 10, "dropout": 0.1},
@@ -87,10 +78,14 @@ def same_threads() -> Iterator[None]:
     """An elastic run in this process sets the number of threads, also of what the next test starts
     in a process of its own.
     """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    from aetheria.hardware.compiler import BLAS_THREADS
+
+    names = ("NPROC", *BLAS_THREADS)
+    before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 NUM_THREADS = 8
 _THREADS_PER_DEVICE = 4
 # Of OpenBLAS, MKL, BLIS, Apple's Accelerate, and builds of the first three over OpenMP.
-_BLAS_THREADS = (
+BLAS_THREADS = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
@@ -52,14 +52,14 @@ def fix_threads(environ: MutableMapping[str, str]) -> None:
         HardwareError: a loaded library keeps more threads.
     """
     environ["NPROC"] = str(NUM_THREADS)
-    environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+    environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     threadpool_limits(1, "blas")
     for library in threadpool_info():
         if library["user_api"] == "blas" and library["num_threads"] != 1:
             raise HardwareError(
                 f"reproducibility elastic: expected one thread in {library['filepath']}, got "
                 f"{library['num_threads']}; before Python starts, set to 1 all of "
-                f"{', '.join(_BLAS_THREADS)}"
+                f"{', '.join(BLAS_THREADS)}"
             )
 
 

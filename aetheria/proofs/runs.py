@@ -118,9 +118,9 @@ class Place:
             return dict(os.environ)
         flags = flags_for_devices(os.environ, self.devices // self.processes)
         threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # XLA asks for it
-        # Else a row might run what was compiled for another, and could not differ from it.
-        own = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        return {**os.environ, "XLA_FLAGS": flags, **threads, **own}
+        # With a cache, a row might run what was compiled for another, and could not differ from it.
+        cache = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        return {**os.environ, "XLA_FLAGS": flags, **threads, **cache}
 
 
 @dataclass(frozen=True, kw_only=True)
