@@ -91,7 +91,9 @@ class RunLock:
         """Frees the folder."""
         self._released.set()
         if threading.current_thread() is not self._thread and self._thread.is_alive():
-            self._thread.join()
+            # Not for ever: a signal's handler may be here while the main thread is in `check`,
+            # which this thread then waits for. It does nothing more once nothing is held.
+            self._thread.join(timeout=1.0)
         with self._one_at_a_time:
             there, _ = _read_holder(self._folder)
             if self._mine is not None and there == self._mine:
