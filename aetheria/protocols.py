@@ -82,13 +82,19 @@ class GuardCounters(NamedTuple):
 
 
 class HostReport(NamedTuple):
-    """A fetched report: weighted means; of an evaluation, how many examples they rest on; of
-    training, the guard's counters.
+    """A fetched report.
+
+    Attributes:
+        metrics: weighted means; of training, over the steps of the interval that changed anything.
+        num_examples: of an evaluation: how many examples they rest on.
+        guard: of training: the guard's counters.
+        sums: of training: what the means are made of, name -> [sum, weight], JSON values.
     """
 
     metrics: Mapping[str, float]
     num_examples: int | None
     guard: GuardCounters | None
+    sums: Mapping[str, Sequence[float]] = {}
 
 
 class Program(Protocol):
@@ -106,12 +112,22 @@ class Program(Protocol):
         ...
 
     def train_steps(
-        self, state: State, arrays: Mapping[str, Any], start: int, count: int
+        self,
+        state: State,
+        arrays: Mapping[str, Any],
+        start: int,
+        count: int,
+        since: Report | None = None,
     ) -> tuple[State, Report]:
         """Takes one optimizer step on each of `count` windows of a chunk, from `start` on; returns
-        the last step's report, without waiting for the device to come to it. It may wait for a
-        call before, so as not to be far ahead.
+        a report of them and of the steps that `since` reports, the same whichever way these were
+        cut into calls. Does not wait for the device to come to it; it may wait for a call before,
+        so as not to be far ahead.
         """
+        ...
+
+    def import_report(self, sums: Mapping[str, Sequence[float]]) -> Report:
+        """A report to go on from, of the sums of one that was fetched."""
         ...
 
     def eval_step(self, state: State, batch: Mapping[str, Any], totals: Totals | None) -> Totals:

@@ -113,7 +113,7 @@ def collectives(name, model=MODEL):
     """The kinds of collectives in a compiled train step, with the shapes that they make."""
     program = program_of(name, model)
     chunk = {column: array[None] for column, array in make_window().items()}
-    lowered = program._train_steps.lower(program.abstract_state, chunk, 0, 1)
+    lowered = program._train_steps.lower(program.abstract_state, chunk, 0, 1, program.no_rows)
     found: dict[str, list[str]] = {}
     for shapes, kind in COLLECTIVE.findall(lowered.compile().as_text()):
         found.setdefault(kind, []).extend(re.findall(r"f32(\[[\d,]*\])", shapes))

@@ -542,7 +542,9 @@ def look_inside(step, state, *arguments):
 
 def inside_of_program(mixed_precision):
     program = make_program("cpu", mixed_precision)
-    return look_inside(program._train_steps, program.init(), WINDOWS, 0, 1), program.init()
+    return look_inside(
+        program._train_steps, program.init(), WINDOWS, 0, 1, program.no_rows
+    ), program.init()
 
 
 def test_mixed_precision_multiplies_in_bfloat16_and_adds_up_in_float32():
@@ -555,7 +557,11 @@ def test_mixed_precision_multiplies_in_bfloat16_and_adds_up_in_float32():
 
 def test_compiled_no_sum_is_computed_in_bfloat16():
     program = make_program("cpu", True)
-    text = program._train_steps.lower(program.init(), WINDOWS, 0, 1).compile().as_text()
+    text = (
+        program._train_steps.lower(program.init(), WINDOWS, 0, 1, program.no_rows)
+        .compile()
+        .as_text()
+    )
     kinds = re.findall(r"= (\w+)\[[\d,]*\]\S* reduce\(", text)
     assert "f32" in kinds and not {"bf16", "f16"} & set(kinds)
 

@@ -87,8 +87,10 @@ def jax_program(request):
 
 
 def advance(program, state, windows):
+    report = None
     for window in windows:
-        state, report = train_step(program, state, window)
+        chunk = {name: column[None] for name, column in window.items()}
+        state, report = program.train_steps(state, chunk, 0, 1, report)
     return state, report
 
 
@@ -157,9 +159,9 @@ CHUNK = {name: np.stack([window[name] for window in WINDOWS]) for name in WINDOW
 @pytest.mark.parametrize("cuts", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
 def test_a_chunk_gives_the_same_bits_wherever_it_is_cut(program, cuts):
     want, want_report = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS))
-    state, start = program.init(), 0
+    state, start, report = program.init(), 0, None
     for count in cuts:
-        state, report = program.train_steps(state, CHUNK, start, count)
+        state, report = program.train_steps(state, CHUNK, start, count, report)
         start += count
     assert equal(exported(program, state), exported(program, want))
     assert program.fetch(report) == program.fetch(want_report)
@@ -172,6 +174,36 @@ def test_a_chunk_gives_what_its_windows_give_one_by_one(program):
     state, report = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS))
     assert equal(exported(program, state), exported(program, one_by_one))
     assert program.fetch(report) == program.fetch(last)
+
+
+def test_a_report_is_the_mean_of_its_interval_without_skipped_windows(program):
+    bad = {**WINDOWS[1], "inputs": np.full_like(WINDOWS[1]["inputs"], np.nan)}
+    windows, state, each, report = (
+        [make_window(num_valid=5), bad, WINDOWS[2]],
+        program.init(),
+        [],
+        None,
+    )
+    for window in windows:
+        chunk = {name: column[None] for name, column in window.items()}
+        state, alone = program.train_steps(state, chunk, 0, 1)
+        each.append(program.fetch(alone))
+        if each[-1].guard.held_step:
+            state = program.release(state, each[-1].guard.step)
+    state = program.init()
+    for window in windows:
+        chunk = {name: column[None] for name, column in window.items()}
+        state, report = program.train_steps(state, chunk, 0, 1, report)
+        fetched = program.fetch(report)
+        if fetched.guard.held_step:
+            state = program.release(state, fetched.guard.step)
+        report = program.import_report(fetched.sums)  # as a resumed run begins
+    assert np.isnan(each[1].metrics["loss"]) and np.isnan(each[1].metrics["grad_norm"])
+    first, _, last = (report.metrics for report in each)
+    for name, weights in {"loss": (5, 16), "mae": (5, 16), "grad_norm": (1, 1)}.items():
+        mean = np.average([first[name], last[name]], weights=weights)
+        np.testing.assert_allclose(fetched.metrics[name], mean, rtol=1e-6)
+        assert not np.isclose(fetched.metrics[name], last[name]), "not the last step's"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -84,6 +84,7 @@ class Engine:
         self._phase = Phase.STARTING
         self._now = Standing()
         self._state: State = None
+        self._interval: Report | None = None  # of the steps since the last that was reported
         self._restored: Snapshot | None = None
         self._halt_reason = ""
 
@@ -142,6 +143,8 @@ class Engine:
             self._state = self._program.release(self._state, examined_step)
         self._now = Standing.from_record(snapshot.record)
         self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
+        self._reports.interval = sums = self._now.interval
+        self._interval = self._program.import_report(sums) if sums else None
         self._bus.import_state(snapshot.record["listeners"])
 
     def _begin_here(self) -> None:
@@ -159,14 +162,15 @@ class Engine:
 
     def _train_to_boundary(self) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
-        progress, report = self._now.progress, None
+        progress = self._now.progress
+        report = None if self._schedule.is_log_due(progress) else self._interval
         cursors = [progress.examples_seen]
         due = self._schedule.steps_to_boundary(progress)
         while due:
             taken = self._windows.take(due)
             with self._waits.for_compiler("train_steps"):
                 self._state, report = self._program.train_steps(
-                    self._state, taken.arrays, taken.start, len(taken.num_examples)
+                    self._state, taken.arrays, taken.start, len(taken.num_examples), report
                 )
             cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
             due -= len(taken.num_examples)
@@ -175,7 +179,7 @@ class Engine:
         self._reports.follow(cursors[1:])
         step = progress.step + len(cursors) - 1
         self._now.progress = self._schedule.progress(step, cursors[-1])
-        self.activity.step = step
+        self.activity.step, self._interval = step, report
         return report
 
     def _settle(self, report: Report) -> Frozen | None:
@@ -194,6 +198,7 @@ class Engine:
         says. The device waits in the state before that window.
         """
         self._now.progress, step, what = frozen.progress, frozen.guard.step, frozen.guard.what
+        self._interval = frozen.report
         self._emit_saves(wait=True)
         dump = None
         if self._nonfinite.dumps.wants_more():
@@ -313,6 +318,8 @@ class Engine:
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
+        due = self._schedule.is_log_due(self._now.progress)
+        self._now.interval = {} if due else self._reports.interval
         record = self._now.record(self._reports.num_skipped, self._bus.export_state())
         pending = self._now.pending is not None
         name = self._schedule.snapshot_name(self._now.progress, pending=pending)

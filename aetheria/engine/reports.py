@@ -22,11 +22,13 @@ class Frozen(NamedTuple):
         progress: after the window that was not finite.
         began: `examples_seen` before it.
         guard: the counters.
+        report: of the interval up to there.
     """
 
     progress: Progress
     began: int
     guard: GuardCounters
+    report: Report
 
 
 class TrainReports:
@@ -34,6 +36,7 @@ class TrainReports:
 
     Attributes:
         num_skipped: windows the guard has skipped, as far as is known.
+        interval: what the last report that was fetched is made of, JSON values.
         last: what was last told of metrics; None: nothing yet.
     """
 
@@ -50,6 +53,7 @@ class TrainReports:
         self._held: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: StepsCompleted | None = None
+        self.interval: Mapping[str, Sequence[float]] = {}
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
@@ -79,7 +83,7 @@ class TrainReports:
         held, self._held = self._held, []
         for progress, report in held:
             fetched = self._program.fetch(report)
-            guard = fetched.guard
+            guard, self.interval = fetched.guard, fetched.sums
             assert guard is not None, "a train report carries the guard's counters"
             frozen = guard.held_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             if not frozen:
@@ -89,7 +93,8 @@ class TrainReports:
                 self._tell_metrics(progress, fetched.metrics, dispatched)
             if frozen:
                 began, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
-                return Frozen(self._schedule.progress(guard.step, cursor), began, guard)
+                progress = self._schedule.progress(guard.step, cursor)
+                return Frozen(progress, began, guard, report)
             self._forget(progress.step)
         return None
 

@@ -1,6 +1,6 @@
 """Where a run stands, in host values, and how a snapshot's record spells it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ class Standing:
         saved_step: when a snapshot was last taken, or restored; -1: never.
         pending: an evaluation at this step was left for a stop, and what had been told of the step:
             `metrics` and `steps_per_second`, or nothing; None: no evaluation was.
+        interval: of the steps since the last report, as far as they are fetched: metric -> [sum,
+            weight].
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -27,6 +29,7 @@ class Standing:
     eval_step: int = -1
     saved_step: int = -1
     pending: Mapping[str, Any] | None = None
+    interval: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def record(self, num_skipped: int, listeners: Mapping[str, Any]) -> dict[str, Any]:
         """The engine's part of a snapshot's record: JSON values."""
@@ -38,6 +41,7 @@ class Standing:
                 "eval_step": self.eval_step,
                 "num_skipped": num_skipped,
                 "pending": self.pending,
+                "interval": self.interval,
             },
             "listeners": listeners,
         }
@@ -53,4 +57,5 @@ class Standing:
             eval_step=engine["eval_step"],
             saved_step=progress.step,
             pending=engine.get("pending"),
+            interval=engine.get("interval", {}),
         )

@@ -30,6 +30,7 @@ from aetheria.logic.lanes import (
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
+from aetheria.logic.report_rows import make_adder
 from aetheria.logic.state import StepOutput, Sums, TrainState
 from aetheria.logic.state_contents import check_mergeable
 from aetheria.logic.step import make_eval_step
@@ -88,10 +89,15 @@ class ElasticProgram:
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))
         jit = jit_for(mine[0].platform)
         self._lane_gradient = jit(count_traces(self._compiles, "train_step", lead))
-        self._update = jit(
-            lambda state, total: update(state, jax.tree.map(lambda a: a[0], total)),
-            donate_argnums=0,
-        )
+        add = make_adder(self._first.train_rows)
+
+        def step(state: TrainState, total: LaneSums, rows: Any) -> tuple[TrainState, StepOutput]:
+            state, report = update(state, jax.tree.map(lambda a: a[0], total))
+            return state, StepOutput(add(rows, report.values), report.counters)
+
+        self._update = jit(step, donate_argnums=0)
+        # The report is the first device's; the others add to nothing.
+        self._no_rows = [jax.device_put(self._first.no_rows, device) for device in mine]
         self._release = jax.jit(release, donate_argnums=0)
         self._lane_eval = jit(count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2)
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
@@ -123,10 +129,15 @@ class ElasticProgram:
         return self._shards.spread(self._first.init())
 
     def train_steps(
-        self, state: Replicas, arrays: Mapping[str, Any], start: int, count: int
+        self,
+        state: Replicas,
+        arrays: Mapping[str, Any],
+        start: int,
+        count: int,
+        since: StepOutput | None = None,
     ) -> tuple[Replicas, StepOutput]:
         """Takes `count` steps; every replica is donated."""
-        report = None
+        report = since
         for index in range(start, start + count):
             window = {name: column[index] for name, column in arrays.items()}
             whole = self._shards.gather(state, "params", free=True)
@@ -137,7 +148,9 @@ class ElasticProgram:
             if self._shards.is_split:
                 wait_on_cpu(totals)
             whole = self._shards.gather(whole, "opt_state", free=True)
-            stepped = [self._update(*pair) for pair in zip(whole, totals, strict=True)]
+            rows = [*self._no_rows]
+            rows[0] = rows[0] if report is None else report.values
+            stepped = [self._update(*each) for each in zip(whole, totals, rows, strict=True)]
             state, report = self._shards.part([new for new, _ in stepped]), stepped[0][1]
             self._ahead.follow(report)
         assert report is not None, "at least one step"
@@ -161,6 +174,10 @@ class ElasticProgram:
         return self._first.fetch(
             self._sum(report.lanes) if isinstance(report, LaneTotals) else report
         )
+
+    def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
+        """A report to add to, of the sums that were fetched from one."""
+        return self._first.import_report(sums)
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
         """Copies the state, as split as it is: path -> array. Without waiting, unless it is split

@@ -1,7 +1,7 @@
 """The JAX program: init, steps, and the state's way in and out, for one mesh."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,14 @@ from aetheria.logic.model import Model
 from aetheria.logic.outline import make_outline
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import means, pack_values
+from aetheria.logic.report_rows import (
+    make_adder,
+    means,
+    no_rows,
+    pack_values,
+    rows_by_name,
+    sums_by_name,
+)
 from aetheria.logic.sharding import BATCH_AXES
 from aetheria.logic.state import StepOutput, Sums, TrainState, make_init
 from aetheria.logic.step import make_eval_step, make_train_step, make_train_steps
@@ -44,6 +51,7 @@ class JaxProgram:
 
     Attributes:
         optimizer: the model's.
+        no_rows: those of a report of no step.
     """
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
@@ -75,9 +83,9 @@ class JaxProgram:
             num_micro * _flops(step.lower(self._abstract, spec.example_window))
         )
         self._train_steps = jit(
-            self._counted("train_step", make_train_steps(step)),
+            self._counted("train_step", make_train_steps(step, make_adder(outline.train_rows))),
             donate_argnums=0,
-            in_shardings=(placed, chunk, whole, whole),
+            in_shardings=(placed, chunk, whole, whole, whole),
             out_shardings=(placed, whole),
         )
         self._eval_step = jit(
@@ -91,6 +99,7 @@ class JaxProgram:
             out_shardings=whole,
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
+        self.no_rows = no_rows(outline.train_rows, wide=precision.is_wide)
         self._ahead = RunAhead()
         self._export = make_export(placed)
 
@@ -98,6 +107,11 @@ class JaxProgram:
     def windows_per_chunk(self) -> int:
         """How many steps to offer in one call; a function of the model and the window's shapes."""
         return _windows_per_chunk(self._mesh, self._step_flops)
+
+    @property
+    def train_rows(self) -> tuple[str, ...]:
+        """What the rows of a training report are called."""
+        return self._outline.train_rows
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -132,19 +146,26 @@ class JaxProgram:
 
     def trace_train_step(self) -> jax.stages.Traced:
         """Traces `train_steps` on a chunk of one window, to be looked at; nothing runs."""
-        return self._train_steps.trace(self._abstract, self._one_window, 0, 1)
+        return self._train_steps.trace(self._abstract, self._one_window, 0, 1, self.no_rows)
 
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""
         return self._init(jax.random.key(self._seed), self._example)
 
     def train_steps(
-        self, state: TrainState, arrays: Mapping[str, Any], start: int, count: int
+        self,
+        state: TrainState,
+        arrays: Mapping[str, Any],
+        start: int,
+        count: int,
+        since: StepOutput | None = None,
     ) -> tuple[TrainState, StepOutput]:
         """Takes `count` steps in one call, on the chunk's windows from `start` on; the state is
-        donated.
+        donated, the report to add to is not.
         """
-        state, report = self._train_steps(state, self._joined(arrays, self._chunk), start, count)
+        rows = self.no_rows if since is None else since.values
+        chunk = self._joined(arrays, self._chunk)
+        state, report = self._train_steps(state, chunk, start, count, rows)
         self._ahead.follow(report)
         return state, report
 
@@ -166,8 +187,13 @@ class JaxProgram:
             return HostReport(means(self._outline.eval_rows, values), int(num_examples), None)
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
-        guard = GuardCounters.of(counters.tolist())
-        return HostReport(means(self._outline.train_rows, values), None, guard)
+        guard, names = GuardCounters.of(counters.tolist()), self._outline.train_rows
+        return HostReport(means(names, values), None, guard, sums_by_name(names, values))
+
+    def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
+        """A report to add to, of the sums that were fetched from one."""
+        rows = rows_by_name(self._outline.train_rows, sums, self.no_rows)
+        return StepOutput(rows, np.zeros(()))
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,

@@ -79,7 +79,8 @@ def make_lane_update(
     *,
     growth_period: int = GROWTH_PERIOD,
 ) -> Callable[[TrainState, LaneSums], tuple[TrainState, StepOutput]]:
-    """Builds `update(state, sums of all lanes) -> (state, report)`: the train step's second half.
+    """Builds `update(state, sums of all lanes) -> (state, report of this step)`: the train step's
+    second half.
 
     The new model state is the lanes' mean, weighted by their examples.
     """

@@ -12,7 +12,7 @@ from aetheria.logic.missing_column import named_missing_column
 from aetheria.logic.model import Batch, LossOutput, Model
 from aetheria.logic.precision import Precision, widen
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import metric_names
+from aetheria.logic.report_rows import LOSS_SCALE, metric_names
 from aetheria.logic.state import Sums, TrainState, make_init
 from aetheria.logic.state_contents import check_contents
 from aetheria.logic.step import make_eval_sums
@@ -92,7 +92,7 @@ def _trace(
     check_same(model, "loss", "model_state", state.model_state, train_out.model_state)
     eval_sums = jax.eval_shape(make_eval_sums(model, precision), state, example)
     optimizer = fit_optimizer(model, optimizer, state.params, state.opt_state)
-    own_names = ("grad_norm", *(["loss_scale"] if precision.scales_loss else []))
+    own_names = ("grad_norm", *([LOSS_SCALE] if precision.scales_loss else []))
     return Outline(
         optimizer=optimizer,
         state=state,

@@ -94,6 +94,11 @@ class Precision:
         """Whether gradients would vanish without a scaled loss."""
         return self.compute == jnp.float16
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether sums are kept in float64."""
+        return jnp.float64 in (self.params, self.compute)
+
     def store_params(self, params: Any) -> Any:
         """Casts float leaves to the dtype parameters are kept in."""
         return cast_floating(params, self.params)

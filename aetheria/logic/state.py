@@ -51,8 +51,9 @@ class StepOutput(NamedTuple):
     """A train report still on the device.
 
     Attributes:
-        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric; with
-            float16, one for the scale the step was taken with, after grad_norm.
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric, of
+            the steps so far of an interval that changed anything; with float16, one for the scale
+            the last step was taken with, after grad_norm.
         counters: i32 [6], as in TrainState.
     """
 

@@ -21,7 +21,7 @@ from aetheria.logic.loss_scale import (
 )
 from aetheria.logic.model import Batch, Model
 from aetheria.logic.precision import Precision, cast_like, widen
-from aetheria.logic.report_rows import pack_values
+from aetheria.logic.report_rows import counted, pack_values
 from aetheria.logic.state import StepOutput, Sums, TrainState, sums_of
 
 
@@ -114,11 +114,10 @@ def make_update(
         finite = finite_gradient & finite_state & finite_update
         overflow = finite_loss & finite_state & ~finite_gradient & ~frozen
         forgiven = overflow & can_fall(state.loss_scale)
-        counted = count(state.counters, finite, forgiven, finite_gradient)
-        counters = jnp.where(frozen, state.counters, counted)
-        values = pack_values(
-            sums, grad_norm=(grad_norm, jnp.ones(())), **scale_row(state.loss_scale)
-        )
+        counters = count(state.counters, finite, forgiven, finite_gradient)
+        counters = jnp.where(frozen, state.counters, counters)
+        norm = jnp.where(counts, grad_norm, 0), counts.astype(grad_norm.dtype)
+        values = pack_values(counted(counts, sums), grad_norm=norm, **scale_row(state.loss_scale))
         scaling = adjust_scale(
             state.loss_scale, overflow=overflow, good=counts, growth_period=growth_period
         )
@@ -134,22 +133,27 @@ def make_update(
     return update
 
 
-def make_train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:
-    """Builds `train_steps(state, chunk, start, count) -> (state, last report)` of a train step.
+def make_train_steps(
+    train_step: Callable[..., Any], add: Callable[[Any, Any], Any]
+) -> Callable[..., Any]:
+    """Builds `train_steps(state, chunk, start, count, rows) -> (state, report)` of a train step;
+    `rows` are those of the interval so far, to which `add` adds each step's.
 
     The chunk leads with [num_windows]; `count` of its windows are trained on, from `start` on, in
     one call: where a step takes microseconds, dispatching it takes as long again. Start and count
     are values, not shapes, so that one compilation serves wherever a cadence cuts a chunk.
     """
 
-    def train_steps(state: TrainState, chunk: Batch, start: Any, count: Any) -> Any:
-        window = lambda index: jax.tree.map(lambda column: column[index], chunk)
+    def train_steps(state: TrainState, chunk: Batch, start: Any, count: Any, rows: Any) -> Any:
+        def take(index: Any, carry: Any) -> Any:
+            window = jax.tree.map(lambda column: column[index], chunk)
+            state, report = train_step(carry[0], window)
+            return state, StepOutput(add(carry[1].values, report.values), report.counters)
+
+        before = state, StepOutput(rows, jnp.zeros_like(state.counters))
         if jax.tree.leaves(chunk)[0].shape[0] == 1:
-            return train_step(state, window(0))
-        shapes = jax.eval_shape(train_step, state, window(0))[1]
-        no_report = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        body = lambda index, carry: train_step(carry[0], window(index))
-        return jax.lax.fori_loop(start, start + count, body, (state, no_report))
+            return take(0, before)
+        return jax.lax.fori_loop(start, start + count, take, before)
 
     return train_steps
 

@@ -198,7 +198,7 @@ class TorchSide:
         assert state is not None, "there is a state"
         stepper = program.stepper
         before = [statistic.clone() for statistic in state.statistics]
-        rows = stepper.gradient(state, program.to_device(window), tells=False)
+        rows = stepper.gradient(state, program.to_device(window))
         total, weight = rows[0].tolist()
         grads = program.link.gradients(state, 1 / weight)
         stepper.update(state, rows[0], before)

@@ -1,6 +1,6 @@
 """The PyTorch program: the same state, steps and reports as JAX's, for one rank's device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from aetheria.logic.model import Model
 from aetheria.logic.outline import make_outline
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import means
+from aetheria.logic.report_rows import means, no_rows, rows_by_name, sums_by_name
 from aetheria.logic.state import make_init
 from aetheria.protocols import GuardCounters, HostReport
 from aetheria.pytorch.correspondence import Correspondence
@@ -126,14 +126,18 @@ class TorchProgram:
         return self.import_state(jax.device_get(named_leaves(state)))
 
     def train_steps(
-        self, state: TorchState, arrays: Mapping[str, Any], start: int, count: int
+        self,
+        state: TorchState,
+        arrays: Mapping[str, Any],
+        start: int,
+        count: int,
+        since: TorchReport | None = None,
     ) -> tuple[TorchState, TorchReport]:
         """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
-        columns, values = self.to_device(arrays), None
+        columns, values = self.to_device(arrays), None if since is None else since.values
         for index in range(start, start + count):
             window = {name: column[index] for name, column in columns.items()}
-            last = index == start + count - 1
-            values = self.stepper.train_step(state, window, tells=last)
+            values = self.stepper.train_step(state, window, values)
         assert values is not None, "at least one step"
         return state, TorchReport(values, state.numbers)
 
@@ -154,8 +158,16 @@ class TorchProgram:
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
             return HostReport(means(outline.eval_rows, values), num_examples, None)
         counters = self.stepper.update.guard.read(report.numbers).counters
-        guard = GuardCounters.of(counters)
-        return HostReport(means(outline.train_rows, report.values.cpu().numpy()), None, guard)
+        guard, names = GuardCounters.of(counters), outline.train_rows
+        values = report.values.cpu().numpy()
+        return HostReport(means(names, values), None, guard, sums_by_name(names, values))
+
+    def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
+        """A report to add to, of the sums that were fetched from one."""
+        names = self._outline.train_rows
+        rows = rows_by_name(names, sums, no_rows(names, wide=self._precision.is_wide))
+        numbers = Numbers(None, None, None)  # the next step brings its own
+        return TorchReport(torch.from_numpy(rows).to(self._ranks.device), numbers)
 
     def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
         """Copies the state as JAX lays it out: leaf path -> array."""

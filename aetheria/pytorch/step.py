@@ -40,29 +40,37 @@ class Stepper:
     wide: torch.dtype
     ranks: Ranks
 
-    def train_step(self, state: TorchState, window: Columns, *, tells: bool) -> Tensor | None:
+    def train_step(self, state: TorchState, window: Columns, since: Tensor | None = None) -> Tensor:
         """Takes one optimizer step.
 
         Args:
             state: changed in place.
             window: columns [grad_accumulation_steps, micro_batch, ...].
-            tells: whether the report is wanted.
+            since: the rows of the interval so far; None: of no step.
 
         Returns:
-            f [2 + metrics, 2], as in `aetheria.logic.report_rows`, if it is.
+            f [2 + metrics, 2], those with this step's, as in `aetheria.logic.report_rows`.
         """
         before = [statistic.clone() for statistic in state.statistics]
-        rows = self.gradient(state, window, tells=tells)
-        own = self.update(state, rows[0], before)
-        if not tells:
-            return None
-        own_rows = [torch.as_tensor(v, dtype=self.wide, device=rows.device) for v in own]
-        own_rows = torch.stack([torch.stack([v, torch.ones_like(v)]) for v in own_rows])
-        return torch.cat([rows[:1], own_rows, rows[1:]])
+        rows = self.gradient(state, window)
+        counts, norm, *scale = self.update(state, rows[0], before)
+        norm = torch.as_tensor(norm, dtype=self.wide, device=rows.device)
+        rows = torch.cat([rows[:1], torch.stack([norm, torch.ones_like(norm)])[None], rows[1:]])
+        rows = torch.where(torch.as_tensor(counts, device=rows.device), rows, 0)
+        if scale:  # the latest: a mean of scales would be none
+            latest = torch.tensor([[0.0, 1.0]], dtype=self.wide, device=rows.device)
+            latest[0, 0] = scale[0]
+            rows = torch.cat([rows[:2], latest, rows[2:]])
+        if since is None:
+            return rows
+        total = since + rows
+        if scale:
+            total[2] = rows[2]
+        return total
 
-    def gradient(self, state: TorchState, window: Columns, *, tells: bool) -> Tensor:
+    def gradient(self, state: TorchState, window: Columns) -> Tensor:
         """Leaves the gradient of the summed loss of the window, of all ranks, in `.grad`; returns
-        rows (sum, weight): of the loss, and of the metrics if the report is wanted.
+        rows (sum, weight) of the loss and of the metrics.
         """
         for param in state.params:
             param.grad = None
@@ -79,7 +87,7 @@ class Stepper:
             with state.gradient_sum.during(last=micro == num_micro - 1):
                 (loss.total if scale is None else loss.total * scale[SCALE]).backward()
             with torch.no_grad():
-                rows = self._rows(outputs, loss, batch, tells=tells)
+                rows = self._rows(outputs, loss, batch)
                 sums = rows if sums is None else sums + rows
                 if before:  # a micro-batch of padding alone says nothing of the data's statistics
                     keep_where(rows[0, 1] > 0, state.statistics, before)
@@ -96,7 +104,7 @@ class Stepper:
         named = dict(zip(names, state.averages, strict=True)) if state.averages else {}
         call = lambda inputs: torch.func.functional_call(state.module, named, (inputs,))
         outputs, loss = self._loss(call if named else state.module, batch)
-        rows = self._rows(outputs, loss, batch, tells=True)
+        rows = self._rows(outputs, loss, batch)
         return rows, (batch["mask"] > 0).sum()
 
     def _loss(self, forward: Any, batch: Columns) -> tuple[Tensor, WeightedSum]:
@@ -109,8 +117,8 @@ class Stepper:
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs, self.twin.loss(outputs, batch)
 
-    def _rows(self, outputs: Tensor, loss: WeightedSum, batch: Columns, *, tells: bool) -> Tensor:
-        metrics = self.twin.metrics(outputs.detach(), batch) if tells else {}
+    def _rows(self, outputs: Tensor, loss: WeightedSum, batch: Columns) -> Tensor:
+        metrics = self.twin.metrics(outputs.detach(), batch)
         sums = [loss, *(metrics[name] for name in sorted(metrics))]
         values = [value.detach().to(self.wide) for row in sums for value in row]
         return torch.stack(values).view(-1, 2)

@@ -58,7 +58,8 @@ class Update:
             before: the state's statistics as they were before the window.
 
         Returns:
-            The gradient's norm and, if there is one, the loss scale it was taken with.
+            Whether it was taken, the gradient's norm and, if there is one, the loss scale it was
+            taken with.
         """
         grads = [gradient_of(param) for param in state.params]
         verdict = self.guard.judge(
@@ -75,7 +76,7 @@ class Update:
         scale = state.numbers.loss_scale
         state.numbers = verdict.numbers
         state.step += 1
-        return [verdict.grad_norm, *([] if scale is None else [scale[SCALE]])]
+        return [verdict.counts, verdict.grad_norm, *([] if scale is None else [scale[SCALE]])]
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
         """The norm of all gradients together."""

@@ -55,10 +55,11 @@ def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Cal
 class Bout:
     """A step compiled as Aetheria compiles it, with a state and a chunk of windows of its own."""
 
-    def __init__(self, train_step: Any, state: Any, chunk: Any):
+    def __init__(self, train_step: Any, state: Any, chunk: Any, rows: Any):
         jit = jit_for(jax.devices()[0].platform)
-        self._steps = jit(make_train_steps(jax.jit(train_step)), donate_argnums=0)
-        self._state, self._chunk = state, chunk
+        steps = make_train_steps(jax.jit(train_step), jnp.add)
+        self._steps = jit(steps, donate_argnums=0)
+        self._state, self._chunk, self._rows = state, chunk, rows
         self.run(2)
 
     def run(self, num_calls: int) -> float:
@@ -66,7 +67,7 @@ class Bout:
         began = time.perf_counter()
         for _ in range(num_calls):
             self._state, _ = self._steps(
-                self._state, self._chunk.arrays, 0, len(self._chunk.num_examples)
+                self._state, self._chunk.arrays, 0, len(self._chunk.num_examples), self._rows
             )
         jax.block_until_ready(self._state)
         return time.perf_counter() - began
@@ -80,7 +81,8 @@ def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
     chunk = next(feed.train_chunks(0, program.windows_per_chunk))
     guarded = make_train_step(model, optimizer, precision, config.max_consecutive_skips)
     unguarded = make_unguarded_step(model, optimizer, precision)
-    return Bout(guarded, program.init(), chunk), Bout(unguarded, program.init(), chunk)
+    make = lambda step: Bout(step, program.init(), chunk, program.no_rows)
+    return make(guarded), make(unguarded)
 
 
 def main() -> None:

@@ -55,7 +55,9 @@ class MixingProgram:
     def init(self):
         return {"hash": 1, "step": 0}
 
-    def train_steps(self, state, arrays, start, count):
+    def train_steps(self, state, arrays, start, count, since):
+        """The report's sum is of the interval, as the engine hands it on."""
+        total, weight = (0, 0) if since is None else since["interval"]
         for index in range(start, start + count):
             if state["step"] >= self._at:
                 self._strike("train")
@@ -65,7 +67,11 @@ class MixingProgram:
             for example in inputs[mask > 0].tolist():
                 number = (number * 6364136223846793005 + example + 1) % 2**64
             state = {"hash": number, "step": state["step"] + 1}
-        return state, state
+            total, weight = total + number % 1_000_003, weight + 1
+        return state, {**state, "interval": (total, weight)}
+
+    def import_report(self, sums):
+        return {"interval": tuple(map(int, sums["loss"]))}
 
     def eval_step(self, state, batch, totals):
         if self._armed:
@@ -75,10 +81,12 @@ class MixingProgram:
         return {"count": (totals or {"count": 0})["count"] + int(batch["mask"].sum()), **state}
 
     def fetch(self, report):
-        loss = {"loss": float(report["hash"] % 1_000_003)}
         if "count" in report:
+            loss = {"loss": float(report["hash"] % 1_000_003)}
             return HostReport(loss, report["count"], None)
-        return HostReport(loss, None, GuardCounters(report["step"], 0, 0, 0))
+        total, weight = report["interval"]
+        guard = GuardCounters(report["step"], 0, 0, 0)
+        return HostReport({"loss": total / weight}, None, guard, {"loss": [total, weight]})
 
     def export_state(self, state):
         if self._armed:

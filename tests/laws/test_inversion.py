@@ -92,7 +92,7 @@ class CountingProgram:
         return {"step": 0, "sum": 0}
 
     def train_steps(
-        self, state: Mapping, arrays: Mapping, start: int, count: int
+        self, state: Mapping, arrays: Mapping, start: int, count: int, since: Mapping | None
     ) -> tuple[dict, dict]:
         for window in arrays["x"][start : start + count]:
             state = {"step": state["step"] + 1, "sum": state["sum"] + sum(window)}
