@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aetheria.bounded import build_described
 from aetheria.build import build_predict_program
 from aetheria.errors import AetheriaError
 from aetheria.hardware import PredictProgram, Weights
@@ -104,9 +105,10 @@ class Predictor:
         named = remake_model(
             said_by(snapshot.record), str(snapshot.path), project, self._name, self._params
         )
-        program = build_predict_program(
+        build = lambda: build_predict_program(
             named.model, snapshot.record, self._mixed_precision, self._max_batch_size
         )
+        program = build_described(build, str(snapshot.path), len(snapshot.arrays))
         weights = program.place(snapshot.arrays)
         for batch_size in self._batch_sizes:
             program.compile(batch_size)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from aetheria.bounded import build_described
 from aetheria.build import build_feed, build_model, require_torch
 from aetheria.config import Config
 from aetheria.engine.standing import Standing
@@ -69,7 +70,8 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     if spec is None and request.input_shape is None:
         spec = about.get("example_spec")
     spec = spec or _inputs(model, tensors, request.input_shape)
-    arrays = _link(model, spec, _precision_of(tensors), str(path)).to_leaves(tensors, str(path))
+    link = _link(model, spec, _precision_of(tensors), str(path), len(tensors))
+    arrays = link.to_leaves(tensors, str(path))
     record = {
         "config": {"model_name": name, "model_params": params, "mixed_precision": False},
         "example_spec": spec,
@@ -106,7 +108,7 @@ def export_weights(
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
     precision = Precision.parse(config["mixed_precision"])
     wide = precision if precision.params == np.float64 else FLOAT32
-    link = _link(model, spec, wide, str(snapshot.path))
+    link = _link(model, spec, wide, str(snapshot.path), len(arrays))
     tensors = link.to_tensors(arrays)
     about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
     write_weight_file(to, tensors, about)
@@ -134,12 +136,18 @@ def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
     return build_feed(config, project, build_model(config, project)).example_spec()
 
 
-def _link(model: Model, spec: ExampleSpec, precision: Precision, where: str) -> Any:
+def _link(
+    model: Model, spec: ExampleSpec, precision: Precision, where: str, num_arrays: int
+) -> Any:
     from aetheria.pytorch.correspondence import Correspondence
 
     batch = _example(spec, where)
-    weights = named_leaves(abstract_weights(model, precision, batch))
-    return Correspondence(model.torch_twin(batch), weights)
+
+    def build() -> Correspondence:
+        weights = named_leaves(abstract_weights(model, precision, batch))
+        return Correspondence(model.torch_twin(batch), weights)
+
+    return build_described(build, where, num_arrays)
 
 
 def _inputs(

@@ -60,6 +60,7 @@ class DebugNanCommand:
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
     def _find(self, arrays: Any, window: Any, record: Mapping[str, Any]) -> "Finding | None":
+        from aetheria.bounded import build_described
         from aetheria.build import is_elastic
         from aetheria.config import make_config
         from aetheria.debug.nan import Replay
@@ -74,8 +75,9 @@ class DebugNanCommand:
             "resolved": record.get("resolved", {}),
         }
         project = find_project(None, self.project)
-        replay = Replay(
-            remake_model(said, str(self.dump), project, self.model).model,
+        model = remake_model(said, str(self.dump), project, self.model).model
+        build = lambda: Replay(
+            model,
             mixed_precision=config.mixed_precision,
             carries_state=not is_elastic(config),  # lanes all begin with the same
             arrays=arrays,
@@ -83,7 +85,7 @@ class DebugNanCommand:
             step=record["step"],
             total_steps=record.get("total_steps", 1),
         )
-        return replay.find()
+        return build_described(build, str(self.dump), len(arrays)).find()
 
 
 def _describe(

@@ -79,9 +79,18 @@ class JaxProgram:
         self._init = jit(init, out_shardings=placed)
         num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
-        self._step_flops = lambda: (
-            num_micro * _flops(step.lower(self._abstract, spec.example_window))
-        )
+        rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        window = {
+            name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=rows)
+            for name, column in spec.example_window.items()
+        }
+
+        # On the mesh, as the train steps are traced, so that both share one trace.
+        def step_flops() -> float:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return num_micro * _flops(step.lower(self.abstract_state, window))
+
+        self._step_flops = step_flops
         self._train_steps = jit(
             self._counted("train_step", make_train_steps(step, make_adder(outline.train_rows))),
             donate_argnums=0,

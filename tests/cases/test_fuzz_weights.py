@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.numpy import save  # noqa: E402
 
+from aetheria import bounded  # noqa: E402
 from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
 
@@ -48,6 +49,7 @@ PLACES = [
     ("model_params",),
     ("model_params", "hidden_dim"),
     ("model_params", "num_classes"),
+    ("model_params", "num_layers"),
     ("model_params", "dropout"),
     ("example_spec",),
     ("example_spec", "inputs"),
@@ -115,6 +117,38 @@ def test_the_sound_files_are_read(tmp_path):
     for name, content in (("w.safetensors", plain(ABOUT)), ("w.pt", pickled())):
         outputs = load(tmp_path, name, content).predict(np.ones((2, 3), "float32"))
         assert outputs.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"num_layers": 10**12}, "was not made within"),  # a loop over layers, which does not end
+        ({"num_layers": 2**70}, "was not made within"),
+        ({"hidden_dim": 10**12}, "layers.0.weight"),
+        ({"hidden_dim": 2**70}, "TypeError ("),
+    ],
+    ids=str,
+)
+def test_an_absurd_size_in_a_file_is_one_line_and_soon(tmp_path, monkeypatch, params, words):
+    monkeypatch.setattr(bounded, "SECONDS", 0.5)
+    about = {**ABOUT, "model_params": {**ABOUT["model_params"], **params}}
+    with pytest.raises(AetheriaError) as refusal:
+        load(tmp_path, "w.safetensors", plain(about))
+    (line,) = refusal.value.problems
+    assert str(tmp_path) in line and words in line, line
+
+
+def test_what_is_bounded_may_take_the_time_that_its_arrays_are_worth(monkeypatch):
+    monkeypatch.setattr(bounded, "SECONDS", 0.1)
+
+    def build() -> str:
+        time.sleep(0.5)
+        return "made"
+
+    assert bounded.build_described(build, "file", 10) == "made"
+    with pytest.raises(AetheriaError, match=r"within 0\.1 s"):
+        bounded.build_described(build, "file", 0)
+    time.sleep(0.5)  # nothing comes after it has ended
 
 
 @given(malformed())
