@@ -82,13 +82,30 @@ def test_without_the_check_the_snapshots_hold_them(bad_run, monkeypatch, model):
     assert bad
 
 
+MLP = {"model_name": "BadRate", "data_name": "digits", "batch_size": 64}
+MLP |= {"model_params": {"input_dim": 64, "hidden_dim": 8, "num_classes": 10}}
+CNN = {"model_name": "SimpleCNN", "data_name": "large_pixel"}
+CNN |= {"model_params": {"conv_dims": [2], "hidden_dim": 4, "batch_norm": True}}
+
+
 @NO_TORCH
-def test_pytorch_does_not_write_an_update_that_is_not_finite(bad_run):
-    mlp = {"model_name": "BadRate", "data_name": "digits", "batch_size": 64}
-    mlp |= {"model_params": {"input_dim": 64, "hidden_dim": 8, "num_classes": 10}}
-    answer, summary, bad = bad_run(devices="torch", on_nonfinite="rollback", **mlp)
-    assert (answer.code, summary["steps"], summary["skipped"]["num_steps"]) == (3, 10, 4)
-    assert not bad and "update or model state at step 10, 4 in a row" in summary["reason"]
+@pytest.mark.parametrize(
+    ("config", "expected", "check"),
+    [(MLP, (3, 10, 4), "_reaches"), (CNN, (0, 16, 1), "_keeps_finite")],
+    ids=["update", "statistics"],
+)
+def test_pytorch_does_not_write_what_is_not_finite_and_would_without_the_check(
+    bad_run, monkeypatch, tmp_path, config, expected, check
+):
+    answer, summary, bad = bad_run(devices="torch", on_nonfinite="rollback", **config)
+    assert (answer.code, summary["steps"], summary["skipped"]["num_steps"]) == expected
+    assert not bad
+    if answer.code == 3:
+        assert "update or model state at step 10, 4 in a row" in summary["reason"]
+    (tmp_path / "run").rename(tmp_path / "before")
+    monkeypatch.setattr(f"aetheria.pytorch.update.Update.{check}", lambda *_: True)
+    _, _, bad = bad_run(devices="torch", on_nonfinite="rollback", **config)
+    assert bad, "the control"
 
 
 def debug(run, dump):

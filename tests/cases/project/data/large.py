@@ -29,3 +29,15 @@ def bad_eval_digits():
     columns = splits.eval.read(np.arange(len(splits.eval)))
     columns["inputs"][41, 3] = np.nan
     return DataSplits(train=splits.train, eval=ArraySource(columns))
+
+
+@register_data("large_pixel")
+def large_pixel():
+    """Images of noise; one pixel, whose square overflows, in row 105."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (256, 4, 4, 1)).astype(np.float32)
+    labels = rng.integers(0, 10, 256).astype(np.int32)
+    images[ROW, 2, 2] = 1e25
+    columns = {"inputs": images, "labels": labels}
+    sound = {name: column[:64] for name, column in columns.items()}
+    return DataSplits(train=ArraySource(columns), eval=ArraySource(sound))
