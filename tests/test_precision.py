@@ -184,7 +184,7 @@ def test_only_float16_scales_the_loss():
 def test_an_overflow_halves_the_scale_and_changes_no_bit_of_what_was_learned():
     state = make_state(MOMENTUM)
     stepped, report = jitted_step(MOMENTUM)(state, LARGE)
-    assert np.isfinite(report.values[0]).all() and not np.isfinite(report.values[1, 0])
+    assert report.values[:2].tolist() == [[0, 0]] * 2, "it is no step of the interval"
     assert equal(learned(stepped), learned(state))
     assert stepped.loss_scale.tolist() == [2**14, 0]
     assert stepped.counters.tolist() == [

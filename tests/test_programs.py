@@ -423,7 +423,7 @@ def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(
     program = program_of(name, PlainLinear())
     state, window = program.init(), make_window()
     chunk = {name: column[None] for name, column in window.items()}
-    executable = program._train_steps.lower(state, chunk, 0, 1).compile()
+    executable = program._train_steps.lower(state, chunk, 0, 1, program.no_rows).compile()
     state_shardings, chunk_shardings, *_ = executable.input_shardings[0]
     for column in ("inputs", "labels", "mask"):
         sharding, shape = chunk_shardings[column], chunk[column].shape

@@ -30,7 +30,7 @@ from aetheria.logic.lanes import (
 from aetheria.logic.model import Model
 from aetheria.logic.precision import Precision
 from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.report_rows import make_adder
+from aetheria.logic.report_rows import make_adder, rows_by_name
 from aetheria.logic.state import StepOutput, Sums, TrainState
 from aetheria.logic.state_contents import check_mergeable
 from aetheria.logic.step import make_eval_step
@@ -177,7 +177,8 @@ class ElasticProgram:
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """A report to add to, of the sums that were fetched from one."""
-        return self._first.import_report(sums)
+        rows = rows_by_name(self._first.train_rows, sums, self._first.no_rows)
+        return StepOutput(jax.device_put(rows, self._devices[0]), np.zeros(()))
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
         """Copies the state, as split as it is: path -> array. Without waiting, unless it is split

@@ -109,6 +109,8 @@ class JaxProgram:
         )
         self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
         self.no_rows = no_rows(outline.train_rows, wide=precision.is_wide)
+        # As the step gives them back: rows from the host would be another set of shapes to it.
+        self._place_rows = jax.jit(lambda rows: rows, out_shardings=whole)
         self._ahead = RunAhead()
         self._export = make_export(placed)
 
@@ -121,6 +123,10 @@ class JaxProgram:
     def train_rows(self) -> tuple[str, ...]:
         """What the rows of a training report are called."""
         return self._outline.train_rows
+
+    @functools.cached_property
+    def _rows_of_no_step(self) -> jax.Array:
+        return self._place_rows(self.no_rows)
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -172,7 +178,7 @@ class JaxProgram:
         """Takes `count` steps in one call, on the chunk's windows from `start` on; the state is
         donated, the report to add to is not.
         """
-        rows = self.no_rows if since is None else since.values
+        rows = self._rows_of_no_step if since is None else since.values
         chunk = self._joined(arrays, self._chunk)
         state, report = self._train_steps(state, chunk, start, count, rows)
         self._ahead.follow(report)
@@ -202,7 +208,7 @@ class JaxProgram:
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """A report to add to, of the sums that were fetched from one."""
         rows = rows_by_name(self._outline.train_rows, sums, self.no_rows)
-        return StepOutput(rows, np.zeros(()))
+        return StepOutput(self._place_rows(rows), np.zeros(()))
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,
