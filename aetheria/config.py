@@ -83,7 +83,8 @@ class Config:
         max_consecutive_skips: skips in a row after which the run halts all the same.
         watchdog_seconds: how long a run may do nothing before it ends with exit code 76, its start
             and compilation aside; 0: for ever.
-        log_every_steps: cadence of training metrics, in optimizer steps.
+        log_every_steps: cadence of training metrics, in optimizer steps; each is the mean over the
+            steps since the last.
         eval_every_steps: cadence of evaluation; null: at each end of an epoch.
         loggers: names, or {name: arguments}.
         callbacks: names, or {name: arguments}.
