@@ -9,5 +9,5 @@ ensure_environment "${AETHERIA_EXTRAS:-dev}"
 ruff check .
 ruff format --check .
 pyright
-# Two processes, each with whole files; a test that hangs is ended and named.
-python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --timeout 900 "$@"
+# In processes of whole files; a test that hangs is ended and named.
+python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --timeout 900 "$@"

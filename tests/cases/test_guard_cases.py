@@ -16,7 +16,7 @@ LARGE = {"data_params": {"large": 1.0}}  # in the window of step 13
 DEVICES = {
     "one": {"strategy": "cpu"},
     "mesh": {"strategy": "mesh", "mesh": {"data": 8}},
-    "elastic": {"strategy": "mesh", "mesh": {"data": 8}, "reproducibility": "elastic", "lanes": 8},
+    "elastic": {"strategy": "mesh", "mesh": {"data": 2}, "reproducibility": "elastic", "lanes": 2},
     "torch": {"strategy": "torch"},
 }
 NO_TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
@@ -104,7 +104,7 @@ def test_pytorch_does_not_write_what_is_not_finite_and_would_without_the_check(
         assert "update or model state at step 10, 4 in a row" in summary["reason"]
     (tmp_path / "run").rename(tmp_path / "before")
     monkeypatch.setattr(f"aetheria.pytorch.update.Update.{check}", lambda *_: True)
-    _, _, bad = bad_run(devices="torch", on_nonfinite="rollback", **config)
+    _, _, bad = bad_run(devices="torch", on_nonfinite="skip", **config)
     assert bad, "the control"
 
 
@@ -161,12 +161,12 @@ def test_an_evaluation_that_is_not_finite_is_named_counted_and_never_best(train,
     evaluated = [line for line in lines if line["split"] == "eval"]
     assert [line["step"] for line in evaluated] == [2, 4]
     sizes = {line["num_nonfinite_examples"] for line in evaluated}
-    assert all(line["loss"] is None for line in evaluated) and sizes <= {2, 16}
+    assert all(line["loss"] is None for line in evaluated) and sizes <= {8, 16}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["best"] is None and summary["final"]["eval/loss"] is None
     first = {
         "one": "examples 32 to 47",
-        "elastic": "examples 40 to 41",
+        "elastic": "examples 40 to 47",
         "torch": "column inputs of example 41 is not finite",
     }
     assert first[devices] in " ".join(answer.out.split())
