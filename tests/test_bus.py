@@ -76,7 +76,7 @@ def test_a_listener_that_raises_before_the_first_step_fails_the_run(event, capsy
 
 
 @pytest.mark.parametrize("event", [STEP, EVALUATING, EVALUATED], ids=lambda e: type(e).__name__)
-def test_a_listener_that_raises_later_is_detached_with_one_traceback(event, capsys):
+def test_a_listener_that_raises_later_is_detached_and_its_code_is_named(event, capsys):
     broken, before, after = Fake("broken", raises_at=event), Fake(), Fake()
     bus = EventBus({"before": before, "broken": broken, "after": after})
     # Twice: a listener still attached would raise, and print, again.
@@ -85,7 +85,7 @@ def test_a_listener_that_raises_later_is_detached_with_one_traceback(event, caps
     assert events_of(before) == events_of(after) == expected
     assert events_of(broken) == [STARTED, TRAINING, event]
     error = capsys.readouterr().err
-    assert error.count("Traceback (most recent call last)") == 1
+    assert "Traceback" not in error and error.count("test_bus.py:") == 2, "his frame, and the error"
     assert "listener 'broken' raised and was detached" in error
     assert "RuntimeError: broken is broken" in error
 
@@ -94,7 +94,7 @@ def test_a_listener_that_raises_at_the_very_end_is_not_the_end_of_the_others(cap
     last = Fake()
     emit_all(EventBus({"broken": Fake(raises_at=ENDED), "last": last}), STARTED, STEP, ENDED)
     assert events_of(last) == [STARTED, STEP, ENDED]
-    assert capsys.readouterr().err.count("Traceback") == 1
+    assert capsys.readouterr().err.count(" is broken\n") == 1
 
 
 def test_the_others_hear_how_a_run_ends_that_a_listener_failed(capsys):
@@ -146,9 +146,14 @@ def test_a_state_that_was_exported_no_longer_follows_the_listener():
 
 
 @pytest.mark.parametrize(
-    "state", [RuntimeError("broken export"), {"not": object()}], ids=["raises", "no JSON"]
+    ("state", "words"),
+    [
+        (RuntimeError("broken export"), "test_bus.py:"),
+        ({"not": object()}, "export_state: expected JSON values"),
+    ],
+    ids=["raises", "no JSON"],
 )
-def test_a_listener_whose_state_cannot_be_exported_is_detached(state, capsys):
+def test_a_listener_whose_state_cannot_be_exported_is_detached(state, words, capsys):
     """Its state would make every snapshot fail; the others' states are saved."""
     broken, other = Stateful(state), Stateful({"kept": 1})
     bus = EventBus({"broken": broken, "other": other})
@@ -157,4 +162,5 @@ def test_a_listener_whose_state_cannot_be_exported_is_detached(state, capsys):
     emit_all(bus, STEP)
     assert bus.export_state() == {"other": {"kept": 1}}
     assert len(broken.heard) == 2 < len(other.heard)
-    assert capsys.readouterr().err.count("Traceback (most recent call last)") == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("was detached") == 1 and "Traceback" not in error

@@ -342,7 +342,7 @@ def test_an_unknown_name_lists_what_exists_and_the_nearest(registry, name, near)
     line = message(RegistryError, registry.get, name)
     listed = ", ".join(registry.names())
     assert near in registry.names()
-    assert line.startswith(f"{registry.kind}: expected one of {listed}, got {name!r}; use {near!r}")
+    assert line.startswith(f"{registry.noun}: expected one of {listed}, got {name!r}; use {near!r}")
 
 
 def test_a_name_that_is_near_nothing_gets_no_wrong_advice():

@@ -6,15 +6,17 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from aetheria.errors import AetheriaError
 from aetheria.events import Event, PhaseChanged, RunStarted
 from aetheria.protocols import Listener
+from aetheria.user_code import describe
 
 
 class EventBus:
     """Observer: calls every listener in turn, in the order of the config.
 
     A listener that raises before the first step fails the run: a wrong logger setting should be
-    known at once. Later it is detached with one traceback on stderr, and the run goes on. Either
+    known at once. Later it is detached with what it raised on stderr, and the run goes on. Either
     way it is called no more, so that the others hear how the run ends.
     """
 
@@ -52,9 +54,7 @@ class EventBus:
             if export is None:
                 continue
             try:
-                # A copy through JSON: the listener keeps no hold on what is being saved, and what
-                # is not JSON is the listener's fault here, and would be the snapshot's later.
-                states[name] = json.loads(json.dumps(export()))
+                states[name] = _copied(export())
             except Exception as error:
                 self._detach(name, error)
         return states
@@ -70,7 +70,25 @@ class EventBus:
         del self._listeners[name]
         self._detached[name] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(f"listener {name!r} raised and was detached; the run goes on", file=sys.stderr)
-        traceback.print_exc()
+        if isinstance(error, AetheriaError):
+            print(error, file=sys.stderr)
+        elif (lines := describe(error)) is None:  # not of a user's code
+            traceback.print_exception(error)
+        else:
+            print(*lines, sep="\n", file=sys.stderr)
+
+
+def _copied(state: Any) -> Any:
+    """A copy through JSON: the listener keeps no hold on what is being saved, and what is not JSON
+    is the listener's fault here, and would be the snapshot's later.
+    """
+    try:
+        return json.loads(json.dumps(state))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AetheriaError(
+            f"export_state: expected JSON values, got others ({error}); return numbers, "
+            "text, lists and mappings of them"
+        ) from error
 
 
 def _precedes_first_step(event: Event) -> bool:

@@ -60,7 +60,8 @@ class CsvLogger:
         record = metric_record(event)
         if record is not None:
             keys = [record[name] for name in ("step", "epoch", "examples_seen", "split")]
-            lines = [_csv_line([*keys, *item]) for item in event.metrics.items()]  # type: ignore[union-attr]
+            own = eval_values(event) if isinstance(event, EvaluationCompleted) else event.metrics  # type: ignore[union-attr]
+            lines = [_csv_line([*keys, *item]) for item in own.items()]
             self._file.append(*lines)
         self._file.follow(event)
 
@@ -73,11 +74,15 @@ def metric_record(event: Event) -> dict[str, Any] | None:
             return {**_counters(event.progress, "train"), **event.metrics, **extra}
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
-            if event.num_nonfinite_examples:
-                extra["num_nonfinite_examples"] = event.num_nonfinite_examples
-            return {**_counters(event.progress, "eval"), **event.metrics, **extra}
+            return {**_counters(event.progress, "eval"), **eval_values(event), **extra}
         case _:
             return None
+
+
+def eval_values(event: EvaluationCompleted) -> dict[str, Any]:
+    """The metrics of an evaluation, and how many examples are not finite, if any."""
+    count = event.num_nonfinite_examples
+    return {**event.metrics, **({"num_nonfinite_examples": count} if count else {})}
 
 
 def _counters(progress: Progress, split: str) -> Mapping[str, Any]:

@@ -35,7 +35,8 @@ class Registry:
     """
 
     def __init__(self, kind: str, folder: str, package: str):
-        self.kind, self._folder, self._package = kind, folder, package
+        self._kind, self._folder, self._package = kind, folder, package
+        self.noun = {"data": "dataset"}.get(kind, kind)
         self._found: dict[str, dict[Path, Any]] = {}
         self._failed: dict[Path, BaseException] = {}
         self._provided: list[Any] = []
@@ -71,7 +72,7 @@ class Registry:
         values = sorted({entry.value for entry in entries})
         if len(values) > 1:
             raise RegistryError(
-                f"{self.kind} {name!r}: expected one package that provides it, got "
+                f"{self.noun} {name!r}: expected one package that provides it, got "
                 f"{' and '.join(values)}; uninstall one, or write the import path"
             )
         if values:
@@ -97,8 +98,8 @@ class Registry:
         """
         if not isinstance(name, str) or not name:
             raise RegistryError(
-                f"{where}: expected the name of a {self.kind}, got {shown(name)}; "
-                f"give it yourself, as {self._argument}=NAME or --{self.kind} NAME"
+                f"{where}: expected the name of a {self.noun}, got {shown(name)}; "
+                f"give it yourself, as {self._argument}=NAME or --{self._kind} NAME"
             )
         if ":" not in name:
             return name
@@ -115,9 +116,9 @@ class Registry:
         if discovery.is_loaded(name, project):
             return name
         raise RegistryError(
-            f"{where}: expected the name of a registered {self.kind}, got the import path "
+            f"{where}: expected the name of a registered {self.noun}, got the import path "
             f"{shown(name)}, which a file may not choose; if you trust it, give it "
-            f"yourself, as {self._argument}={shown(name)} or --{self.kind}"
+            f"yourself, as {self._argument}={shown(name)} or --{self._kind}"
         )
 
     def declares(self, target: Any) -> bool:
@@ -146,13 +147,13 @@ class Registry:
         for file, _ in others:
             if not discovery.is_same_file(first, file):
                 raise RegistryError(
-                    f"{self.kind} {name!r}: expected one file that registers it, got "
+                    f"{self.noun} {name!r}: expected one file that registers it, got "
                     f"{first} and {file}; rename one"
                 )
         return target
 
     def _discover(self, project: Path | None) -> None:
-        marker, self._failed = f"register_{self.kind}", {}
+        marker, self._failed = f"register_{self._kind}", {}
         for module in discovery.candidate_modules(self._package, self._folder, project, marker):
             self._loading = module.file.resolve()
             try:
@@ -165,14 +166,14 @@ class Registry:
 
     @property
     def _argument(self) -> str:
-        return f"{self.kind}_name"
+        return f"{self._kind}_name"
 
     def _import_path(self, name: str, path: str) -> Any:
         module_name, _, attribute = path.partition(":")
         if _is_standard(module_name):
             # Not imported to find that out: `antigravity` opens a browser.
             raise RegistryError(
-                f"{self.kind} {shown(name)}: expected a {self.kind}, got an import path "
+                f"{self.noun} {shown(name)}: expected a {self.noun}, got an import path "
                 "into Python's standard library, which has none; name another"
             )
         try:
@@ -181,7 +182,7 @@ class Registry:
             raise
         except (Exception, SystemExit) as error:
             raise RegistryError(
-                f"{self.kind} {name!r}: expected {path} to import, as pkg.mod:Name does, got "
+                f"{self.noun} {name!r}: expected {path} to import, as pkg.mod:Name does, got "
                 f"{type(error).__name__}: {error}; check that it can be imported from here"
             ) from error
 
@@ -198,7 +199,7 @@ class Registry:
         where = [f"{self._package} and installed packages"]
         where += [] if project is None else [str(project / self._folder)]
         return (
-            f"{self.kind}: expected one of {', '.join(names)}, got {shown(name)}; {advice}"
+            f"{self.noun}: expected one of {', '.join(names)}, got {shown(name)}; {advice}"
             f" (looked in {', '.join(reversed(where))}){broken}{self._silent(name, project)}"
         ).replace("\n", " ")
 
@@ -214,8 +215,8 @@ class Registry:
         first = ", ".join(str(file) for file in files[:_MOST_FILES])
         more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
         return (
-            f"; {first}{more}: no {self.kind} is registered there, write "
-            f'@register_{self.kind}("NAME") above it'
+            f"; {first}{more}: no {self.noun} is registered there, write "
+            f'@register_{self._kind}("NAME") above it'
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aetheria.errors import SnapshotError
+from aetheria.nesting import nested_columns
 from aetheria.protocols import Snapshot
 from aetheria.resilience.manifest import check_manifest, make_manifest
 from aetheria.resilience.one_report import one_report
@@ -27,7 +28,7 @@ def write_snapshot(path: Path, arrays: Mapping[str, Any], record: Mapping[str, A
         checkpointer.save(
             path.resolve(),
             ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_nest(_stored(host))),
+                state=ocp.args.PyTreeSave(nested_columns(_stored(host))),
                 record=ocp.args.JsonSave(record),
                 manifest=ManifestSave(lambda: make_manifest(host, record)),
             ),
@@ -90,24 +91,13 @@ def _as_numpy(ocp: Any, manifest: Mapping[str, Any]) -> Any:
     as_array = ocp.RestoreArgs(restore_type=np.ndarray)
     paths = [path for path, leaf in manifest["leaves"].items() if 0 not in leaf["shape"]]
     return ocp.args.PyTreeRestore(
-        _nest(dict.fromkeys(paths, 0)), restore_args=_nest(dict.fromkeys(paths, as_array))
+        nested_columns(dict.fromkeys(paths, 0)),
+        restore_args=nested_columns(dict.fromkeys(paths, as_array)),
     )
 
 
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns leaf paths into a tree that a reader of the snapshot can walk."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree
-
-
 def _flatten(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `_nest`, in the manifest's order, which is the tree order of the state."""
+    """The inverse of `nested_columns`, in the manifest's order: the tree order of the state."""
     flat = {}
     for path, leaf in leaves.items():
         if 0 in leaf["shape"]:
