@@ -76,7 +76,10 @@ def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, conf
 @pytest.mark.slow
 @pytest.mark.skipif(not several_cores, reason="one core: no affinity to change")
 @pytest.mark.parametrize(("control", "difference"), [(False, None), (True, "params at step 0")])
-def test_an_orthogonal_initializer_is_the_same_on_one_core(config, tmp_path, control, difference):
+def test_an_orthogonal_initializer_is_the_same_on_one_core(
+    config, tmp_path, monkeypatch, control, difference
+):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "orthogonal.py").write_text(ORTHOGONAL)
     proof = ElasticProof(
@@ -91,6 +94,7 @@ def test_an_orthogonal_initializer_is_the_same_on_one_core(config, tmp_path, con
     cases = [proof.cases()[0], next(case for case in proof.cases() if "core" in case.name)]
     evidence = [proof.run(case, tmp_path / case.name) for case in cases]
     assert evidence[1].differs_from(evidence[0]) == difference
+    assert not (tmp_path / "compiled").exists(), "no row runs what was compiled for another"
 
 
 @pytest.mark.slow

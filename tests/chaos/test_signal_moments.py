@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
+from aetheria.resilience.run_lock import HOLDER
+
 pytestmark = pytest.mark.slow
 
 # Each sends this process the signal that the environment names, once, at the moment it names.
@@ -18,6 +20,7 @@ import os
 import signal
 import numpy as np
 from aetheria.data import DataSplits
+from aetheria.command import summary
 from aetheria.data.sources import ArraySource
 from aetheria.events import PhaseChanged
 from aetheria.models.mlp import SimpleMLP
@@ -54,6 +57,14 @@ def telling_data():
     train, evaluation = TellingSource(columns), TellingSource(columns)
     evaluation.moment = "evaluation"
     return DataSplits(train=train, eval=evaluation)
+
+
+def versions():
+    send("summary")
+    return told_before()
+
+
+told_before, summary.versions = summary.versions, versions
 
 
 class Teller:
@@ -121,6 +132,17 @@ def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, 
 def test_a_signal_before_there_is_a_run_ends_with_75_and_leaves_nothing(tmp_path, signal):
     assert trainer(tmp_path)("run", signal, "start").exit_code == 75
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_after_the_run_ends_with_75_and_gives_the_folder_back(tmp_path, whole):
+    start = trainer(tmp_path)
+    ended = start("run", "SIGTERM", "summary")
+    assert ended.exit_code == 75 and not (ended.run_dir / "summary.json").exists()
+    assert not (ended.run_dir / HOLDER).exists()
+    resumed = start("run", "", "", "--resume=auto")
+    assert resumed.exit_code == 0
+    assert resumed.summary["params_sha256"] == whole["params_sha256"]
+    assert without_rate(resumed.metrics) == whole["metrics"]
 
 
 @pytest.fixture(scope="module")
