@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -178,7 +179,7 @@ class ElasticProgram:
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """A report to add to, of the sums that were fetched from one."""
         rows = rows_by_name(self._first.train_rows, sums, self._first.no_rows)
-        return StepOutput(jax.device_put(rows, self._devices[0]), np.zeros(()))
+        return StepOutput(jax.device_put(rows, self._devices[0]), jnp.zeros(()))
 
     def export_state(self, state: Replicas) -> dict[str, jax.Array]:
         """Copies the state, as split as it is: path -> array. Without waiting, unless it is split

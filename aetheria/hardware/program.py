@@ -208,7 +208,7 @@ class JaxProgram:
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """A report to add to, of the sums that were fetched from one."""
         rows = rows_by_name(self._outline.train_rows, sums, self.no_rows)
-        return StepOutput(self._place_rows(rows), np.zeros(()))
+        return StepOutput(self._place_rows(rows), jnp.zeros(()))
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
         """Copies the state on the device: path -> array, keys as uint32 data. Without waiting,
