@@ -250,7 +250,10 @@ def test_a_hostile_name_in_a_file_of_weights_executes_nothing(torch, monkeypatch
         for index, (name, params) in enumerate(HOSTILE)
         for forge, ending in ((forge_weights, ".safetensors"), (forge_exported, ""))
     ]
-    if not torch:
+    if torch:  # the control: such a file is read as far as the model it names
+        with pytest.raises(AetheriaError, match="a twin in PyTorch, got Tiny"):
+            Predictor(checkpoint_path=forge_weights("Tiny", {}, "sound.safetensors"))
+    else:
         hide_torch(monkeypatch)
     for file in files:
         assert_refuses(Predictor, checkpoint_path=file)
