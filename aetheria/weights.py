@@ -128,7 +128,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
             arrays[path] = weights.arrays[source].astype(array.dtype)
     lineage = {"file": str(weights.path)}
     made_of = {"resolved": {"model_params": resolve_model(config, project)}}
-    return arrays, {**Standing().record(0, {}), **describe_run(config, spec, lineage, made_of)}
+    return arrays, {**Standing().record(0, {}, {}), **describe_run(config, spec, lineage, made_of)}
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:

@@ -24,10 +24,12 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORKS = {
     "mlp": ("configs/mlp.py", {"model_params.dropout": 0.1}),
-    "cnn": ("configs/cnn.py", {"model_params.batch_norm": True, "model_params.dropout": 0.2}),
+    "cnn": (
+        "configs/cnn.py",
+        {"model_params.batch_norm": True, "model_params.dropout": 0.2, "batch_size": 32},
+    ),
     "lm": ("configs/lm.py", {"model_params.num_layers": 2}),
 }
-SMALL = {"cnn": {"batch_size": 32}}
 LEARNING_RATE, CONTROL = 1e-3, 1e-3 * (1 + 1e-6)
 # Run by each side with its own code: an older one may keep its snapshots in another way.
 READ = """
@@ -64,10 +66,10 @@ def cases(works: list[str], steps: int) -> Iterator[Case]:
         for level in ("fast", "elastic"):
             for devices in (1, 8):
                 mesh = {"strategy": "mesh", "mesh": f"{{data: {devices}}}"}
-                chosen = {**common, **own, **SMALL.get(work, {}), **mesh, "reproducibility": level}
+                chosen = {**common, **own, **mesh, "reproducibility": level}
                 yield Case(f"{work} {level} {devices}", config, chosen, devices)
     for work, (config, own) in WORKS.items() if "torch" in works else ():
-        chosen = {**common, **own, **SMALL.get(work, {}), "strategy": "torch"}
+        chosen = {**common, **own, "strategy": "torch"}
         yield Case(f"{work} torch", config, chosen, 1)
 
 
@@ -177,6 +179,9 @@ def main() -> int:
     works = options.only.split(",")
     if unknown := set(works) - {*WORKS, "torch"}:
         parser.error(f"--only: expected some of {', '.join(WORKS)}, torch, got {unknown}")
+    find = ["git", "-C", str(REPOSITORY), "rev-parse", "--quiet", "--verify"]
+    if subprocess.run([*find, f"{options.commit}^{{commit}}"], capture_output=True).returncode:
+        parser.error(f"commit: expected one of this repository, got {options.commit!r}")
     as_expected = True
     with tempfile.TemporaryDirectory() as scratch:
         before, now = sides(options.commit, Path(scratch))

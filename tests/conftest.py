@@ -38,9 +38,10 @@ DIGITS = {
 }
 
 
-def train_step(program: Any, state: Any, window: dict[str, Any]) -> Any:
-    """Takes one step of a program, on one window."""
-    return program.train_steps(state, {name: column[None] for name, column in window.items()}, 0, 1)
+def train_step(program: Any, state: Any, window: dict[str, Any], since: Any = None) -> Any:
+    """Takes one step of a program, on one window; `since` is the report to add to."""
+    chunk = {name: column[None] for name, column in window.items()}
+    return program.train_steps(state, chunk, 0, 1, since)
 
 
 def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -89,8 +89,7 @@ def jax_program(request):
 def advance(program, state, windows):
     report = None
     for window in windows:
-        chunk = {name: column[None] for name, column in window.items()}
-        state, report = program.train_steps(state, chunk, 0, 1, report)
+        state, report = train_step(program, state, window, report)
     return state, report
 
 
@@ -178,22 +177,16 @@ def test_a_chunk_gives_what_its_windows_give_one_by_one(program):
 
 def test_a_report_is_the_mean_of_its_interval_without_skipped_windows(program):
     bad = {**WINDOWS[1], "inputs": np.full_like(WINDOWS[1]["inputs"], np.nan)}
-    windows, state, each, report = (
-        [make_window(num_valid=5), bad, WINDOWS[2]],
-        program.init(),
-        [],
-        None,
-    )
+    windows = [make_window(num_valid=5), bad, WINDOWS[2]]
+    state, each = program.init(), []
     for window in windows:
-        chunk = {name: column[None] for name, column in window.items()}
-        state, alone = program.train_steps(state, chunk, 0, 1)
+        state, alone = train_step(program, state, window)
         each.append(program.fetch(alone))
         if each[-1].guard.held_step:
             state = program.release(state, each[-1].guard.step)
-    state = program.init()
+    state, report = program.init(), None
     for window in windows:
-        chunk = {name: column[None] for name, column in window.items()}
-        state, report = program.train_steps(state, chunk, 0, 1, report)
+        state, report = train_step(program, state, window, report)
         fetched = program.fetch(report)
         if fetched.guard.held_step:
             state = program.release(state, fetched.guard.step)

@@ -143,7 +143,7 @@ class Engine:
             self._state = self._program.release(self._state, examined_step)
         self._now = Standing.from_record(snapshot.record)
         self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
-        self._reports.interval = sums = self._now.interval
+        self._reports.interval = sums = snapshot.record["engine"].get("interval", {})
         self._interval = self._program.import_report(sums) if sums else None
         self._bus.import_state(snapshot.record["listeners"])
 
@@ -318,9 +318,9 @@ class Engine:
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
-        due = self._schedule.is_log_due(self._now.progress)
-        self._now.interval = {} if due else self._reports.interval
-        record = self._now.record(self._reports.num_skipped, self._bus.export_state())
+        reports, begins = self._reports, self._schedule.is_log_due(self._now.progress)
+        interval = {} if begins else reports.interval
+        record = self._now.record(reports.num_skipped, interval, self._bus.export_state())
         pending = self._now.pending is not None
         name = self._schedule.snapshot_name(self._now.progress, pending=pending)
         with self._waits.for_compiler("export_state"):

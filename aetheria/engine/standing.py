@@ -19,8 +19,6 @@ class Standing:
         saved_step: when a snapshot was last taken, or restored; -1: never.
         pending: an evaluation at this step was left for a stop, and what had been told of the step:
             `metrics` and `steps_per_second`, or nothing; None: no evaluation was.
-        interval: of the steps since the last report, as far as they are fetched: metric -> [sum,
-            weight].
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -29,10 +27,20 @@ class Standing:
     eval_step: int = -1
     saved_step: int = -1
     pending: Mapping[str, Any] | None = None
-    interval: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
-    def record(self, num_skipped: int, listeners: Mapping[str, Any]) -> dict[str, Any]:
-        """The engine's part of a snapshot's record: JSON values."""
+    def record(
+        self,
+        num_skipped: int,
+        interval: Mapping[str, Sequence[float]],
+        listeners: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The engine's part of a snapshot's record: JSON values.
+
+        Args:
+            num_skipped: windows that the guard has skipped.
+            interval: metric -> [sum, weight], over the steps since the last report.
+            listeners: their states, by name.
+        """
         return {
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
             "engine": {
@@ -41,7 +49,7 @@ class Standing:
                 "eval_step": self.eval_step,
                 "num_skipped": num_skipped,
                 "pending": self.pending,
-                "interval": self.interval,
+                "interval": interval,
             },
             "listeners": listeners,
         }
@@ -57,5 +65,4 @@ class Standing:
             eval_step=engine["eval_step"],
             saved_step=progress.step,
             pending=engine.get("pending"),
-            interval=engine.get("interval", {}),
         )

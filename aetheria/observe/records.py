@@ -60,8 +60,8 @@ class CsvLogger:
         record = metric_record(event)
         if record is not None:
             keys = [record[name] for name in ("step", "epoch", "examples_seen", "split")]
-            own = eval_values(event) if isinstance(event, EvaluationCompleted) else event.metrics  # type: ignore[union-attr]
-            lines = [_csv_line([*keys, *item]) for item in own.items()]
+            values = metric_values(event)  # type: ignore[arg-type]
+            lines = [_csv_line([*keys, *item]) for item in values.items()]
             self._file.append(*lines)
         self._file.follow(event)
 
@@ -71,17 +71,17 @@ def metric_record(event: Event) -> dict[str, Any] | None:
     match event:
         case StepsCompleted():
             extra = {"steps_per_second": round(event.steps_per_second, 3)}
-            return {**_counters(event.progress, "train"), **event.metrics, **extra}
+            return {**_counters(event.progress, "train"), **metric_values(event), **extra}
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
-            return {**_counters(event.progress, "eval"), **eval_values(event), **extra}
+            return {**_counters(event.progress, "eval"), **metric_values(event), **extra}
         case _:
             return None
 
 
-def eval_values(event: EvaluationCompleted) -> dict[str, Any]:
-    """The metrics of an evaluation, and how many examples are not finite, if any."""
-    count = event.num_nonfinite_examples
+def metric_values(event: StepsCompleted | EvaluationCompleted) -> dict[str, Any]:
+    """The metrics of an event, and of an evaluation how many examples are not finite, if any."""
+    count = event.num_nonfinite_examples if isinstance(event, EvaluationCompleted) else 0
     return {**event.metrics, **({"num_nonfinite_examples": count} if count else {})}
 
 

@@ -14,7 +14,7 @@ from aetheria.events import (
     StepsCompleted,
 )
 from aetheria.observe.patient_file import PatientFile
-from aetheria.observe.records import eval_values
+from aetheria.observe.records import metric_values
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -55,7 +55,7 @@ class TensorBoardLogger:
                 rate = {"steps_per_second": event.steps_per_second}
                 self._write("train", {**event.metrics, **rate}, event.progress.step)
             case EvaluationCompleted():
-                self._write("eval", eval_values(event), event.progress.step)
+                self._write("eval", metric_values(event), event.progress.step)
             case RunEnded() if self._writer is not None:
                 self._writer.close()
 

@@ -1,12 +1,11 @@
 """Weights & Biases (extra `wandb`)."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.records import eval_values
+from aetheria.observe.records import metric_values
 from aetheria.plugins import register_logger
 from aetheria.protocols import RunContext
 
@@ -62,9 +61,9 @@ class WandbLogger:
             case RunStarted():
                 self._start()
             case StepsCompleted():
-                self._log("train", event, event.metrics)
+                self._log("train", event)
             case EvaluationCompleted():
-                self._log("eval", event, eval_values(event))
+                self._log("eval", event)
             case RunEnded() if self._run is not None:
                 self._run.finish(exit_code=0 if event.status == "completed" else 1)
 
@@ -88,9 +87,7 @@ class WandbLogger:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def _log(
-        self, split: str, event: StepsCompleted | EvaluationCompleted, values: Mapping[str, Any]
-    ) -> None:
-        metrics = {f"{split}/{name}": value for name, value in values.items()}
+    def _log(self, split: str, event: StepsCompleted | EvaluationCompleted) -> None:
+        metrics = {f"{split}/{name}": value for name, value in metric_values(event).items()}
         counters = {"step": event.progress.step, "epoch": event.progress.epoch}
         self._run.log({**counters, **metrics})

@@ -150,7 +150,7 @@ def test_a_forward_pass_that_overflows_float16_leaves_a_dump(
 def test_an_evaluation_that_is_not_finite_is_named_counted_and_never_best(train, tmp_path, devices):
     config = {**SHORT, **DEVICES[devices], "max_steps": 4, "eval_every_steps": 2}
     config |= {"data_params": {"large": 1e25, "split": "eval"}}
-    config |= {"model_name": "SoundLinear", "loggers": ["jsonl", "console"]}
+    config |= {"model_name": "SoundLinear", "loggers": ["jsonl", "csv", "console"]}
     if devices == "torch":
         config |= {"model_name": "BadRate"}
         config |= {"data_name": "bad_eval_digits", "data_params": {}}
@@ -162,6 +162,7 @@ def test_an_evaluation_that_is_not_finite_is_named_counted_and_never_best(train,
     assert [line["step"] for line in evaluated] == [2, 4]
     sizes = {line["num_nonfinite_examples"] for line in evaluated}
     assert all(line["loss"] is None for line in evaluated) and sizes <= {8, 16}
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("num_nonfinite_examples") == 2
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["best"] is None and summary["final"]["eval/loss"] is None
     first = {
