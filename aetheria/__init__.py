@@ -12,35 +12,35 @@ if TYPE_CHECKING:
     from aetheria.data import ArraySource as ArraySource
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
-    from aetheria.logic.averaging import with_average as with_average
-    from aetheria.logic.clipping import clip as clip
-    from aetheria.logic.metrics import weighted as weighted
-    from aetheria.logic.model import LossOutput as LossOutput
-    from aetheria.logic.model import Model as Model
-    from aetheria.logic.model import WeightedSum as WeightedSum
-    from aetheria.logic.network import LinenModel as LinenModel
-    from aetheria.logic.network import NnxModel as NnxModel
-    from aetheria.logic.sharding import split_batch as split_batch
+    from aetheria.model.adapters import LinenModel as LinenModel
+    from aetheria.model.adapters import NnxModel as NnxModel
+    from aetheria.model.averaging import with_average as with_average
+    from aetheria.model.classes import Classes as Classes
+    from aetheria.model.clipping import clip as clip
+    from aetheria.model.metrics import weighted as weighted
+    from aetheria.model.model import LossOutput as LossOutput
+    from aetheria.model.model import Model as Model
+    from aetheria.model.model import WeightedSum as WeightedSum
+    from aetheria.model.sharding import split_batch as split_batch
     from aetheria.plugins import register_callback as register_callback
     from aetheria.plugins import register_data as register_data
     from aetheria.plugins import register_logger as register_logger
     from aetheria.plugins import register_model as register_model
-    from aetheria.protocols import Classes as Classes
 
 _HOMES = {
-    "Classes": "aetheria.protocols",
+    "Classes": "aetheria.model.classes",
     "ArraySource": "aetheria.data",
     "DataSplits": "aetheria.data",
     "RecordSource": "aetheria.data",
-    "clip": "aetheria.logic.clipping",
-    "with_average": "aetheria.logic.averaging",
-    "weighted": "aetheria.logic.metrics",
-    "split_batch": "aetheria.logic.sharding",
-    "LossOutput": "aetheria.logic.model",
-    "Model": "aetheria.logic.model",
-    "WeightedSum": "aetheria.logic.model",
-    "LinenModel": "aetheria.logic.network",
-    "NnxModel": "aetheria.logic.network",
+    "clip": "aetheria.model.clipping",
+    "with_average": "aetheria.model.averaging",
+    "weighted": "aetheria.model.metrics",
+    "split_batch": "aetheria.model.sharding",
+    "LossOutput": "aetheria.model.model",
+    "Model": "aetheria.model.model",
+    "WeightedSum": "aetheria.model.model",
+    "LinenModel": "aetheria.model.adapters",
+    "NnxModel": "aetheria.model.adapters",
     "register_callback": "aetheria.plugins",
     "register_data": "aetheria.plugins",
     "register_logger": "aetheria.plugins",

@@ -2,7 +2,7 @@
 
 import sys
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aetheria.bounded import build_described
 from aetheria.build import build_predict_program
+from aetheria.engine.interfaces import Snapshot
 from aetheria.errors import AetheriaError
-from aetheria.hardware import PredictProgram, Weights
-from aetheria.named_model import remake_model, said_by
+from aetheria.hardware.jax.prediction import PredictProgram, Weights
+from aetheria.model.by_name import remake_model, said_by
+from aetheria.plugins.bounded import build_described
 from aetheria.plugins.discovery import find_project
-from aetheria.protocols import Snapshot
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.runs import find_snapshot, newest_runs
-from aetheria.weights import WeightsRequest, looks_like_weights, read_weights
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.runs import find_snapshot, newest_runs
+from aetheria.tools.weights.weights import WeightsRequest, looks_like_weights, read_weights
 
 
 class _Loaded(NamedTuple):

@@ -7,15 +7,10 @@ The flags are those of ml_collections' config_flags; the config, the errors and 
 import sys
 from collections.abc import Sequence
 
-from aetheria.command.argument_types import local_path
-from aetheria.command.cli import run_command
-from aetheria.command.options import (
-    OneLineParser,
-    add_run_options,
-    make_command,
-    split_overrides,
-)
-from aetheria.command.train import TrainCommand
+from aetheria.cli.argument_types import local_path
+from aetheria.cli.main import run_command
+from aetheria.cli.options import OneLineParser, add_run_options, make_command, split_overrides
+from aetheria.cli.train import TrainCommand
 
 
 def parse(argv: Sequence[str]) -> TrainCommand:

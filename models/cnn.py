@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import Classes, LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
+from aetheria.model.optimizers import AdamW, Optimizer, warmup_cosine
 
 
 def max_pool(x: jax.Array) -> jax.Array:

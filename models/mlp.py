@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import Classes, LinenModel, register_model, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
+from aetheria.model.optimizers import AdamW, Optimizer, warmup_cosine
 
 
 class _Layers(nn.Module):

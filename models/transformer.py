@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec
 
 from aetheria import Classes, LinenModel, register_model, split_batch, weighted
 from aetheria.errors import AetheriaError
-from aetheria.logic.layers import causal_attention
-from aetheria.logic.optimizers import AdamW, Optimizer, warmup_cosine
+from aetheria.model.layers import causal_attention
+from aetheria.model.optimizers import AdamW, Optimizer, warmup_cosine
 
 # By name, since a stack of vectors has the rank of a matrix.
 _MATRICES = "(kernel|embedding)$"  # not biases, not scales of norms

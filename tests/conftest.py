@@ -51,7 +51,7 @@ def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def make_spec(window: dict[str, Any], **changes: Any) -> Any:
     """What a program of a test is compiled for: a short run, of which little matters."""
-    from aetheria.logic.program_spec import ProgramSpec
+    from aetheria.hardware.layout.program_spec import ProgramSpec
 
     settings = {"total_steps": 10, "seed": 0, "mixed_precision": False, "max_consecutive_skips": 3}
     return ProgramSpec(example_window=window, **{**settings, **changes})
@@ -79,7 +79,7 @@ def same_threads() -> Iterator[None]:
     """An elastic run in this process sets the number of threads, also of what the next test starts
     in a process of its own.
     """
-    from aetheria.hardware.compiler import BLAS_THREADS
+    from aetheria.hardware.jax.cpu.threads import BLAS_THREADS
 
     names = ("NPROC", *BLAS_THREADS)
     before = {name: os.environ[name] for name in names if name in os.environ}
@@ -98,7 +98,7 @@ def train(tmp_path: Path) -> Callable[..., Finished]:
     """
 
     def run(name: str = "run", **changes: Any) -> Finished:
-        from aetheria.command.train import TrainCommand
+        from aetheria.cli.train import TrainCommand
 
         names = ("resume", "overwrite", "accept_changes", "project", "stop_at_step")
         options = {key: changes.pop(key) for key in names if key in changes}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 MODEL = """
 from dataclasses import dataclass

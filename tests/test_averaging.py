@@ -8,12 +8,13 @@ import pytest
 from conftest import DIGITS, make_spec, train_step
 
 from aetheria.errors import SnapshotError
-from aetheria.hardware import select_strategy
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.evaluation import evaluated
+from aetheria.hardware.layout.state import TrainState
 from aetheria.inference import Predictor
-from aetheria.logic.averaging import AverageState, evaluated, with_average
-from aetheria.logic.state import TrainState
+from aetheria.model.averaging import AverageState, with_average
 from aetheria.plugins import DATA, MODELS
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 AVERAGED = {**DIGITS, "ema_decay": 0.9}
 

@@ -120,7 +120,7 @@ def test_a_save_is_held_against_a_raw_write_and_orbax_alone():
 def test_a_save_is_measured_at_each_size(tmp_path):
     import benchmarks.saves as saves
 
-    from aetheria.config_files import load_config
+    from aetheria.config.files import load_config
 
     config = load_config(REPOSITORY / "configs" / "mlp.py", ()).to_dict()
     bench = saves.Bench({"config": config, "folder": tmp_path}, 1)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import DIGITS, REPOSITORY
 
-from aetheria.command.cli import parse
+from aetheria.cli.main import parse
 from aetheria.errors import AetheriaError
 
 MAIN = "aetheria.main"
@@ -51,7 +51,7 @@ def test_help_is_fast_and_imports_no_jax(cli):
         seconds.append(time.perf_counter() - began)
     assert done.returncode == 0
     assert "train" in done.stdout
-    probe = "import sys; from aetheria.command.cli import parse; print('jax' in sys.modules)"
+    probe = "import sys; from aetheria.cli.main import parse; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     # A loose bound on a shared machine; the benchmark measures it.
@@ -167,7 +167,7 @@ def test_a_reader_that_leaves_does_not_change_the_exit_code(config):
 
 
 def test_shipped_configs_parse():
-    from aetheria.config_files import load_config
+    from aetheria.config.files import load_config
 
     files = sorted((REPOSITORY / "configs").glob("*.py"))
     assert files

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.config import Config, SnapshotConfig, make_config
-from aetheria.config_files import load_config
+from aetheria.config.files import load_config
 from aetheria.errors import ConfigError
 
 YAML = """\

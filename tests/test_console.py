@@ -14,9 +14,10 @@ import pytest
 import yaml
 from conftest import DIGITS
 
+from aetheria.engine.stop import StopSignal
 from aetheria.events import NonFiniteDetected, Progress, SnapshotFailed
-from aetheria.observe.console import ConsoleLogger
-from aetheria.protocols import RunContext, StopSignal
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.console import ConsoleLogger
 
 CONFIG = {**DIGITS, "loggers": ["console"], "epochs": 1}
 ESCAPE = "\x1b["

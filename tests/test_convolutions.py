@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.convolutions import LIBRARY_CONVOLUTIONS
-from aetheria.hardware.rewriting import rewrite
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
+from aetheria.hardware.jax.cpu.rewriting import rewrite
 
 LIBRARY_FORMS = ("b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f")
 CONVOLUTIONS = {

@@ -14,11 +14,11 @@ from conftest import DIGITS
 from flax import nnx
 
 from aetheria import LossOutput, Model, NnxModel, weighted
-from aetheria.debug.nan import Replay
-from aetheria.debug.origin import trace_origins
-from aetheria.logic.leaves import named_leaves
-from aetheria.logic.precision import Precision
-from aetheria.logic.state import make_init
+from aetheria.hardware.layout.leaves import named_leaves
+from aetheria.hardware.layout.state import make_init
+from aetheria.model.precision import Precision
+from aetheria.tools.nan.origin import trace_origins
+from aetheria.tools.nan.replay import Replay
 
 
 def make_window(model, seed=0, num_micro=2, size=3):
@@ -294,8 +294,8 @@ def test_a_damaged_dump_is_not_believed(dump, cli):
 
 
 def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
-    from aetheria.resilience import read_snapshot
-    from aetheria.resilience.dumps import read_dump
+    from aetheria.snapshots import read_snapshot
+    from aetheria.snapshots.dumps import read_dump
 
     snapshot, window = read_dump(dump)
     assert np.argwhere(np.isnan(window["inputs"])).tolist() == [[1, 5, 7]]

@@ -8,12 +8,13 @@ from conftest import DIGITS
 
 from aetheria.build import build_run
 from aetheria.config import make_config
+from aetheria.engine.stop import StopSignal
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Progress, RunStarted
-from aetheria.observe.early_stopping import EarlyStopping
-from aetheria.protocols import RunContext, StopSignal
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.runs import RunPlan
+from aetheria.observe.callbacks.early_stopping import EarlyStopping
+from aetheria.observe.listener import RunContext
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.runs import RunPlan
 
 # An improvement by 100 never comes: the evaluation of step 5 is the best, 10 and 15 are worse.
 IMPATIENT = {

@@ -10,7 +10,8 @@ import pytest
 from conftest import make_spec
 from test_models import LinenNormed, PlainLinear
 
-from aetheria.hardware import ElasticProgram, select_strategy
+from aetheria.hardware.jax.elastic import ElasticProgram
+from aetheria.hardware.jax.strategy import select_strategy
 
 LANES, LANE_SIZE = 8, 2
 MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_spec
 
-from aetheria.hardware import select_strategy
+from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -110,8 +110,8 @@ def test_pytorch_on_a_gpu_takes_the_steps_of_jax_on_a_cpu():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch finds no GPU on this machine")
-    from aetheria.protocols import Alone
-    from aetheria.pytorch.strategy import select_torch_strategy
+    from aetheria.engine.interfaces import Alone
+    from aetheria.hardware.torch.strategy import select_torch_strategy
 
     model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
     spec = make_spec(make_window(0), total_steps=NUM_STEPS)

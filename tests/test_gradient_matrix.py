@@ -11,7 +11,7 @@ from conftest import make_spec
 from test_models import PlainLinear
 
 from aetheria import LossOutput, weighted
-from aetheria.hardware import select_strategy
+from aetheria.hardware.jax.strategy import select_strategy
 
 BATCH, FEATURES = 32, 6
 

@@ -18,13 +18,13 @@ import yaml
 from conftest import DIGITS
 
 from aetheria import LossOutput, Model, predict
-from aetheria.command.train import TrainCommand
+from aetheria.cli.train import TrainCommand
 from aetheria.data.datasets import diabetes, digits
 from aetheria.errors import AetheriaError, RegistryError, SnapshotError
-from aetheria.hardware import PredictProgram
+from aetheria.hardware.jax.prediction import PredictProgram
 from aetheria.inference import Predictor
 from aetheria.plugins import MODELS
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 REGRESSION = {
     **DIGITS,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import without_rate
 
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 LEVELS = ("fast", "elastic")
 

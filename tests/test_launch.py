@@ -7,9 +7,9 @@ import time
 import pytest
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.launch import Launch, detect_launch, first_host
-from aetheria.hardware.rendezvous import meet
-from aetheria.protocols import JoinOptions
+from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.launch import Launch, detect_launch, first_host
+from aetheria.hardware.processes.rendezvous import meet
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aetheria.logic.layers import causal_attention
+from aetheria.model.layers import causal_attention
 
 
 def make_qkv(length, size, dtype=jnp.float32):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
+from aetheria.engine.stop import StopSignal
 from aetheria.events import (
     PhaseChanged,
     Progress,
@@ -16,8 +17,8 @@ from aetheria.events import (
     StepsCompleted,
     Waited,
 )
-from aetheria.observe.ledger import KINDS, LEDGER, Ledger, account, read_ledger
-from aetheria.protocols import RunContext, StopSignal
+from aetheria.observe.goodput import KINDS, LEDGER, Ledger, account, read_ledger
+from aetheria.observe.listener import RunContext
 
 
 class Story:
@@ -25,7 +26,7 @@ class Story:
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.now = folder, 1000.0
-        monkeypatch.setattr("aetheria.observe.ledger.time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr("aetheria.observe.goodput.time", SimpleNamespace(time=lambda: self.now))
 
     def start(self, at, ready, step):
         self.now = ready

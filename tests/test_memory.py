@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aetheria.hardware.memory import keep_freed_memory
+from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 
 PROGRAM = """
 import resource, sys

@@ -15,8 +15,8 @@ from test_models import PlainLinear
 
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
-from aetheria.hardware import select_strategy
-from aetheria.logic.leaves import named_leaves
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")
@@ -141,7 +141,7 @@ def test_fsdp_gathers_the_kernels_and_no_activation():
 
 def test_fsdp_would_gather_activations_if_they_were_not_kept_split(monkeypatch):
     """The control of the test above: what XLA does with the same rules when left alone."""
-    monkeypatch.setattr("aetheria.logic.network.split_batch", lambda activations: activations)
+    monkeypatch.setattr("aetheria.model.adapters.split_batch", lambda activations: activations)
     model = dataclasses.replace(MODEL, learning_rate=2e-3)  # a program of its own
     found = collectives("fsdp8", model)
     others = {shape for shapes in found.values() for shape in shapes}

@@ -15,7 +15,7 @@ from flax import nnx
 
 from aetheria import LinenModel, LossOutput, Model, NnxModel, weighted
 from aetheria.errors import AetheriaError
-from aetheria.hardware import select_strategy
+from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")

@@ -10,7 +10,7 @@ from conftest import DIGITS, without_rate
 from test_processes import ends, start  # noqa: F401 - a fixture
 from test_tensorboard import curve
 
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 # A NaN in one example of micro-batch 2 of 4, at step 13; on 8 devices it meets one of them.
 BAD = {
@@ -146,7 +146,7 @@ def test_a_damaged_snapshot_is_not_gone_back_to(train):
 
 
 def test_without_a_snapshot_to_go_back_to_the_run_halts(train, monkeypatch):
-    from aetheria.resilience import store
+    from aetheria.snapshots import store
 
     def full(*arguments):
         raise OSError("no space left on device")

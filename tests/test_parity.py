@@ -8,9 +8,9 @@ import yaml
 
 torch = pytest.importorskip("torch")
 
-from aetheria.config_files import load_config, override  # noqa: E402
+from aetheria.config.files import load_config, override  # noqa: E402
 from aetheria.errors import AetheriaError  # noqa: E402
-from aetheria.proofs.parity import Parity  # noqa: E402
+from aetheria.tools.parity.comparison import Parity  # noqa: E402
 
 MLP = {
     "model_name": "SimpleMLP",
@@ -99,7 +99,7 @@ def test_each_trap_is_caught_naming_the_leaf(name, control):
 
 def test_a_side_that_took_no_step_is_outside(monkeypatch):
     """Its moments are zero, and what is relative to them has no size: no reason to fall over."""
-    from aetheria.proofs import parity
+    from aetheria.tools.parity import comparison as parity
 
     class Idle(parity.JaxSide):
         def step(self, window):
@@ -230,8 +230,8 @@ def test_the_command_says_what_it_found(cli, config_file):
 
 
 def test_its_json_is_json_whatever_the_difference(capsys, monkeypatch, config_file):
-    from aetheria.command.parity import ParityCommand
-    from aetheria.proofs import parity
+    from aetheria.tools.parity import comparison as parity
+    from aetheria.tools.parity.command import ParityCommand
 
     monkeypatch.setattr(parity, "_relative", lambda *_: float("nan"))
     assert ParityCommand(config_file=Path(config_file), steps=1, as_json=True).execute() == 1

@@ -15,10 +15,10 @@ from conftest import DIGITS, make_spec
 from jax.sharding import PartitionSpec as P
 from test_mesh import SimpleMLP, Whole, bytes_on_each_device
 
-from aetheria.hardware import select_strategy
-from aetheria.plan import Machine, rehearse
-from aetheria.plan.collectives import Collective, find_collectives
-from aetheria.plan.operations import count_operations
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.tools.plan import Machine, rehearse
+from aetheria.tools.plan.collectives import Collective, find_collectives
+from aetheria.tools.plan.operations import count_operations
 
 MODEL = SimpleMLP(input_dim=64, hidden_dim=1024, num_layers=2, num_classes=10)
 THREE_AXES = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -257,8 +257,8 @@ def test_the_command_prints_a_plan_and_the_same_as_json(cli, config, tmp_path):
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["memory"]["fits"] is False and plan["memory"]["limit"] == 1000
-    from aetheria.command.plan_text import describe
-    from aetheria.sizes import size_text
+    from aetheria.snapshots.sizes import size_text
+    from aetheria.tools.plan.text import describe
 
     assert f"params{size_text(plan['memory']['params']):>18}" in shown.stdout
     as_text = "\n".join(describe(plan))

@@ -205,10 +205,10 @@ def test_project_files_may_import_one_another(project):
 def test_an_import_path_names_anything_importable():
     from aetheria.models.mlp import SimpleMLP
 
-    from aetheria.observe.records import JsonlLogger
+    from aetheria.observe.loggers.records import JsonlLogger
 
     assert MODELS.get("aetheria.models.mlp:SimpleMLP") is SimpleMLP
-    assert LOGGERS.get("aetheria.observe.records:JsonlLogger") is JsonlLogger
+    assert LOGGERS.get("aetheria.observe.loggers.records:JsonlLogger") is JsonlLogger
 
 
 def test_an_import_path_may_lie_in_the_project(project):
@@ -457,7 +457,7 @@ def test_registering_the_same_object_again_is_no_clash():
     ],
 )  # fmt: skip
 def test_wrong_model_params_are_a_line_each(params, lines, cli, tmp_path, capsys):
-    from aetheria.command.cli import main
+    from aetheria.cli.main import main
 
     file = tmp_path / "c.yaml"
     file.write_text(config_text(model_params=params))
@@ -518,7 +518,7 @@ def test_arguments_are_converted_to_their_annotations():
     ],
 )
 def test_what_cannot_be_made_is_said_in_config_terms(changes, start, tmp_path, capsys):
-    from aetheria.command.cli import main
+    from aetheria.cli.main import main
 
     file = tmp_path / "c.yaml"
     params = {"input_dim": 64, "num_classes": 10} if "model_name" not in changes else {}

@@ -23,20 +23,21 @@ from test_step import (
 )
 
 from aetheria.config import make_config
+from aetheria.config.precision_policy import parse_policy
 from aetheria.errors import ConfigError, SnapshotError
-from aetheria.hardware import select_strategy
-from aetheria.hardware.compiler import jit_for
-from aetheria.hardware.rewriting import rewrite
-from aetheria.hardware.wide_sums import WIDE_SUMS
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.cpu.rewriting import rewrite
+from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
+from aetheria.hardware.jax.guard import release
+from aetheria.hardware.jax.step import make_train_step
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.counters import CONSECUTIVE
+from aetheria.hardware.layout.loss_scale import GOOD_STEPS, SCALE
+from aetheria.hardware.layout.state import TrainState, make_init
 from aetheria.inference import Predictor
-from aetheria.logic.guard import CONSECUTIVE, release
-from aetheria.logic.loss_scale import GOOD_STEPS, SCALE
-from aetheria.logic.precision import Precision
-from aetheria.logic.state import TrainState, make_init
-from aetheria.logic.step import make_train_step
+from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
-from aetheria.policy import parse_policy
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 HALF = Precision.parse("compute=float16")
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from conftest import DIGITS
 
-from aetheria.proofs.runs import Place
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.store import list_snapshots
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.store import list_snapshots
+from aetheria.tools.prove.runs import Place
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
+from aetheria.engine.interfaces import Alone
 from aetheria.errors import AetheriaError, SnapshotError
-from aetheria.hardware import select_strategy
-from aetheria.protocols import Alone
+from aetheria.hardware.jax.strategy import select_strategy
 
 STRATEGIES = {
     "cpu": ("cpu", {}),
@@ -66,7 +66,7 @@ def make_program(strategy, model=MODEL):
     if strategy == "torch":
         from torch_models import Twinned
 
-        from aetheria.pytorch.strategy import select_torch_strategy
+        from aetheria.hardware.torch.strategy import select_torch_strategy
 
         torch_strategy = select_torch_strategy({}, Alone(), host="", listen=None, device_ids=None)
         return torch_strategy.compile(Twinned() if model is MODEL else model, spec)

@@ -7,8 +7,8 @@ import yaml
 from conftest import DIGITS
 
 from aetheria.errors import AetheriaError
-from aetheria.proofs.elastic import ElasticProof
-from aetheria.proofs.runs import Evidence, Place, count_cores
+from aetheria.tools.prove.elastic import ElasticProof
+from aetheria.tools.prove.runs import Evidence, Place, count_cores
 
 several_cores = count_cores() > 1
 ORTHOGONAL = """

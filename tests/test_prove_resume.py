@@ -4,8 +4,8 @@ import pytest
 import yaml
 from conftest import DIGITS
 
-from aetheria.proofs.drop import FIELDS
-from aetheria.proofs.resume import _check, _check_examples
+from aetheria.tools.prove.drop import FIELDS
+from aetheria.tools.prove.resume import _check, _check_examples
 
 # Dropout, shuffling, accumulation, an epoch that ends at step 23, and a listener with a state.
 EVENTFUL = {

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
-from aetheria.command.train import TrainCommand
+from aetheria.cli.train import TrainCommand
+from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.records import CsvLogger, JsonlLogger
-from aetheria.protocols import RunContext, StopSignal
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.records import CsvLogger, JsonlLogger
 
 STEPS_PER_EPOCH, NUM_EXAMPLES, STOP_AT = 23, 1438, 25
 CONFIG = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aetheria.hardware.run_ahead import RunAhead
+from aetheria.hardware.jax.run_ahead import RunAhead
 
 
 class Device:

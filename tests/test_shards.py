@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_models import LinenNormed
 
 from aetheria.errors import HardwareError
-from aetheria.hardware import select_strategy
-from aetheria.hardware.placement import make_mesh
-from aetheria.hardware.shards import make_gather
+from aetheria.hardware.jax.mesh import make_mesh
+from aetheria.hardware.jax.shards import make_gather
+from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
 LANES, LANE_SIZE = 8, 2

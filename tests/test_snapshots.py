@@ -9,9 +9,9 @@ import pytest
 from damage import cut, files_of, flip
 
 from aetheria.errors import SnapshotError
-from aetheria.resilience import SnapshotStore, read_snapshot
-from aetheria.resilience.retention import Retention, SnapshotInfo
-from aetheria.resilience.store import list_snapshots
+from aetheria.snapshots import SnapshotStore, read_snapshot
+from aetheria.snapshots.retention import Retention, SnapshotInfo
+from aetheria.snapshots.store import list_snapshots
 
 
 def record_of(step, **metrics):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from damage import flip, largest_file
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from aetheria import LossOutput, Model, weighted
-from aetheria.logic.gradient import make_gradient
-from aetheria.logic.guard import CONSECUTIVE, LAST_SKIPPED, NUM_SKIPPED, STEP, release
-from aetheria.logic.precision import Precision, cast_floating
-from aetheria.logic.state import make_init
-from aetheria.logic.step import make_eval_step, make_eval_sums, make_train_step
+from aetheria.hardware.jax.gradient import make_gradient
+from aetheria.hardware.jax.guard import release
+from aetheria.hardware.jax.step import make_eval_step, make_train_step
+from aetheria.hardware.layout.counters import CONSECUTIVE, LAST_SKIPPED, NUM_SKIPPED, STEP
+from aetheria.hardware.layout.evaluation import make_eval_sums
+from aetheria.hardware.layout.state import make_init
+from aetheria.model.precision import Precision, cast_floating
 
 FLOAT32 = Precision()
 MIXED = Precision.parse(True)

@@ -8,8 +8,8 @@ from test_records import csv_rows
 from test_tensorboard import curve
 
 from aetheria.events import EvaluationCompleted, PhaseChanged
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.store import list_snapshots
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.store import list_snapshots
 
 PATIENCE = {"early_stopping": {"patience": 2, "min_delta": 9.0}}  # worse each time but the first
 LOUD = {"loggers": ["jsonl", "csv", "tensorboard"], "epochs": 3, "log_every_steps": 23}

@@ -8,8 +8,8 @@ import pytest
 from conftest import make_spec, train_step
 
 from aetheria.errors import HardwareError
-from aetheria.hardware import select_strategy
-from aetheria.hardware.compiler import make_room_for_devices
+from aetheria.hardware.jax.cpu.threads import make_room_for_devices
+from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
 SimpleMLP = MODELS.get("SimpleMLP")

@@ -9,10 +9,11 @@ from conftest import DIGITS, Finished
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX import SummaryWriter
 
-from aetheria.command.train import TrainCommand
+from aetheria.cli.train import TrainCommand
+from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.tensorboard import TensorBoardLogger
-from aetheria.protocols import RunContext, StopSignal
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.tensorboard import TensorBoardLogger
 
 TRAIN_STEPS, EVAL_STEPS = list(range(5, 46, 5)), [23, 46]
 CONFIG = {**DIGITS, "log_every_steps": 5, "loggers": ["jsonl", "tensorboard"]}

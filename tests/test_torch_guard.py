@@ -6,15 +6,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aetheria.logic.guard import count, initial_counters, is_frozen  # noqa: E402
-from aetheria.logic.loss_scale import INITIAL_SCALE, adjust_scale, can_fall  # noqa: E402
-from aetheria.logic.optimizers import SGD, AdamW, Lion, Optimizer  # noqa: E402
-from aetheria.pytorch.guard import DeviceGuard, HostGuard  # noqa: E402
-from aetheria.pytorch.optimizers import make_optimizer  # noqa: E402
-from aetheria.pytorch.ranks import Ranks  # noqa: E402
-from aetheria.pytorch.reach import reach_of  # noqa: E402
-from aetheria.pytorch.state import TorchState  # noqa: E402
-from aetheria.pytorch.update import Update  # noqa: E402
+from aetheria.hardware.jax.guard import count, is_frozen  # noqa: E402
+from aetheria.hardware.layout.counters import initial_counters  # noqa: E402
+from aetheria.hardware.layout.loss_scale import INITIAL_SCALE, adjust_scale, can_fall  # noqa: E402
+from aetheria.hardware.torch.guard import DeviceGuard, HostGuard  # noqa: E402
+from aetheria.hardware.torch.optimizers import make_optimizer  # noqa: E402
+from aetheria.hardware.torch.ranks import Ranks  # noqa: E402
+from aetheria.hardware.torch.reach import reach_of  # noqa: E402
+from aetheria.hardware.torch.state import TorchState  # noqa: E402
+from aetheria.hardware.torch.update import Update  # noqa: E402
+from aetheria.model.optimizers import SGD, AdamW, Lion, Optimizer  # noqa: E402
 
 MAX_SKIPS, MAX_NORM = 3, 1.0
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ COURSES = {
 
 
 def compiled_course(windows, scaled, examined):
-    """What `aetheria.logic` makes of the same windows: the course of counters and scales."""
+    """What `aetheria.model` makes of the same windows: the course of counters and scales."""
     counters = initial_counters().at[5].set(examined)
     scale, updates, course = jnp.array([INITIAL_SCALE, 0.0]), 0, []
     for total, weight, norm, *bad in windows:

@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 from torch_models import NormedTwin
 
 from aetheria.errors import AetheriaError
+from aetheria.hardware.torch.correspondence import Correspondence
 from aetheria.pytorch import Rule
-from aetheria.pytorch.correspondence import Correspondence
 
 SHAPES = {
     "params/Dense_0/kernel": (6, 16),

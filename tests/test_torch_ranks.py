@@ -15,8 +15,8 @@ from conftest import DIGITS
 
 torch = pytest.importorskip("torch")
 
-from aetheria.resilience import read_snapshot  # noqa: E402
-from aetheria.resilience.runs import find_snapshot  # noqa: E402
+from aetheria.snapshots import read_snapshot  # noqa: E402
+from aetheria.snapshots.runs import find_snapshot  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from conftest import DIGITS, without_rate
 
 torch = pytest.importorskip("torch")
 
-from aetheria.resilience import read_snapshot  # noqa: E402
-from aetheria.resilience.runs import find_snapshot  # noqa: E402
-from aetheria.resilience.snapshot_files import write_snapshot  # noqa: E402
+from aetheria.snapshots import read_snapshot  # noqa: E402
+from aetheria.snapshots.runs import find_snapshot  # noqa: E402
+from aetheria.snapshots.snapshot_files import write_snapshot  # noqa: E402
 
 PLAIN = {
     **DIGITS,

@@ -18,10 +18,10 @@ torch = pytest.importorskip("torch")
 import plain_pytorch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from aetheria.command.weights import ExportCommand, ImportCommand  # noqa: E402
 from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
-from aetheria.resilience import read_snapshot  # noqa: E402
+from aetheria.snapshots import read_snapshot  # noqa: E402
+from aetheria.tools.weights.command import ExportCommand, ImportCommand  # noqa: E402
 
 PARAMS = {
     "mlp": {"input_dim": 6, "hidden_dim": 8, "num_layers": 2, "num_classes": 3},

@@ -12,7 +12,7 @@ import pytest
 from aetheria.build import build_model
 from aetheria.config import make_config
 from aetheria.errors import AetheriaError
-from aetheria.logic.precision import Precision
+from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 

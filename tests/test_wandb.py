@@ -9,12 +9,13 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished
 
-from aetheria.command.train import TrainCommand
+from aetheria.cli.train import TrainCommand
+from aetheria.engine.stop import StopSignal
 from aetheria.errors import AetheriaError
 from aetheria.events import Progress, RunEnded, RunStarted
-from aetheria.observe.wandb import WandbLogger
-from aetheria.protocols import RunContext, StopSignal
-from aetheria.resilience import read_snapshot
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.wandb import WandbLogger
+from aetheria.snapshots import read_snapshot
 
 wandb = pytest.importorskip("wandb")
 

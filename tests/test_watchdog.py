@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished
 
-from aetheria.proofs.runs import Place
-from aetheria.protocols import Activity, Alone
-from aetheria.resilience.watchdog import Watchdog
+from aetheria.engine.heartbeat import Activity
+from aetheria.engine.interfaces import Alone
+from aetheria.hardware.processes.watchdog import Watchdog
+from aetheria.tools.prove.runs import Place
 
 
 class Watched:

@@ -7,7 +7,7 @@ from test_models import LinenNormed
 from torch import nn
 from torch.nn import functional as F
 
-from aetheria.logic.optimizers import Adam, Optimizer
+from aetheria.model.optimizers import Adam, Optimizer
 from aetheria.pytorch import TorchTwin, batch_norm, dense, weighted
 
 

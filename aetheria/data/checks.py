@@ -20,8 +20,8 @@ from aetheria.data.sources import (
     near_name,
 )
 from aetheria.errors import AetheriaError
-from aetheria.nesting import flat_columns
-from aetheria.protocols import Classes
+from aetheria.model.classes import Classes
+from aetheria.model.nesting import flat_columns
 
 _NUM_SAMPLED = 16
 _MAX_SAMPLED_BYTES = 256 << 20  # of records that lie in a list, which are all looked at

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from aetheria.errors import AetheriaError
-from aetheria.protocols import Classes
+from aetheria.model.classes import Classes
 
 Rows: TypeAlias = "Sequence[int] | np.ndarray | None"
 _NARROWER = {"int64": np.int32, "uint64": np.uint32}

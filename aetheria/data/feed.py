@@ -10,7 +10,7 @@ import numpy as np
 
 from aetheria.data.prefetch import prefetch
 from aetheria.data.sources import DataSplits, Source
-from aetheria.protocols import Chunk
+from aetheria.engine.interfaces import Chunk
 
 Item = TypeVar("Item")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from aetheria.data.columns import as_column, cast_like, shape_text
 from aetheria.errors import AetheriaError
-from aetheria.nesting import flat_columns
+from aetheria.model.nesting import flat_columns
 
 
 class Source(Protocol):

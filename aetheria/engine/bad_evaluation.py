@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aetheria.engine.waits import Waits
-from aetheria.protocols import DataFeed, Program, State
+from aetheria.engine.interfaces import DataFeed, Program, State
+from aetheria.engine.stall_timer import Waits
 
 
 class BadEvaluation(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from aetheria.protocols import DumpKeeper, GuardCounters
+from aetheria.engine.interfaces import DumpKeeper, GuardCounters
 
 _FOREVER = 2**31 - 1  # no step is later
 

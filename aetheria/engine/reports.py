@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report
 from aetheria.engine.schedule import Schedule
-from aetheria.engine.waits import Waits
+from aetheria.engine.stall_timer import Waits
 from aetheria.events import NonFiniteDetected, Progress, StepsCompleted
-from aetheria.protocols import Bus, GuardCounters, Program, Report
 
 
 class Frozen(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import Event, PhaseChanged, RunStarted
-from aetheria.protocols import Listener
-from aetheria.user_code import describe
+from aetheria.observe.listener import Listener
+from aetheria.plugins.user_code import describe
 
 
 class EventBus:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from aetheria.conversion import convert
+from aetheria.config.conversion import convert
 from aetheria.errors import ConfigError, shown
 
 _CHECKED = (bool, int, float, str)

@@ -245,8 +245,8 @@ def _file_of(target: Any) -> Path:
 
 MODELS = Registry("model", "models", "aetheria.models")
 DATA = Registry("data", "data", "aetheria.data")
-LOGGERS = Registry("logger", "loggers", "aetheria.observe")
-CALLBACKS = Registry("callback", "callbacks", "aetheria.observe")
+LOGGERS = Registry("logger", "loggers", "aetheria.observe.loggers")
+CALLBACKS = Registry("callback", "callbacks", "aetheria.observe.callbacks")
 
 register_model = MODELS.register
 register_data = DATA.register

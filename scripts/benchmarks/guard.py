@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from aetheria.config import make_config
-from aetheria.hardware.compiler import jit_for
-from aetheria.logic.gradient import make_gradient, step_key
-from aetheria.logic.guard import STEP
-from aetheria.logic.precision import Precision
-from aetheria.logic.report_rows import pack_values
-from aetheria.logic.state import StepOutput, TrainState
-from aetheria.logic.step import make_train_step, make_train_steps
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.gradient import make_gradient, step_key
+from aetheria.hardware.jax.step import make_train_step, make_train_steps
+from aetheria.hardware.layout.counters import STEP
+from aetheria.hardware.layout.report_rows import pack_values
+from aetheria.hardware.layout.state import StepOutput, TrainState
+from aetheria.model.precision import Precision
 from benchmarks.programs import TOTAL_STEPS, make_parts
 from benchmarks.report import read_spec, write
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from aetheria.build import build_feed, build_model
 from aetheria.config import Config
 from aetheria.data import Feed
-from aetheria.hardware import select_strategy
-from aetheria.logic.program_spec import ProgramSpec
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.program_spec import ProgramSpec
 
 TOTAL_STEPS = 100_000  # of the schedule: more than any measurement takes
 

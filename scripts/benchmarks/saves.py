@@ -14,8 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from aetheria.config import make_config
-from aetheria.resilience import SnapshotStore, read_snapshot
-from aetheria.resilience.retention import Retention
+from aetheria.snapshots import SnapshotStore, read_snapshot
+from aetheria.snapshots.retention import Retention
 from benchmarks.programs import make_parts
 from benchmarks.report import read_spec, write
 

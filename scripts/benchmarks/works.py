@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aetheria.build import build_feed, build_model
-from aetheria.config_files import load_config
+from aetheria.config.files import load_config
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 
 PROJECT = Path(__file__).parent / "project"
 collect_ignore = ["project", "provenance_project"]

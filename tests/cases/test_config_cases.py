@@ -9,11 +9,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.config import Config
-from aetheria.config_files import load_config
+from aetheria.config.files import load_config
+from aetheria.config.precision_policy import parse_policy
 from aetheria.errors import ConfigError
-from aetheria.policy import parse_policy
 
 CASES = Path(__file__).with_name("configs.txt").read_text().strip().split("\n\n")
 TAKEN = [case for case in CASES if case.startswith("# taken")]

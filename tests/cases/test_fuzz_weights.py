@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 
 from safetensors.numpy import save  # noqa: E402
 
-from aetheria import bounded  # noqa: E402
 from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
+from aetheria.plugins import bounded  # noqa: E402
 
 TENSORS = {
     "layers.0.weight": np.full((4, 3), 0.5, "float32"),

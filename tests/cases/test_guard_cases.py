@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aetheria.resilience import read_snapshot
+from aetheria.snapshots import read_snapshot
 
 PROJECT = Path(__file__).parent / "project"
 SHORT = {"data_name": "small_numbers", "batch_size": 16, "max_steps": 16, "loggers": ["jsonl"]}
@@ -77,7 +77,7 @@ def test_an_update_or_a_state_that_is_not_finite_is_never_written(
 @pytest.mark.parametrize("model", ["BadUpdate", "BadState"])
 def test_without_the_check_the_snapshots_hold_them(bad_run, monkeypatch, model):
     """The control."""
-    monkeypatch.setattr("aetheria.logic.step.stays_finite", lambda *trees: np.True_)
+    monkeypatch.setattr("aetheria.hardware.jax.step.stays_finite", lambda *trees: np.True_)
     _, _, bad = bad_run(model_name=model, **LARGE)
     assert bad
 
@@ -103,7 +103,7 @@ def test_pytorch_does_not_write_what_is_not_finite_and_would_without_the_check(
     if answer.code == 3:
         assert "update or model state at step 10, 4 in a row" in summary["reason"]
     (tmp_path / "run").rename(tmp_path / "before")
-    monkeypatch.setattr(f"aetheria.pytorch.update.Update.{check}", lambda *_: True)
+    monkeypatch.setattr(f"aetheria.hardware.torch.update.Update.{check}", lambda *_: True)
     _, _, bad = bad_run(devices="torch", on_nonfinite="skip", **config)
     assert bad, "the control"
 

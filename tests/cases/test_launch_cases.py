@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.clusters import detect_cluster
-from aetheria.hardware.launch import Launch, detect_launch
-from aetheria.hardware.local_devices import choose_local_devices, count_visible_gpus
-from aetheria.protocols import JoinOptions
+from aetheria.hardware.jax.clusters import detect_cluster
+from aetheria.hardware.jax.local_devices import choose_local_devices, count_visible_gpus
+from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.launch import Launch, detect_launch
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",

@@ -10,10 +10,10 @@ import pytest
 from flax import linen as nn
 
 from aetheria.errors import AetheriaError, ModelError
-from aetheria.hardware import PredictProgram
+from aetheria.hardware.jax.prediction import PredictProgram
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.signature import make_outline
 from aetheria.inference import Predictor
-from aetheria.logic.outline import make_outline
-from aetheria.logic.program_spec import ProgramSpec
 from aetheria.plugins import MODELS
 
 PROJECT = Path(__file__).parent / "project"

@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from aetheria import predict
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.config import make_config
 from aetheria.errors import AetheriaError
 from aetheria.inference import Predictor
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
-from aetheria.resilience.dumps import KIND
-from aetheria.resilience.manifest import record_digest
-from aetheria.resilience.snapshot_files import write_snapshot
+from aetheria.snapshots.dumps import KIND
+from aetheria.snapshots.manifest import record_digest
+from aetheria.snapshots.snapshot_files import write_snapshot
 
 MARKER, VICTIM = "executed", "victim"
 SPEC = {"inputs": {"shape": [3], "dtype": "float32"}}
@@ -31,8 +31,8 @@ HOSTILE = [
     ("shutil:rmtree", {"path": VICTIM}),
     ("subprocess:Popen", {"args": ["mkdir", MARKER]}),
     ("runpy:run_path", {"path_name": "side_effect.py"}),
-    ("aetheria.resilience.runs:_remove", {"path": VICTIM}),
-    ("aetheria.resilience.runs:write_json", {"path": MARKER, "value": 1}),
+    ("aetheria.snapshots.runs:_remove", {"path": VICTIM}),
+    ("aetheria.snapshots.runs:write_json", {"path": MARKER, "value": 1}),
     ("aetheria:predict", {}),
     ("numpy:save", {"file": MARKER, "arr": 1}),
     ("side_effect:Tiny", {}),
@@ -340,13 +340,13 @@ WRONG = [
     ("model_name", "antigravity:geohash", "standard library"),
     ("model_name", "numpy:save", "expected an aetheria Model, got 'numpy:save'"),
     ("model_name", "numpy:ndarray", "which is the class ndarray"),
-    ("model_name", "aetheria.resilience.runs:_remove", "expected an aetheria Model"),
+    ("model_name", "aetheria.snapshots.runs:_remove", "expected an aetheria Model"),
     ("model_name", "unregistered_models:optax", "which is a module"),
     ("data_name", "os:system", "standard library"),
     ("data_name", "shutil:rmtree", "standard library"),
     ("data_name", "yaml:unsafe_load", "expected a dataset function, got 'yaml:unsafe_load'"),
     ("data_name", "numpy:save", "expected a dataset function"),
-    ("data_name", "aetheria.resilience.runs:_remove", "expected a dataset function"),
+    ("data_name", "aetheria.snapshots.runs:_remove", "expected a dataset function"),
     ("data_name", "plain_data:system", "expected a dataset function"),
     ("data_name", "plain_data:rmtree", "expected a dataset function"),
     ("data_name", "plain_data:CONSTANT", "which is a str"),
@@ -355,7 +355,7 @@ WRONG = [
     ("loggers", {"shutil:rmtree": {"path": VICTIM}}, "standard library"),
     ("callbacks", "json:dumps", "standard library"),
     ("callbacks", "threading:Condition", "standard library"),
-    ("callbacks", {"aetheria.resilience.runs:_remove": {"path": VICTIM}}, "notify(event)"),
+    ("callbacks", {"aetheria.snapshots.runs:_remove": {"path": VICTIM}}, "notify(event)"),
     ("callbacks", "plain_data:Deaf", "which is the class Deaf"),
     ("callbacks", "plain_data:make_listener", "which is a function make_listener"),
 ]
@@ -404,7 +404,7 @@ def test_a_project_function_that_is_not_registered_is_a_dataset(run, folder):
     config = {
         "model_name": "unregistered_models:Tiny",
         "data_name": "plain_data:rows",
-        "callbacks": ["aetheria.observe.records:JsonlLogger"],
+        "callbacks": ["aetheria.observe.loggers.records:JsonlLogger"],
         "loggers": [],
         "batch_size": 4,
         "max_steps": 2,

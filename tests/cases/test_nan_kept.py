@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from aetheria.build import make_model
-from aetheria.hardware import PredictProgram, compiler, select_strategy
-from aetheria.hardware.compiler import jit_for
-from aetheria.logic.leaves import named_leaves
-from aetheria.logic.program_spec import ProgramSpec
+from aetheria.hardware.jax import compiler
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.prediction import PredictProgram
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.leaves import named_leaves
+from aetheria.hardware.layout.program_spec import ProgramSpec
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WEIGHTS = np.asarray(jax.random.normal(jax.random.key(0), (64, 128)))

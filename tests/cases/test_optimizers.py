@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from aetheria.errors import ModelError
-from aetheria.hardware import ElasticProgram, JaxProgram
-from aetheria.hardware.placement import make_mesh
-from aetheria.logic.outline import make_outline
-from aetheria.logic.precision import Precision
-from aetheria.logic.program_spec import ProgramSpec
-from aetheria.logic.state import make_init
-from aetheria.logic.step import make_train_step
+from aetheria.hardware.jax.elastic import ElasticProgram
+from aetheria.hardware.jax.mesh import make_mesh
+from aetheria.hardware.jax.program import JaxProgram
+from aetheria.hardware.jax.step import make_train_step
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.state import make_init
+from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
 
 MODEL = MODELS.get("Optimized", Path(__file__).parent / "project")

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from aetheria.cli.terminal import SafeStream, safe_output
+from aetheria.engine.stop import StopSignal
 from aetheria.events import Progress, RolledBack, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.console import _Lines
-from aetheria.observe.ledger import Ledger, read_ledger
-from aetheria.observe.patient_file import PatientFile
-from aetheria.observe.records import CsvLogger, JsonlLogger
-from aetheria.protocols import RunContext, StopSignal
-from aetheria.terminal import SafeStream, safe_output
+from aetheria.observe.goodput import Ledger, read_ledger
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.console import _Lines
+from aetheria.observe.loggers.records import CsvLogger, JsonlLogger
+from aetheria.observe.loggers.retrying_file import PatientFile
 
 
 def full():
@@ -169,7 +170,7 @@ class Disk:
     def __init__(self, monkeypatch):
         self.is_full = False
         self._write = os.write
-        monkeypatch.setattr("aetheria.observe.patient_file.os.write", self.write)
+        monkeypatch.setattr("aetheria.observe.loggers.retrying_file.os.write", self.write)
 
     def write(self, file, data):
         if self.is_full:

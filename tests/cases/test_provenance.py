@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from aetheria.build import build_run
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.config import make_config
 from aetheria.errors import SnapshotError
-from aetheria.hardware import environment
+from aetheria.hardware.jax import environment
 from aetheria.inference import Predictor
-from aetheria.resilience.runs import RunPlan
-from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.snapshots.runs import RunPlan
+from aetheria.snapshots.snapshot_files import read_snapshot
 
 PROJECT = Path(__file__).parent / "provenance_project"
 MODEL, PARTS, DATA, CALLBACK = (

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from aetheria.command.cli import parse
+from aetheria.cli.main import parse
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.main import parse as parse_main
 from aetheria.predict import load
-from aetheria.resilience import run_lock
-from aetheria.resilience.claim import claim
-from aetheria.resilience.run_lock import HOLDER, LOCK, Holder, RunLock
-from aetheria.resilience.runs import RunPlan, RunRequest, find_snapshot
+from aetheria.snapshots import run_lock
+from aetheria.snapshots.claim import claim
+from aetheria.snapshots.run_lock import HOLDER, LOCK, Holder, RunLock
+from aetheria.snapshots.runs import RunPlan, RunRequest, find_snapshot
 
 HERE = socket.gethostname()
 
@@ -200,7 +200,7 @@ def test_who_lost_the_folder_ends_without_writing(tmp_path, monkeypatch, capsys)
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr("aetheria.resilience.run_lock.os._exit", leave)
+    monkeypatch.setattr("aetheria.snapshots.run_lock.os._exit", leave)
     lock = RunLock(tmp_path)
     lock.acquire()
     lock.check()  # the control: nothing happens while it is ours
@@ -298,7 +298,7 @@ def test_the_module_takes_no_abbreviation_either():
 def test_a_run_that_saved_nothing_does_not_end_with_0(
     train, tmp_path, monkeypatch, num_saved, code
 ):
-    from aetheria.resilience import store
+    from aetheria.snapshots import store
 
     real, left = store.write_snapshot, [num_saved]
 

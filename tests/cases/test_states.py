@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aetheria.inference import Predictor
-from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.snapshots.snapshot_files import read_snapshot
 
 PROJECT = Path(__file__).parent / "project"
 

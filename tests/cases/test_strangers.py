@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from aetheria.errors import HardwareError
-from aetheria.hardware import meeting
-from aetheria.hardware.handshake import Stranger, make_hello, read_verdict
-from aetheria.hardware.launch import Launch
-from aetheria.hardware.meeting_address import find_bind_address
-from aetheria.hardware.rendezvous import meet
+from aetheria.hardware.processes import meeting
+from aetheria.hardware.processes.handshake import Stranger, make_hello, read_verdict
+from aetheria.hardware.processes.launch import Launch
+from aetheria.hardware.processes.meeting_address import find_bind_address
+from aetheria.hardware.processes.rendezvous import meet
 
 PROMPT_SECONDS = 3.0  # a meeting takes milliseconds, and a client that came too early tries again
 

@@ -8,8 +8,8 @@ import pytest
 
 from aetheria import weighted
 from aetheria.errors import ModelError
-from aetheria.logic.metrics import TracedShapes, traced_shapes
-from aetheria.user_code import describe, is_users
+from aetheria.model.metrics import TracedShapes, traced_shapes
+from aetheria.plugins.user_code import describe, is_users
 
 # What the contract forbids: one line, exit 2. The second word of each is the hook's name or file.
 REFUSED = {

@@ -9,11 +9,11 @@ import yaml
 from conftest import DIGITS
 from damage import cut, delete, files_of, flip, largest_file
 
-from aetheria.command.train import TrainCommand
+from aetheria.cli.train import TrainCommand
 from aetheria.errors import SnapshotError
-from aetheria.resilience.runs import RunRequest
-from aetheria.resilience.snapshot_files import read_snapshot
-from aetheria.resilience.store import find_newest
+from aetheria.snapshots.runs import RunRequest
+from aetheria.snapshots.snapshot_files import read_snapshot
+from aetheria.snapshots.store import find_newest
 
 NUM_FLIPS, NUM_CUTS, NUM_DELETIONS = 140, 60, 30
 
@@ -65,7 +65,7 @@ def test_every_file_of_a_snapshot_is_among_those_damaged(finished):
 
 def test_without_digests_a_flip_is_loaded_wrong(finished, tmp_path, monkeypatch):
     """Control: it is the digests that find it."""
-    monkeypatch.setattr("aetheria.resilience.snapshot_files.check_manifest", lambda *_: None)
+    monkeypatch.setattr("aetheria.snapshots.snapshot_files.check_manifest", lambda *_: None)
     wrong = 0
     for number in range(20):
         chance, path = random.Random(number), tmp_path / str(number)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import DIGITS, without_rate
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.events import StepsCompleted
-from aetheria.observe.patient_file import PatientFile
-from aetheria.resilience.retention import Retention
-from aetheria.resilience.room import check_room
-from aetheria.resilience.snapshot_files import read_snapshot
-from aetheria.resilience.store import find_newest
+from aetheria.observe.loggers.retrying_file import PatientFile
+from aetheria.snapshots.disk_space import check_room
+from aetheria.snapshots.retention import Retention
+from aetheria.snapshots.snapshot_files import read_snapshot
+from aetheria.snapshots.store import find_newest
 
 SIZE = 4 << 20
 CHANGES = {
@@ -192,7 +192,7 @@ def test_what_the_disk_does_not_take_is_kept_and_written_once(tmp_path, monkeypa
         room[0] -= taken
         return taken
 
-    monkeypatch.setattr("aetheria.observe.patient_file.os.write", write)
+    monkeypatch.setattr("aetheria.observe.loggers.retrying_file.os.write", write)
     file = PatientFile(tmp_path / "lines")
     for line in (b"one\n", b"two\n"):
         file.write(line)

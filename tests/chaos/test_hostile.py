@@ -9,11 +9,11 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from aetheria.command.cli import main
+from aetheria.cli.main import main
 from aetheria.errors import AetheriaError
 from aetheria.inference import Predictor
-from aetheria.resilience.runs import RunRequest
-from aetheria.resilience.snapshot_files import read_snapshot
+from aetheria.snapshots.runs import RunRequest
+from aetheria.snapshots.snapshot_files import read_snapshot
 
 pytestmark = pytest.mark.usefixtures("alive")
 

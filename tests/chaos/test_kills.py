@@ -10,8 +10,8 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.store import find_newest, list_snapshots
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.store import find_newest, list_snapshots
 
 NUM_KILLS = 25
 # Snapshots so often that one is nearly always under way, evaluations that take a share of the time.

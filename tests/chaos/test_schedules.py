@@ -20,16 +20,18 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from aetheria.data import DataSplits, Feed
 from aetheria.data.sources import ArraySource
 from aetheria.engine import Engine, NonFinitePolicy, Schedule
+from aetheria.engine.interfaces import GuardCounters, HostReport
+from aetheria.engine.stop import StopSignal
 from aetheria.errors import SnapshotError
 from aetheria.observe import EventBus
-from aetheria.observe.early_stopping import EarlyStopping
-from aetheria.observe.records import JsonlLogger
-from aetheria.protocols import GuardCounters, HostReport, RunContext, StopSignal
-from aetheria.resilience import SnapshotStore
-from aetheria.resilience.one_report import UNFINISHED
-from aetheria.resilience.retention import Retention
-from aetheria.resilience.runs import RunRequest
-from aetheria.resilience.store import list_snapshots
+from aetheria.observe.callbacks.early_stopping import EarlyStopping
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.records import JsonlLogger
+from aetheria.snapshots import SnapshotStore
+from aetheria.snapshots.quiet_orbax import UNFINISHED
+from aetheria.snapshots.retention import Retention
+from aetheria.snapshots.runs import RunRequest
+from aetheria.snapshots.store import list_snapshots
 
 NUM_EXAMPLES, BATCH, EPOCHS = 18, 4, 5
 TOTAL_STEPS = 5 * EPOCHS

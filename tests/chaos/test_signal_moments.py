@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
-from aetheria.resilience.run_lock import HOLDER
+from aetheria.snapshots.run_lock import HOLDER
 
 pytestmark = pytest.mark.slow
 

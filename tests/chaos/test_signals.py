@@ -13,9 +13,9 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
-from aetheria.observe.ledger import read_ledger
-from aetheria.proofs.runs import Place
-from aetheria.resilience.store import find_newest
+from aetheria.observe.goodput import read_ledger
+from aetheria.snapshots.store import find_newest
+from aetheria.tools.prove.runs import Place
 
 NUM_SIGNALS = 10
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -10,8 +10,9 @@ import pytest
 from conftest import REPOSITORY
 
 from aetheria.engine import Engine, NonFinitePolicy, Schedule
+from aetheria.engine.interfaces import Chunk, GuardCounters, HostReport
+from aetheria.engine.stop import StopSignal
 from aetheria.observe import EventBus
-from aetheria.protocols import Chunk, GuardCounters, HostReport, StopSignal
 
 LINTER = str(Path(sys.executable).parent / "lint-imports")
 FRAMEWORKS = ("jax", "flax", "optax", "orbax", "torch", "numpy")

@@ -14,9 +14,9 @@ from conftest import DIGITS, Finished, without_rate
 from aetheria.build import build_run
 from aetheria.config import make_config
 from aetheria.errors import SnapshotError
-from aetheria.resilience import read_snapshot
-from aetheria.resilience.manifest import part_sha256
-from aetheria.resilience.runs import RunPlan
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.manifest import part_sha256
+from aetheria.snapshots.runs import RunPlan
 
 # Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
 EVENTFUL = {

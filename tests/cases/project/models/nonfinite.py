@@ -8,7 +8,7 @@ import optax
 from aetheria.models.mlp import SimpleMLP
 
 from aetheria import LossOutput, Model, register_model, weighted
-from aetheria.logic.optimizers import SGD, Optimizer
+from aetheria.model.optimizers import SGD, Optimizer
 
 
 @register_model("SoundLinear")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from aetheria import LossOutput, Model, register_model, weighted
-from aetheria.logic.averaging import with_average
+from aetheria.model.averaging import with_average
 
 ODD_PARAMS = {
     "plain": lambda w: {"w": w},

@@ -1,1 +1,0 @@
-"""Finding out what went wrong in a run, from what it left behind."""

@@ -1,0 +1,380 @@
+"""The training loop. It may not know what a device, an array, an optimizer or a logger is."""
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from aetheria.engine.bad_evaluation import BadEvaluation, find_bad_batches
+from aetheria.engine.heartbeat import Activity
+from aetheria.engine.interfaces import (
+    Bus,
+    DataFeed,
+    Program,
+    Report,
+    Snapshot,
+    SnapshotKeeper,
+    State,
+)
+from aetheria.engine.nonfinite import NonFinitePolicy
+from aetheria.engine.phases import Phase, check_transition, is_terminal
+from aetheria.engine.reports import Frozen, TrainReports
+from aetheria.engine.run_state import Standing
+from aetheria.engine.schedule import Schedule
+from aetheria.engine.stall_timer import Waits
+from aetheria.engine.stop import StopSignal
+from aetheria.engine.train_data import Windows
+from aetheria.events import (
+    EvaluationCompleted,
+    PhaseChanged,
+    Progress,
+    RolledBack,
+    RunEnded,
+    RunStarted,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended. `metrics` are the last known values, `eval/loss` style names; the guard has
+    skipped `num_skipped` windows.
+    """
+
+    status: str
+    reason: str
+    progress: Progress
+    state: State
+    metrics: Mapping[str, float]
+    num_eval_examples: int
+    num_skipped: int
+
+
+class Engine:
+    """Mediator: moves data from the feed to the program and tells the bus what happened.
+
+    Every decision that depends on the run so far is taken from the three counters in `Progress`,
+    the guard's counters on the device and the listeners' states, all of which are in the snapshot.
+
+    Attributes:
+        activity: what it is doing, for other threads to see.
+    """
+
+    def __init__(
+        self,
+        *,
+        program: Program,
+        feed: DataFeed,
+        schedule: Schedule,
+        bus: Bus,
+        snapshots: SnapshotKeeper,
+        stop: StopSignal,
+        nonfinite: NonFinitePolicy,
+    ):
+        self._program, self._feed, self._schedule = program, feed, schedule
+        self._bus, self._snapshots, self._stop = bus, snapshots, stop
+        self._nonfinite = nonfinite
+        self.activity = Activity()
+        self._waits = Waits(self.activity)
+        self._reports = TrainReports(
+            program, schedule, bus, self._waits, nonfinite.max_consecutive_skips
+        )
+        self._windows = Windows(feed, program.windows_per_chunk, self._waits)
+        self._phase = Phase.STARTING
+        self._now = Standing()
+        self._state: State = None
+        self._interval: Report | None = None  # of the steps since the last that was reported
+        self._restored: Snapshot | None = None
+        self._halt_reason = ""
+
+    def run(self, restored: Snapshot | None = None) -> Outcome:
+        """Trains to the end of the schedule, or to a stop, from scratch or from a snapshot.
+
+        Raises:
+            Whatever the program, the feed or (before the first step) a listener raises, after a
+            RunEnded event with status `failed`.
+        """
+        try:
+            with contextlib.closing(self._windows):
+                self._start(restored)
+                while not is_terminal(self._phase):
+                    report = self._train_to_boundary()
+                    if frozen := self._settle(report):
+                        self._attend_nonfinite(frozen)
+                    elif self._phase is Phase.TRAINING:
+                        self._attend_boundary()
+            self._emit_saves(wait=True)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return self._end(self._phase.value, self._reason())
+
+    def _start(self, restored: Snapshot | None) -> None:
+        self._restored = restored
+        if restored is None:
+            self._state = self._program.init()
+        else:
+            self._restore(restored, examined_step=self._nonfinite.examined_at_start)
+        self._bus.emit(
+            RunStarted(
+                progress=self._now.progress,
+                total_steps=self._schedule.total_steps,
+                steps_per_epoch=self._schedule.steps_per_epoch,
+                resumed=restored is not None,
+                tells_again=self._now.pending is not None,
+            )
+        )
+        self._stop.agree()
+        done = self._schedule.is_finished(self._now.progress)
+        finished = self._stop.requested and not self._stop.preempt
+        ends = (done or finished) and self._now.pending is None
+        self._enter(Phase.COMPLETED if ends else Phase.TRAINING)
+        self._begin_here()
+        self._evaluate_pending()
+        if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
+            self._save(wait=False)  # if there is none yet: a place to go back to
+
+    def _restore(self, snapshot: Snapshot, *, examined_step: int | None) -> None:
+        """Puts everything that decides the future to where it was when the snapshot was taken."""
+        self._state = None  # frees its memory first
+        self._state = self._program.import_state(snapshot.arrays)
+        if examined_step is not None:
+            self._state = self._program.release(self._state, examined_step)
+        self._now = Standing.from_record(snapshot.record)
+        self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
+        self._reports.interval = sums = snapshot.record["engine"].get("interval", {})
+        self._interval = self._program.import_report(sums) if sums else None
+        self._bus.import_state(snapshot.record["listeners"])
+
+    def _begin_here(self) -> None:
+        """Takes data and reports up from where the run stands now."""
+        self._windows.seek(self._now.progress.examples_seen)
+        self._reports.start(self._now.progress)
+
+    def _evaluate_pending(self) -> None:
+        """Takes up the boundary in whose evaluation the run was stopped."""
+        if (told := self._now.pending) is not None:
+            self._reports.tell_again(self._now.progress, told)
+            if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
+                self._now.pending = None
+            self._attend_boundary()
+
+    def _train_to_boundary(self) -> Report:
+        """Dispatches steps without waiting for any, until something else is due."""
+        progress = self._now.progress
+        report = None if self._schedule.is_log_due(progress) else self._interval
+        cursors = [progress.examples_seen]
+        due = self._schedule.steps_to_boundary(progress)
+        while due:
+            taken = self._windows.take(due)
+            with self._waits.for_compiler("train_steps"):
+                self._state, report = self._program.train_steps(
+                    self._state, taken.arrays, taken.start, len(taken.num_examples), report
+                )
+            cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
+            due -= len(taken.num_examples)
+            if self._stop.poll():
+                break
+        self._reports.follow(cursors[1:])
+        step = progress.step + len(cursors) - 1
+        self._now.progress = self._schedule.progress(step, cursors[-1])
+        self.activity.step, self._interval = step, report
+        return report
+
+    def _settle(self, report: Report) -> Frozen | None:
+        """Fetches, some steps late, if anything at this boundary needs host values."""
+        progress, schedule, frozen = self._now.progress, self._schedule, None
+        attend = self._must_attend()
+        if attend or schedule.is_log_due(progress):
+            self._reports.hold(progress, report)
+        if attend or schedule.is_fetch_due(progress):
+            frozen = self._reports.settle(progress, self._now.metrics)
+            self._stop.agree()
+        return frozen
+
+    def _attend_nonfinite(self, frozen: Frozen) -> None:
+        """A window was not finite: keeps it for who wants to know why, and does what the policy
+        says. The device waits in the state before that window.
+        """
+        self._now.progress, step, what = frozen.progress, frozen.guard.step, frozen.guard.what
+        self._interval = frozen.report
+        self._emit_saves(wait=True)
+        dump = None
+        if self._nonfinite.dumps.wants_more():
+            arrays = self._program.export_state(self._state)
+            dump = self._nonfinite.dumps.keep(step, frozen.began, arrays, what)
+        self._reports.tell_skips(frozen.progress, frozen.guard, dump)
+        if self._nonfinite.halts(frozen.guard):
+            in_a_row = frozen.guard.consecutive_skips
+            self._halt(f"non-finite {what} at step {step}, {in_a_row} in a row")
+        elif self._nonfinite.rolls_back:
+            self._roll_back(step, what)
+        else:
+            self._state = self._program.release(self._state, self._nonfinite.examined(step))
+            self._begin_here()
+            self._attend_boundary()
+
+    def _roll_back(self, step: int, what: str) -> None:
+        """Goes back to the newest sound snapshot and takes the same steps again: a state that had
+        gone bad in memory is good then, and a window that is not finite again is stepped over.
+        """
+        snapshot = self._snapshots.read_newest() or self._restored
+        if snapshot is None:
+            self._halt(f"non-finite {what} at step {step}, and no snapshot to go back to")
+            return
+        self._restore(snapshot, examined_step=step)
+        self._bus.emit(
+            RolledBack(
+                progress=self._now.progress,
+                from_step=step,
+                snapshot=snapshot.path.name,
+                tells_again=self._now.pending is not None,
+            )
+        )
+        self._begin_here()
+        self._evaluate_pending()
+
+    def _halt(self, reason: str) -> None:
+        self._halt_reason = reason
+        self._enter(Phase.HALTED)
+
+    def _must_attend(self) -> bool:
+        progress, schedule = self._now.progress, self._schedule
+        return (
+            self._stop.requested
+            or self._leaves_here()
+            or schedule.is_finished(progress)
+            or schedule.is_eval_due(progress)
+            or schedule.is_step_save_due(progress)
+            or schedule.is_epoch_save_due(progress)
+        )
+
+    def _leaves_here(self) -> bool:
+        return self._now.progress.step == self._schedule.stop_at_step
+
+    def _attend_boundary(self) -> None:
+        """Evaluates, saves, and decides whether the run goes on, in this order: the snapshot then
+        holds what the listeners made of the evaluation.
+        """
+        progress, schedule = self._now.progress, self._schedule
+        self._emit_saves(wait=False)
+        if schedule.is_eval_due(progress):
+            self._evaluate()
+        self._stop.agree()
+        ends = schedule.is_finished(progress) or self._stop.requested or self._leaves_here()
+        if ends or schedule.is_epoch_save_due(progress):
+            self._save(wait=True)
+        elif schedule.is_step_save_due(progress):
+            self._save(wait=False)
+        finished = schedule.is_finished(progress) and self._now.pending is None
+        if finished or (self._stop.requested and not self._stop.preempt):
+            self._enter(Phase.COMPLETED)
+        elif self._stop.requested or self._leaves_here():
+            self._enter(Phase.PREEMPTED)
+
+    def _evaluate(self) -> None:
+        """A pass over the evaluation split; left, for a run that is to go on from here, where a
+        signal asks for a stop.
+        """
+        self._enter(Phase.EVALUATING)
+        began = time.perf_counter()
+        totals, now = None, self._now
+        for batch in self._feed.eval_batches():
+            with self._waits.for_compiler("eval_step"):
+                totals = self._program.eval_step(self._state, batch, totals)
+            if self._stop.poll() and self._stop.preempt:
+                now.pending = self._reports.told_of(now.progress.step)
+                self._enter(Phase.TRAINING)
+                return
+        if now.pending is not None:
+            now.pending, now.saved_step = None, -1  # what was saved here lacks the evaluation
+        fetched = self._program.fetch(totals)
+        assert fetched.num_examples is not None, "an evaluation counts its examples"
+        now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
+        now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
+        bad = BadEvaluation()
+        if not math.isfinite(fetched.metrics["loss"]):
+            bad = find_bad_batches(self._program, self._state, self._feed, self._waits)
+        self._bus.emit(
+            EvaluationCompleted(
+                progress=self._now.progress,
+                metrics=fetched.metrics,
+                num_examples=fetched.num_examples,
+                seconds=time.perf_counter() - began,
+                num_nonfinite_batches=bad.num_batches,
+                num_nonfinite_examples=bad.num_examples,
+                first_nonfinite=bad.first,
+            )
+        )
+        self._enter(Phase.TRAINING)
+        self._reports.restart_clock(self._now.progress)
+
+    def _save(self, *, wait: bool) -> None:
+        """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
+        the last) wait for it; step snapshots yield to it and are taken at the next cadence.
+        """
+        if self._now.progress.step == self._now.saved_step or (not wait and self._snapshots.busy()):
+            return
+        self._enter(Phase.SAVING)
+        self._emit_saves(wait=True)
+        reports, begins = self._reports, self._schedule.is_log_due(self._now.progress)
+        interval = {} if begins else reports.interval
+        record = self._now.record(reports.num_skipped, interval, self._bus.export_state())
+        pending = self._now.pending is not None
+        name = self._schedule.snapshot_name(self._now.progress, pending=pending)
+        with self._waits.for_compiler("export_state"):
+            arrays = self._program.export_state(self._state)
+        self._snapshots.save(name, arrays, record)
+        self._now.saved_step = self._now.progress.step
+        self._enter(Phase.TRAINING)
+        self._reports.restart_clock(self._now.progress)
+
+    def _emit_saves(self, *, wait: bool) -> None:
+        for event in self._snapshots.finished(wait=wait):
+            self._bus.emit(event)
+
+    def _enter(self, target: Phase) -> None:
+        check_transition(self._phase, target)
+        source, self._phase = self._phase, target
+        self.activity.turn_to(target.value)
+        self._bus.emit(
+            PhaseChanged(
+                progress=self._now.progress,
+                source=source.value,
+                target=target.value,
+                waited=self._waits.told(),
+            )
+        )
+
+    def _reason(self) -> str:
+        if self._phase is Phase.HALTED:
+            return self._halt_reason
+        if self._stop.requested:
+            return self._stop.reason
+        if self._phase is Phase.PREEMPTED:
+            return f"asked to stop at step {self._now.progress.step}"
+        return "end of schedule"
+
+    def _fail(self, error: BaseException) -> None:
+        """Says so without hiding the error: a listener that raises here must not replace it."""
+        with contextlib.suppress(Exception):
+            if not is_terminal(self._phase):
+                self._enter(Phase.FAILED)
+            self._emit_saves(wait=True)
+            self._end("failed", f"{type(error).__name__}: {error}")
+
+    def _end(self, status: str, reason: str) -> Outcome:
+        now = self._now
+        self._bus.emit(
+            RunEnded(progress=now.progress, status=status, reason=reason, metrics=now.metrics)
+        )
+        return Outcome(
+            status=status,
+            reason=reason,
+            progress=now.progress,
+            state=self._state,
+            metrics=now.metrics,
+            num_eval_examples=now.num_eval_examples,
+            num_skipped=self._reports.num_skipped,
+        )

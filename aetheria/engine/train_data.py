@@ -1,0 +1,44 @@
+"""The training data from a position on, handed out by the chunk."""
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aetheria.engine.interfaces import Chunk, DataFeed
+from aetheria.engine.stall_timer import Waits
+
+
+class Taken(NamedTuple):
+    """Windows to train on: `len(num_examples)` of a chunk's, from `start` on."""
+
+    arrays: Mapping[str, Any]
+    start: int
+    num_examples: Sequence[int]
+
+
+class Windows:
+    """Takes windows from a feed; `seek` first, `close` last."""
+
+    def __init__(self, feed: DataFeed, max_windows: int, waits: Waits):
+        self._feed, self._max_windows, self._waits = feed, max_windows, waits
+        self._chunks: Generator[Chunk, None, None] | None = None
+
+    def seek(self, examples_seen: int) -> None:
+        """Goes to the window that begins there; what was read ahead is dropped."""
+        self.close()
+        self._chunks = self._feed.train_chunks(examples_seen, self._max_windows)
+        self._chunk, self._next = Chunk({}, ()), 0
+
+    def take(self, most: int) -> Taken:
+        """The next windows of one chunk, at least one and at most `most`."""
+        if self._next == len(self._chunk.num_examples):
+            assert self._chunks is not None, "seek comes first"
+            with self._waits.for_data():
+                self._chunk, self._next = next(self._chunks), 0
+        start, counts = self._next, self._chunk.num_examples[self._next :][:most]
+        self._next += len(counts)
+        return Taken(self._chunk.arrays, start, counts)
+
+    def close(self) -> None:
+        """Frees what reading ahead holds."""
+        if self._chunks is not None:
+            self._chunks.close()

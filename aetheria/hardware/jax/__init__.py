@@ -1,0 +1,1 @@
+"""The JAX backend: one model compiled for a mesh of devices."""

@@ -1,0 +1,35 @@
+"""A mesh of devices: laid out, and named for people."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from aetheria.model.sharding import MESH_AXES
+
+
+def make_mesh(mesh_shape: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
+    """Lays devices out, as many as the shape needs; an axis left out has size 1."""
+    # Auto: the Explicit default of jax.make_mesh makes Linen's Dropout fail on a sharded batch.
+    # The order of the axes puts those that talk most, tensor before fsdp, on neighbours.
+    sizes = [mesh_shape.get(axis, 1) for axis in MESH_AXES]
+    return jax.make_mesh(
+        sizes,
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=devices[: math.prod(sizes)],
+    )
+
+
+def name_devices(devices: Sequence[Any]) -> str:
+    """Devices as people call them: GPUs by their numbers on this machine, others by their count."""
+    if not devices:
+        return "no device of the mesh"
+    if devices[0].platform == "gpu":
+        # "cuda:8": the number there counts the devices of all machines.
+        kind, _, _ = str(devices[0]).partition(":")
+        return ", ".join(f"{kind}:{device.local_hardware_id}" for device in devices)
+    kind, several = devices[0].platform.upper(), "s" if len(devices) > 1 else ""
+    return f"{len(devices)} {kind} device{several}"

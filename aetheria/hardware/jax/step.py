@@ -1,0 +1,90 @@
+"""The train and eval step as pure functions of a state: grad, guard, update, count."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria.hardware.jax.gradient import make_gradient, step_key
+from aetheria.hardware.jax.update import make_update
+from aetheria.hardware.layout.counters import STEP
+from aetheria.hardware.layout.evaluation import make_eval_sums
+from aetheria.hardware.layout.loss_scale import (
+    GROWTH_PERIOD,
+)
+from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
+from aetheria.model.model import Batch, Model
+from aetheria.model.precision import Precision
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    precision: Precision,
+    max_consecutive_skips: int,
+    *,
+    growth_period: int = GROWTH_PERIOD,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
+    """Builds `train_step(state, window) -> (state, report)`.
+
+    The guard: a window whose loss or global gradient norm is not finite, or whose step would write
+    a parameter, an optimizer state or a model state that is not, changes nothing but the counters.
+    Then, and after `max_consecutive_skips` such windows in a row, the state freezes: no
+    further window changes or counts anything, so that the host may find out late and still find
+    everything as it was; see `aetheria.hardware.layout.counters`.
+    A window of zero weight takes a step that changes no parameter. With float16, a window whose
+    forward pass is finite (its loss and model state) and whose gradients are not has overflowed: it
+    is skipped and counted as skipped, and halves the loss scale; only at the smallest scale does it
+    count towards the limit.
+
+    An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
+    clipping need not read every gradient a second time, and `value`, the window's mean loss.
+    """
+    gradient = make_gradient(model, precision)
+    update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
+
+    def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
+        rng = step_key(state.base_key, state.counters[STEP])
+        grads, sums, model_state = gradient(
+            state.params, state.model_state, window, rng, state.loss_scale
+        )
+        return update(state, grads, sums, model_state)
+
+    return train_step
+
+
+def make_train_steps(
+    train_step: Callable[..., Any], add: Callable[[Any, Any], Any]
+) -> Callable[..., Any]:
+    """Builds `train_steps(state, chunk, start, count, rows) -> (state, report)` of a train step;
+    `rows` are those of the interval so far, to which `add` adds each step's.
+
+    The chunk leads with [num_windows]; `count` of its windows are trained on, from `start` on, in
+    one call: where a step takes microseconds, dispatching it takes as long again. Start and count
+    are values, not shapes, so that one compilation serves wherever a cadence cuts a chunk.
+    """
+
+    def train_steps(state: TrainState, chunk: Batch, start: Any, count: Any, rows: Any) -> Any:
+        def take(index: Any, carry: Any) -> Any:
+            window = jax.tree.map(lambda column: column[index], chunk)
+            state, report = train_step(carry[0], window)
+            return state, StepOutput(add(carry[1].values, report.values), report.counters)
+
+        before = state, StepOutput(rows, jnp.zeros_like(state.counters))
+        if jax.tree.leaves(chunk)[0].shape[0] == 1:
+            return take(0, before)
+        return jax.lax.fori_loop(start, start + count, take, before)
+
+    return train_steps
+
+
+def make_eval_step(model: Model, precision: Precision) -> Callable[[TrainState, Batch, Sums], Sums]:
+    """Builds `eval_step(state, batch, totals) -> totals`; the batch leads with [batch]."""
+    add = make_eval_sums(model, precision)
+
+    def eval_step(state: TrainState, batch: Batch, totals: Sums) -> Sums:
+        return jax.tree.map(jnp.add, totals, add(state, batch))
+
+    return eval_step

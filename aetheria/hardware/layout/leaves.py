@@ -1,0 +1,168 @@
+"""A state as a flat mapping, leaf path -> array: named, copied, checked, and made a state again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from aetheria.errors import SnapshotError
+from aetheria.model.contract import call_hook, check_init
+from aetheria.model.model import Model
+from aetheria.model.nesting import nested_columns
+from aetheria.model.precision import Precision
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """Names every leaf by its path, `params/Dense_0/kernel` style, in tree order.
+
+    >>> leaf_paths({"a": [1, 2], "b": {"c": 3}})
+    ['a/0', 'a/1', 'b/c']
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [path_of(path) for path, _ in paths]
+
+
+def path_of(path: Any) -> str:
+    """The name of a leaf of which jax gives the key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Every leaf by its path, in tree order.
+
+    >>> named_leaves({"a": [1, 2], "b": {"c": 3}})
+    {'a/0': 1, 'a/1': 2, 'b/c': 3}
+    """
+    return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def copied_parameter(
+    path: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
+) -> str | None:
+    """The parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
+
+    Args:
+        path: the leaf's path, `1/0/mu/Dense_0/kernel`.
+        shape: the leaf's shape.
+        shapes: parameter path -> shape.
+    """
+    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which not
+    # every optimizer bears, and takes Adafactor's factored moments for parameters too.
+    parts = path.split("/")
+    suffixes = ("/".join(parts[start:]) for start in range(len(parts) + 1))
+    return next((suffix for suffix in suffixes if shapes.get(suffix) == shape), None)
+
+
+class Weights(NamedTuple):
+    """What a model's output needs of a state."""
+
+    params: Any
+    model_state: Any
+
+
+def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any]) -> Weights:
+    """Shapes and dtypes of a model's weights, as a precision policy stores them."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    init = lambda key, batch: check_init(model, call_hook(model, "init", key, batch))
+    params, model_state = jax.eval_shape(init, key, nested_columns(batch))
+    return Weights(
+        jax.eval_shape(precision.store_params, params),
+        jax.eval_shape(precision.store_model_state, model_state),
+    )
+
+
+def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of an exported state, its parameters being the averaged ones if it has any, in the
+    dtype of those it was trained with.
+
+    >>> import numpy as np
+    >>> arrays = {"params/w": np.float32(1), "opt_state/averaged_params/w": np.float32(2)}
+    >>> float(evaluated_leaves(arrays)["params/w"])
+    2.0
+    """
+    averages = {}
+    for path, array in arrays.items():
+        if (param := averaged_param(path)) in arrays:
+            averages[param] = array.astype(arrays[param].dtype)
+    return {**arrays, **averages}
+
+
+def averaged_param(path: str) -> str:
+    """The path of the parameter that a leaf is the average of; no path, if it is none.
+
+    >>> averaged_param("opt_state/averaged_params/w"), averaged_param("opt_state/averaged_params")
+    ('params/w', 'params')
+    >>> averaged_param("opt_state/0/mu/w")
+    ''
+    """
+    parts = path.split("/")
+    if parts[0] != "opt_state" or "averaged_params" not in parts:
+        return ""
+    return "/".join(["params", *parts[parts.index("averaged_params") + 1 :]])
+
+
+def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> Weights:
+    """Puts the weights of an exported state on the default device.
+
+    Raises:
+        SnapshotError: they are not this model's; the leaf is named.
+    """
+    own = Weights._fields
+    given = {path: array for path, array in arrays.items() if path.split("/")[0] in own}
+    expected = jax.eval_shape(export_leaves, abstract)
+    check_leaves(given, expected, where)
+    # In tree order, which a dict that jax returns has not.
+    return import_leaves([jnp.asarray(given[path]) for path in leaf_paths(abstract)], abstract)
+
+
+def export_leaves(state: Any) -> dict[str, jax.Array]:
+    """Copies of a state's leaves, path -> array, keys as uint32 data."""
+    as_data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
+    return {path: as_data(leaf) for path, leaf in named_leaves(state).items()}
+
+
+def import_leaves(leaves: list[jax.Array], abstract: Any) -> Any:
+    """The inverse of `export_leaves`, from leaves in tree order."""
+    likes, treedef = jax.tree.flatten(abstract)
+    placed = [
+        jax.random.wrap_key_data(leaf, impl=_key_impl(like)) if _is_key(like) else jnp.copy(leaf)
+        for leaf, like in zip(leaves, likes, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, placed)
+
+
+def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    """Compares stored arrays with what a model expects, leaf by leaf.
+
+    Raises:
+        SnapshotError: names the first leaf that is missing, unknown, or differs in shape or dtype.
+    """
+    for path in [*expected, *arrays]:
+        if path not in arrays:
+            raise SnapshotError(
+                f"{where}: expected a leaf {path!r}, got none; it was made by another model or "
+                "optimizer"
+            )
+        if path not in expected:
+            raise SnapshotError(
+                f"{where}: expected no leaf {path!r}, got one; it was made by another model or "
+                "optimizer"
+            )
+        have, want = arrays[path], expected[path]
+        if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
+            raise SnapshotError(
+                f"{where}: expected {path!r} to be {want.dtype}{list(want.shape)}, got "
+                f"{have.dtype}{list(have.shape)}; give the model the parameters it was trained with"
+            )
+
+
+def _key_impl(like: Any) -> Any:
+    """Which kind of generator a key is of; jax says it of a value alone, or of one being traced."""
+    kinds = []
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
+    return kinds[0]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,103 @@
+"""What is known of a run's state and reports before anything is compiled, for every backend."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aetheria.hardware.layout.contents import check_contents
+from aetheria.hardware.layout.evaluation import make_eval_sums
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.report_rows import LOSS_SCALE, metric_names
+from aetheria.hardware.layout.state import Sums, TrainState, make_init
+from aetheria.model.contract import call_hook, check_loss, check_same
+from aetheria.model.fitting import fit_optimizer, optimizer_of
+from aetheria.model.metrics import traced_shapes
+from aetheria.model.missing_column import named_missing_column
+from aetheria.model.model import Batch, LossOutput, Model
+from aetheria.model.precision import Precision, widen
+
+
+class Outline(NamedTuple):
+    """Shapes, dtypes and names.
+
+    Attributes:
+        optimizer: the model's, as a step drives it.
+        state: of every leaf of a state.
+        eval_sums: of the sums of an evaluation.
+        own_names: what a training report has beside the loss and the model's metrics.
+        train_names: the model's metrics in training, in the order of `pack_values`.
+        eval_names: those in evaluation.
+    """
+
+    optimizer: Any
+    state: TrainState
+    eval_sums: Sums
+    own_names: tuple[str, ...]
+    train_names: tuple[str, ...]
+    eval_names: tuple[str, ...]
+
+    @property
+    def train_rows(self) -> tuple[str, ...]:
+        """What the rows of a training report are called; see `pack_values`."""
+        return ("loss", *self.own_names, *self.train_names)
+
+    @property
+    def eval_rows(self) -> tuple[str, ...]:
+        """The same of an evaluation."""
+        return ("loss", *self.eval_names)
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports, under the names of events."""
+        return tuple(f"eval/{name}" for name in self.eval_rows)
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state))
+
+
+def make_outline(model: Model, spec: ProgramSpec) -> Outline:
+    """Traces the model once in each of its hooks; nothing runs.
+
+    Raises:
+        AetheriaError: the model does not fit the data, reads a column that is not there, or names
+            a metric as we name one.
+    """
+    precision = Precision.parse(spec.mixed_precision)
+    example = {name: column[0] for name, column in spec.example_window.items()}
+    with named_missing_column(model, example):
+        return _trace(model, spec, precision, example)
+
+
+def _trace(
+    model: Model, spec: ProgramSpec, precision: Precision, example: dict[str, np.ndarray]
+) -> Outline:
+    key = jax.random.key(0)
+    optimizer = optimizer_of(model, spec.total_steps)
+    state = jax.eval_shape(make_init(model, optimizer, precision), key, example)
+    check_contents(model, state)
+
+    def train_loss(state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
+        params = precision.cast_params(widen(state.params))  # as a step computes it
+        batch = precision.cast_batch(batch)
+        out = call_hook(model, "loss", params, state.model_state, batch, key, True)
+        return check_loss(model, out)
+
+    with traced_shapes(example) as shapes:
+        train_out = jax.eval_shape(train_loss, state, example, key)
+    if (other := shapes.other_batch()) is not None:
+        shapes.compare(lambda: jax.eval_shape(train_loss, state, other, key))
+    check_same(model, "loss", "model_state", state.model_state, train_out.model_state)
+    eval_sums = jax.eval_shape(make_eval_sums(model, precision), state, example)
+    optimizer = fit_optimizer(model, optimizer, state.params, state.opt_state)
+    own_names = ("grad_norm", *([LOSS_SCALE] if precision.scales_loss else []))
+    return Outline(
+        optimizer=optimizer,
+        state=state,
+        eval_sums=eval_sums,
+        own_names=own_names,
+        train_names=metric_names(train_out.metrics, own_names),
+        eval_names=metric_names(eval_sums.metrics, own_names),
+    )

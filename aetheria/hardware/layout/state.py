@@ -1,0 +1,101 @@
+"""What a step takes and gives: the train state, sums over micro-batches, a report."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aetheria.hardware.layout.counters import initial_counters
+from aetheria.hardware.layout.loss_scale import LossScale, initial_scale
+from aetheria.model.contract import call_hook, check_init, in_hook
+from aetheria.model.model import Batch, LossOutput, Model
+from aetheria.model.nesting import nested_columns
+from aetheria.model.precision import FLOAT32, Precision, at_least_float32
+
+
+class TrainState(NamedTuple):
+    """Everything on the device that decides the future of a run.
+
+    A named tuple, and the key as plain data: a step of a small model spends most of its time in
+    jax's dispatch, which is slower for a dataclass and for typed keys.
+
+    Attributes:
+        params: the model's parameters, f32 unless the policy says otherwise.
+        model_state: batch statistics and the like.
+        opt_state: the optimizer's state.
+        base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
+        counters: i32 [6], the guard's; see `aetheria.hardware.layout.counters`.
+        loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+    base_key: jax.Array
+    counters: jax.Array
+    loss_scale: LossScale = ()
+
+
+class Sums(NamedTuple):
+    """Sums over micro-batches: the loss, its weight, the metrics, and the real examples."""
+
+    total: jax.Array
+    weight: jax.Array
+    metrics: Mapping[str, Any]
+    num_examples: jax.Array
+
+
+class StepOutput(NamedTuple):
+    """A train report still on the device.
+
+    Attributes:
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric, of
+            the steps so far of an interval that changed anything; with float16, one for the scale
+            the last step was taken with, after grad_norm.
+        counters: i32 [6], as in TrainState.
+    """
+
+    values: jax.Array
+    counters: jax.Array
+
+
+def make_init(
+    model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
+) -> Callable[[jax.Array, Batch], TrainState]:
+    """Builds the function (base key, example batch) -> state of step 0."""
+
+    def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
+        # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
+        key, batch = jax.random.fold_in(base_key, 2**32 - 1), nested_columns(example_batch)
+        params, model_state = check_init(model, call_hook(model, "init", key, batch))
+        params = precision.store_params(params)
+        model_state = precision.store_model_state(model_state)
+        with in_hook(model, "optimizer"):
+            opt_state = optimizer.init(precision.optimizer_params(params))
+        # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
+        params, model_state, opt_state = jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
+            (params, model_state, opt_state),
+        )
+        return TrainState(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            base_key=jax.random.key_data(base_key),
+            counters=initial_counters(),
+            loss_scale=initial_scale(precision),
+        )
+
+    return init
+
+
+def sums_of(out: LossOutput, batch: Batch) -> Sums:
+    """Takes the sums of a loss output, in float32 or wider whatever the model computed in."""
+    return Sums(
+        total=at_least_float32(out.total),
+        weight=at_least_float32(out.weight),
+        metrics=jax.tree.map(at_least_float32, dict(out.metrics)),
+        num_examples=(batch["mask"] > 0).sum().astype(jnp.int32),
+    )

@@ -1,0 +1,110 @@
+"""A described optimizer as PyTorch's own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aetheria.errors import AetheriaError
+from aetheria.model.optimizers import SGD, Adam, AdamW, Lion, Optimizer, UpdateRule, is_decayed
+
+# What optax calls a parameter's moments, and what PyTorch does.
+MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
+
+
+def described(optimizer: Any, model: Any) -> Optimizer:
+    """What a model's `optimizer` hook returned, if it can be read.
+
+    Raises:
+        AetheriaError: it is one of optax alone.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise AetheriaError(
+            f"strategy: expected with 'torch' a model whose optimizer is an aetheria Optimizer, "
+            f"which PyTorch can realise, got {type(model).__name__}'s, of optax alone; describe "
+            "it, or train with another strategy"
+        )
+    return optimizer
+
+
+def make_optimizer(rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]]) -> Any:
+    """Makes it with all its moments in place, zero.
+
+    Args:
+        rule: what is realised.
+        params: a parameter's path here -> its tensors.
+    """
+    decayed = [p for path, tensors in params.items() if is_decayed(rule, path) for p in tensors]
+    known = set(map(id, decayed))
+    plain = [p for tensors in params.values() for p in tensors if id(p) not in known]
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decayed, getattr(rule, "weight_decay", 0.0)), (plain, 0.0))
+        if group
+    ]
+    made = _realise(rule, groups)
+    for group in made.param_groups:
+        for param in group["params"]:
+            made.state[param].update(_first_state(rule, param))
+    return made
+
+
+def moments(rule: UpdateRule) -> tuple[str, ...]:
+    """Which of PyTorch's moments a rule has."""
+    match rule:
+        case AdamW() | Adam():
+            return ("exp_avg", "exp_avg_sq")
+        case Lion():
+            return ("exp_avg",)
+        case SGD():
+            return ("momentum_buffer",) if rule.momentum else ()
+
+
+def _realise(rule: UpdateRule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    # Fused: one pass over each parameter, and it skips a step by a flag on the device.
+    match rule:
+        case AdamW() | Adam():
+            betas = (rule.b1, rule.b2)
+            return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=rule.eps, fused=True)
+        case SGD():
+            return torch.optim.SGD(
+                groups, lr=1.0, momentum=rule.momentum, nesterov=rule.nesterov, fused=True
+            )
+        case Lion():
+            return LionOptimizer(groups, betas=(rule.b1, rule.b2))
+
+
+def _first_state(rule: UpdateRule, param: Tensor) -> dict[str, Tensor]:
+    state = {name: torch.zeros_like(param) for name in moments(rule)}
+    if isinstance(rule, AdamW | Adam):
+        state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+    return state
+
+
+class LionOptimizer(torch.optim.Optimizer):
+    """Lion, which PyTorch does not have. Source: Chen et al. (arXiv:2302.06675), algorithm 2.
+
+    As in PyTorch's fused optimizers, an attribute `found_inf` f32 [] that is not 0 makes a step
+    change nothing.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, groups: Any, betas: tuple[float, float]):
+        super().__init__(groups, {"lr": 1.0, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Updates every parameter that has a gradient."""
+        for group in self.param_groups:
+            lr, (b1, b2) = group["lr"], group["betas"]
+            for param in group["params"]:
+                average, grad = self.state[param]["exp_avg"], param.grad
+                direction = (average * b1 + grad * (1 - b1)).sign() + group["weight_decay"] * param
+                self._set(param, param - lr * direction)
+                self._set(average, average * b2 + grad * (1 - b2))
+
+    def _set(self, old: Tensor, new: Tensor) -> None:
+        skips = self.found_inf
+        old.copy_(new if skips is None else torch.where(skips == 0, new, old))

@@ -1,0 +1,247 @@
+"""The PyTorch program: the same state, steps and reports as JAX's, for one rank's device."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from torch import Tensor
+
+from aetheria.engine.interfaces import GuardCounters, HostReport
+from aetheria.errors import ConfigError
+from aetheria.hardware.layout.adapt import adapt_state
+from aetheria.hardware.layout.counters import EXAMINED, HELD, STEP
+from aetheria.hardware.layout.leaves import check_leaves, export_leaves, named_leaves
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, sums_by_name
+from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.state import make_init
+from aetheria.hardware.torch.correspondence import Correspondence
+from aetheria.hardware.torch.guard import Numbers
+from aetheria.hardware.torch.optimizers import described, make_optimizer
+from aetheria.hardware.torch.ranks import Ranks
+from aetheria.hardware.torch.running_statistics import share_statistics
+from aetheria.hardware.torch.state import TorchState
+from aetheria.hardware.torch.step import Stepper
+from aetheria.hardware.torch.update import Update
+from aetheria.model.model import Model
+from aetheria.model.precision import Precision
+
+_NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What one call should be offered: few calls where steps are short, few steps between two looks at a
+# signal where they are long.
+_MAX_WINDOWS_PER_CALL = 16
+_MAX_BYTES_PER_CALL = 2**20
+_MAX_FLOPS_PER_CALL = 1e10
+
+
+class TorchReport(NamedTuple):
+    """A train report still on the device: rows (sum, weight), and the guard's numbers."""
+
+    values: Tensor
+    numbers: Numbers
+
+
+class TorchTotals(NamedTuple):
+    """An evaluation's rows so far, of this rank, and its examples."""
+
+    values: Tensor
+    num_examples: Tensor
+
+
+class TorchProgram:
+    """One model's twin on one device of each rank.
+
+    Attributes:
+        stepper: what its steps are taken with.
+        link: how its states and JAX's are the same numbers.
+    """
+
+    def __init__(self, model: Model, spec: ProgramSpec, ranks: Ranks):
+        self._model, self._spec, self._ranks = model, spec, ranks
+        self._precision = Precision.parse(spec.mixed_precision)
+        wide, compute = _dtypes(self._precision)
+        self._outline = make_outline(model, spec)
+        self._abstract = jax.eval_shape(export_leaves, self._outline.state)
+        self._example = {name: column[0] for name, column in spec.example_window.items()}
+        self._optimizer = optimizer = described(self._outline.optimizer, model)
+        if "inputs" not in self._example:
+            raise ConfigError(
+                f"strategy: expected with 'torch' data with one column 'inputs', got "
+                f"{', '.join(self._example)}; train several inputs with another strategy"
+            )
+        twin = model.torch_twin(self._example)
+        self.link = Correspondence(twin, self._abstract)
+        counts = jax.numpy.arange(spec.total_steps + 1)
+        rates = np.array(jax.vmap(optimizer.schedule)(counts), np.float64)
+        self.stepper = Stepper(
+            twin=twin,
+            update=Update(
+                optimizer,
+                rates,
+                max_consecutive_skips=spec.max_consecutive_skips,
+                device=ranks.device,
+            ),
+            compute=compute,
+            wide=wide,
+            ranks=ranks,
+        )
+
+    @property
+    def windows_per_chunk(self) -> int:
+        """How many steps to offer in one call. It changes no bit."""
+        if self._ranks.device.type != "cpu":
+            return 1
+        window = self._spec.example_window
+        size = sum(column.nbytes for column in window.values())
+        sizes = [leaf.size for path, leaf in self._abstract.items() if path.startswith("params/")]
+        # Each parameter meets each example, or each token, forward once and backward twice.
+        inputs = window.get("inputs", window["mask"])
+        items = inputs if inputs.dtype.kind == "i" else window["mask"]
+        flops = 6 * sum(sizes) * items.size
+        fit = min(_MAX_BYTES_PER_CALL // size, int(_MAX_FLOPS_PER_CALL / flops))
+        return max(1, min(_MAX_WINDOWS_PER_CALL, fit))
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports."""
+        return self._outline.eval_metrics
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        return self._outline.state_bytes
+
+    @property
+    def compiles(self) -> dict[str, int]:
+        """Nothing is compiled."""
+        return {}
+
+    def init(self) -> TorchState:
+        """Makes the state of step 0 as JAX does, from the run's seed: the same numbers."""
+        init = jax.jit(make_init(self._model, self._optimizer, self._precision))
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            state = init(jax.random.key(self._spec.seed), self._example)
+        return self.import_state(jax.device_get(named_leaves(state)))
+
+    def train_steps(
+        self,
+        state: TorchState,
+        arrays: Mapping[str, Any],
+        start: int,
+        count: int,
+        since: TorchReport | None = None,
+    ) -> tuple[TorchState, TorchReport]:
+        """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
+        columns, values = self.to_device(arrays), None if since is None else since.values
+        for index in range(start, start + count):
+            window = {name: column[index] for name, column in columns.items()}
+            values = self.stepper.train_step(state, window, values)
+        assert values is not None, "at least one step"
+        return state, TorchReport(values, state.numbers)
+
+    def eval_step(
+        self, state: TorchState, batch: Mapping[str, Any], totals: TorchTotals | None = None
+    ) -> TorchTotals:
+        """Adds a batch [micro_batch, ...] to the totals."""
+        values, num_examples = self.stepper.eval_sums(state, self.to_device(batch))
+        if totals is None:
+            return TorchTotals(values, num_examples)
+        return TorchTotals(totals.values + values, totals.num_examples + num_examples)
+
+    def fetch(self, report: TorchReport | TorchTotals) -> HostReport:
+        """Waits for the device and turns sums into weighted means."""
+        outline = self._outline
+        if isinstance(report, TorchTotals):
+            values = self._ranks.sum(report.values.clone()).cpu().numpy()
+            num_examples = int(self._ranks.sum(report.num_examples.clone()))
+            return HostReport(means(outline.eval_rows, values), num_examples, None)
+        counters = self.stepper.update.guard.read(report.numbers).counters
+        guard, names = GuardCounters.of(counters), outline.train_rows
+        values = report.values.cpu().numpy()
+        return HostReport(means(names, values), None, guard, sums_by_name(names, values))
+
+    def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
+        """A report to add to, of the sums that were fetched from one."""
+        names = self._outline.train_rows
+        rows = rows_by_name(names, sums, no_rows(names, wide=self._precision.is_wide))
+        numbers = Numbers(None, None, None)  # the next step brings its own
+        return TorchReport(torch.from_numpy(rows).to(self._ranks.device), numbers)
+
+    def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
+        """Copies the state as JAX lays it out: leaf path -> array."""
+        return self.link.export_state(state, self.stepper.update.guard.read(state.numbers))
+
+    def import_state(self, arrays: Mapping[str, Any]) -> TorchState:
+        """Makes a state of such arrays, whichever backend they come from.
+
+        Raises:
+            SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
+        """
+        self.check_state(arrays)
+        stepper, optimizer = self.stepper, self._optimizer
+        module = stepper.twin.network().to(device=self._ranks.device, dtype=stepper.wide)
+        share_statistics(module, over_ranks=self._ranks.count > 1)
+        counters = np.asarray(arrays["counters"])
+        state = TorchState(
+            module=module,
+            optimizer=make_optimizer(optimizer.rule, self.link.params(module)),
+            averages=[p.detach().clone() for p in module.parameters() if optimizer.ema_decay],
+            numbers=stepper.update.guard.place(
+                counters,
+                np.asarray(arrays["loss_scale"]) if self._precision.scales_loss else None,
+                self.link.num_updates(arrays),
+            ),
+            base_key=np.asarray(arrays["base_key"]),
+            step=int(counters[STEP]),
+            ranks=self._ranks,
+        )
+        self.link.load(state, arrays)
+        return state
+
+    def release(self, state: TorchState, examined_step: int) -> TorchState:
+        """Lets a state that holds go on."""
+        guard = self.stepper.update.guard
+        counters, loss_scale, num_updates = guard.read(state.numbers)
+        counters = np.asarray(counters, np.int32)
+        counters[HELD], counters[EXAMINED] = 0, examined_step
+        scale = None if loss_scale is None else np.asarray(loss_scale, np.float32)
+        state.numbers = guard.place(counters, scale, num_updates)
+        state.step = int(counters[STEP])
+        return state
+
+    def check_state(self, arrays: Mapping[str, Any]) -> None:
+        """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
+        check_leaves(arrays, self._abstract, "snapshot")
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of another precision policy as this program's policy keeps it."""
+        return adapt_state(arrays, self._abstract, self._precision)
+
+    def to_device(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Columns as tensors, without a copy where they are on the host."""
+        device = self._ranks.device
+        return {
+            name: torch.from_numpy(np.require(column, requirements=["C", "W"])).to(
+                device, non_blocking=True
+            )
+            for name, column in arrays.items()
+        }
+
+
+def _dtypes(precision: Precision) -> tuple[torch.dtype, torch.dtype | None]:
+    """The parameters' dtype, and autocast's if there is one.
+
+    Raises:
+        ConfigError: PyTorch's mixed precision does not have it.
+    """
+    params, compute = np.dtype(precision.params).name, jax.numpy.dtype(precision.compute).name
+    if params == "float64" and compute == "float64":
+        return torch.float64, None
+    if params == "float32" and compute in _NARROW:
+        return torch.float32, _NARROW[compute]
+    raise ConfigError(
+        "mixed_precision: expected with strategy 'torch' parameters of float32, computed with in "
+        f"float32, bfloat16 or float16, or both of float64, got {precision}; use one of these"
+    )

@@ -1,0 +1,137 @@
+"""Chooses this rank's device, and joins the ranks."""
+
+import atexit
+import contextlib
+import datetime
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from aetheria.engine.interfaces import Peers
+from aetheria.errors import HardwareError
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.torch.program import TorchProgram
+from aetheria.hardware.torch.ranks import Ranks
+from aetheria.model.model import Model
+
+# A rank that is gone is found out by its closed connection, one that hangs by the watchdog: this is
+# for what neither of them sees.
+_COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class TorchStrategy:
+    """Strategy: each rank has a device, all parameters, and its rows of every micro-batch."""
+
+    name: str
+    ranks: Ranks
+
+    def check(self, num_micro: int, micro_batch: int) -> None:
+        """Raises HardwareError if a micro-batch does not divide over the ranks."""
+        if micro_batch % self.ranks.count:
+            raise HardwareError(
+                f"strategy: expected a micro-batch that divides over {self.ranks.count} ranks, got "
+                f"{micro_batch} (batch_size / grad_accumulation_steps); change one of these, or "
+                "start fewer processes"
+            )
+
+    def part(self, num_micro: int, micro_batch: int) -> tuple[slice, slice]:
+        """The micro-batches, and the rows of each, that belong to this rank."""
+        if self.ranks.count == 1:
+            return slice(None), slice(None)
+        rows = micro_batch // self.ranks.count
+        return slice(None), slice(self.ranks.index * rows, (self.ranks.index + 1) * rows)
+
+    @property
+    def devices(self) -> str:
+        """The device of this rank, for people."""
+        return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
+
+    def compile(self, model: Model, spec: ProgramSpec) -> TorchProgram:
+        """Builds the program."""
+        return TorchProgram(model, spec, self.ranks)
+
+
+def select_torch_strategy(
+    mesh: Mapping[str, int],
+    peers: Peers,
+    *,
+    host: str,
+    listen: Callable[[], socket.socket] | None,
+    device_ids: Sequence[int] | None,
+) -> TorchStrategy:
+    """Takes a GPU if there is one, else the CPU; and joins the other processes, if there are any.
+
+    Args:
+        mesh: the config's; of PyTorch's ranks it may name the axis data alone.
+        peers: the processes of the run.
+        host: where process 0 is to be reached.
+        listen: opens a socket at a free port where process 0 is to be reached; None: alone.
+        device_ids: the GPUs that this process may take, of which it takes the first; None: all.
+
+    Raises:
+        HardwareError: a mesh that is none, or a GPU that is not there.
+    """
+    if any(axis != "data" for axis in mesh) or mesh.get("data", peers.count) != peers.count:
+        raise HardwareError(
+            f"mesh: expected none, or data={peers.count}, with strategy 'torch', whose ranks are "
+            f"its {peers.count} processes, got {dict(mesh)}; leave it out, and start as many "
+            "processes as are wanted"
+        )
+    device = _choose_device(device_ids)
+    if listen is not None and not dist.is_initialized():
+        _join(peers, host, listen, device)
+    return TorchStrategy("torch", Ranks(device, peers.index, peers.count))
+
+
+def _choose_device(device_ids: Sequence[int] | None) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count, number = torch.cuda.device_count(), (device_ids or [0])[0]
+    if number >= count:
+        raise HardwareError(
+            f"strategy: expected a GPU for each process of a machine, got {count} for process "
+            f"{number} (from 0); start fewer processes"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def _join(
+    peers: Peers, host: str, listen: Callable[[], socket.socket], device: torch.device
+) -> None:
+    """Makes PyTorch's process group. Its meeting point is of its own, at a port that is free: the
+    launcher's may be taken, or may be none.
+    """
+    store = None
+    if peers.index == 0:
+        # Without a socket of ours it listens on all interfaces. It closes the socket in the end.
+        listener = listen()
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            host,
+            port,
+            peers.count,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+    port = peers.share(None if store is None else store.port)
+    store = store or TCPStore(host, port, peers.count, is_master=False)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=peers.index,
+        world_size=peers.count,
+        timeout=_COLLECTIVE_TIMEOUT,
+    )
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()

@@ -1,0 +1,65 @@
+"""The contract of a model's twin: the same network, loss and metrics in PyTorch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aetheria.hardware.torch.mapping import Rule
+
+
+class WeightedSum(NamedTuple):
+    """A sum and the weight it was summed over, tensors []."""
+
+    total: Tensor
+    weight: Tensor
+
+
+class TorchTwin(ABC):
+    """Template Method: what a model's `torch_twin` hook makes.
+
+    The network is a plain `nn.Module` under PyTorch's own names. A batch is a mapping of tensors as
+    the data gave the columns, floats in the run's precision.
+    """
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Makes the module; its first values do not matter."""
+
+    @abstractmethod
+    def rules(self) -> Sequence[Rule]:
+        """Says for every leaf of the model's `params` and `model_state` which tensors it is."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> WeightedSum:
+        """Computes the summed loss of one micro-batch from float32 outputs, or wider."""
+
+    def metrics(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> dict[str, WeightedSum]:
+        """Computes the metrics that the model reports, under the same names."""
+        return {}
+
+    def arrange(self, inputs: Tensor) -> Tensor:
+        """Turns inputs as the data gives them into what the module takes: images, say, from
+        [batch, height, width, channel] to [batch, channel, height, width].
+        """
+        return inputs
+
+
+def weighted(values: Tensor, weights: Tensor) -> WeightedSum:
+    """Sums `values` by `weights`: the twin of `aetheria.weighted`.
+
+    Args:
+        values: [batch, ...], one value an example (or a token).
+        weights: [batch] or the shape of `values`; broadcast over the trailing dims.
+
+    >>> weighted(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 1.0, 0.0]))
+    WeightedSum(total=tensor(3.), weight=tensor(2.))
+    """
+    wide = torch.promote_types(values.dtype, torch.float32)
+    values = values.to(wide)
+    weights = weights.to(wide)  # as JAX's side sums them: in float64, to its last bit
+    weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
+    weights = weights.expand(values.shape)
+    return WeightedSum((values * weights).sum(), weights.sum())

@@ -1,1 +1,0 @@
-"""Template Method: what a model is, and the pure step every strategy runs."""

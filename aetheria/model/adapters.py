@@ -1,0 +1,155 @@
+"""Adapters: a network of a library (Flax Linen, Flax NNX) as a `Model`.
+
+A subclass says what the network is, how its outputs are scored, and how it is optimized.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+from aetheria.errors import ModelError
+from aetheria.model.contract import call_hook, check_score, kind, where
+from aetheria.model.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
+from aetheria.model.precision import widen
+from aetheria.model.sharding import axis_size, split_batch
+
+Metrics = dict[str, WeightedSum]
+
+_OTHER_STREAMS = 1
+
+
+class NetworkModel(Model):
+    """Template Method: loss and prediction from two hooks, `apply` and `score`."""
+
+    @abstractmethod
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        """Runs the network; returns outputs [batch, ...], float32 or wider, and the new state."""
+
+    @abstractmethod
+    def score(self, outputs: Any, batch: Batch) -> tuple[WeightedSum, Metrics]:
+        """Compares float32 outputs with the batch: the loss and metrics, as weighted sums."""
+
+    def loss(
+        self, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array, train: bool
+    ) -> LossOutput:
+        outputs, model_state = self.apply(params, model_state, batch["inputs"], rng, train)
+        loss, metrics = check_score(self, call_hook(self, "score", outputs, batch))
+        return LossOutput(loss.total, loss.weight, metrics, model_state)
+
+    def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
+        return self.apply(params, model_state, inputs, None, False)[0]
+
+
+class LinenModel(NetworkModel):
+    """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`.
+
+    In training it has the RNG stream `dropout`. Any other that it asks for by `make_rng(name)` has
+    a key of its own, in training and in an evaluation; a prediction is a function of the inputs
+    alone and has none.
+
+    On a mesh without a tensor axis, what its modules return stays split by examples. With one, call
+    `split_batch` where a block ends: what lies inside a block is to be split over `tensor`.
+    """
+
+    @abstractmethod
+    def network(self) -> linen.Module:
+        """Makes the module; called while tracing, holds no arrays."""
+
+    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
+        module = _checked(self, self.network(), linen.Module)
+        variables = module.init(rng, example_batch["inputs"], train=False)
+        model_state = {name: tree for name, tree in variables.items() if name != "params"}
+        return variables.get("params", {}), model_state
+
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        variables = {"params": params, **model_state}
+        mutable = list(model_state) if train else []
+        with linen.intercept_methods(_split_outputs(len(jax.tree.leaves(inputs)[0]))):
+            outputs, changed = self.network().apply(
+                variables, inputs, train=train, rngs=_streams(rng, train), mutable=mutable
+            )
+        return widen(outputs), {**model_state, **changed}
+
+
+def _checked(model: Model, module: Any, wanted: type) -> Any:
+    if isinstance(module, wanted):
+        return module
+    got = f"the class {module.__name__}" if isinstance(module, type) else kind(module)
+    raise ModelError(
+        f"{where(model, 'network')}: expected a module of {wanted.__module__.split('.')[0]}, got "
+        f"{got}; return one that is made, as Net() is"
+    )
+
+
+def _streams(rng: Any, train: bool) -> dict[str, Any]:
+    """The RNG streams of a call of a Linen module. What it finds under no name of its own it folds
+    out of `params`, by the number of keys drawn so far, which no applied module draws from.
+    """
+    if rng is None:
+        return {}
+    others = {"params": jax.random.fold_in(rng, _OTHER_STREAMS)}
+    return {"dropout": rng, **others} if train else others
+
+
+def _split_outputs(batch_size: int) -> Any:
+    """An interceptor of module calls that applies `split_batch` to what has a batch in front."""
+
+    def split(leaf: Any) -> Any:
+        leads = axis_size("tensor") == 1 and jnp.shape(leaf)[:1] == (batch_size,)
+        return split_batch(leaf) if leads else leaf
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        return jax.tree.map(split, call(*args, **kwargs))
+
+    return intercept
+
+
+class NnxModel(NetworkModel):
+    """A Flax NNX module as a Model. The module is called as `module(inputs)`."""
+
+    @abstractmethod
+    def network(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the module with its parameters."""
+
+    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
+        module = _checked(self, self.network(nnx.Rngs(rng)), nnx.Module)
+        return self._split(module)
+
+    def apply(
+        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
+    ) -> tuple[Any, ModelState]:
+        # The graph is rebuilt abstractly at trace time, so that no array hides in the model.
+        shapes = nnx.eval_shape(lambda: self.network(nnx.Rngs(0)))
+        graph, _, streams, _ = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
+        key = jax.random.key(0) if rng is None else rng
+        module = nnx.merge(graph, params, model_state, _reseeded(streams, key))
+        module.train() if train else module.eval()
+        outputs = module(inputs)
+        return widen(outputs), self._split(module)[1]
+
+    @staticmethod
+    def _split(module: nnx.Module) -> tuple[Params, ModelState]:
+        # RNG streams are seeded from the step's key and intermediates die with it: no state.
+        transient = (nnx.RngState, nnx.Intermediate)
+        _, params, _, rest = nnx.split(module, nnx.Param, transient, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def _reseeded(streams: Any, key: jax.Array) -> Any:
+    """Gives every RNG stream a key of its own, whatever its name, and a count of zero."""
+    # Not nnx.reseed: it goes by name, and a stream that fell back to `default` has another one.
+    leaves, treedef = jax.tree.flatten(streams)
+    fresh = [
+        jax.random.split(jax.random.fold_in(key, index), leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else jnp.zeros(leaf.shape, leaf.dtype)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(treedef, fresh)

@@ -1,0 +1,105 @@
+"""Models by name: the name that a caller gives, and the name that a file holds.
+
+What a file says decides no code. Its import path is not followed; see `Registry.find_recorded`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from aetheria.errors import ConfigError, SnapshotError, shown
+from aetheria.model.model import Model
+from aetheria.plugins import MODELS
+from aetheria.plugins.arguments import call_with
+from aetheria.plugins.checks import find_model
+from aetheria.plugins.resolved import restore_arguments
+
+
+class NamedModel(NamedTuple):
+    """A model, and the name and hyperparameters that make it."""
+
+    name: str
+    params: Mapping[str, Any]
+    model: Model
+
+
+def make_model(
+    name: str,
+    params: Mapping[str, Any],
+    project: Path | None,
+    own_keys: Mapping[str, str] = MappingProxyType({}),
+) -> Model:
+    """Makes a model by a name that the caller gave: a registered one, or an import path.
+
+    Args:
+        name: the model's.
+        params: its hyperparameters.
+        project: the project folder.
+        own_keys: as in `prepare_call`.
+
+    Raises:
+        AetheriaError: there is none, it is no model, or it takes other hyperparameters.
+    """
+    factory = find_model(MODELS, name, project, base=Model)
+    model = call_with(factory, "model_params", params, own_keys=own_keys)
+    if not isinstance(model, Model):  # of a function that is registered
+        raise ConfigError(
+            f"model_name: expected an aetheria Model, got {name!r}, which makes a "
+            f"{type(model).__name__}; subclass aetheria.Model"
+        )
+    return model
+
+
+def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a snapshot's record says of its model, for `remake_model`.
+
+    Raises:
+        SnapshotError: it has no config, or none with a precision.
+    """
+    config = record.get("config")
+    if not isinstance(config, Mapping) or "mixed_precision" not in config:
+        raise SnapshotError(
+            f"snapshot: expected a record of a run, with its config, got {shown(config)}; use "
+            "another snapshot"
+        )
+    return {**config, "resolved": record.get("resolved", {})}
+
+
+def remake_model(
+    said: Mapping[str, Any],
+    where: str,
+    project: Path | None,
+    name: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> NamedModel:
+    """Makes the model that a file says, or the one that the caller names instead.
+
+    Args:
+        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, all that
+            the model had, defaults included, since a default may have changed in the code.
+        where: what to call the file in errors.
+        project: the project folder.
+        name: the caller's; None: the file's.
+        params: the caller's hyperparameters. Those of the file are kept under them if both name the
+            same model.
+
+    Raises:
+        AetheriaError: there is no such model, the file names code, or its hyperparameters are none.
+    """
+    recorded = said.get("model_name")
+    kept = said.get("model_params", {}) if name is None or name == recorded else {}
+    if not isinstance(kept, Mapping) or not all(isinstance(key, str) for key in kept):
+        raise SnapshotError(
+            f"{where}: expected model_params by name, got {shown(kept)}; use another file"
+        )
+    if name is None:
+        name = MODELS.find_recorded(recorded, project, where)
+    all_params = {**kept, **(params or {})}
+    resolved = said.get("resolved")
+    if isinstance(resolved, Mapping) and kept is said.get("model_params"):
+        was = resolved.get("model_params", {})
+        factory = find_model(MODELS, name, project, base=Model)
+        restored = restore_arguments(factory, was if isinstance(was, Mapping) else {})
+        all_params = {**restored, **all_params}
+    return NamedModel(name, all_params, make_model(name, all_params, project))

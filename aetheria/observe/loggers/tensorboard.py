@@ -1,0 +1,101 @@
+"""TensorBoard curves through tensorboardX, which needs neither TensorFlow nor TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aetheria.events import (
+    EvaluationCompleted,
+    Event,
+    RolledBack,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+)
+from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.records import metric_values
+from aetheria.observe.loggers.retrying_file import PatientFile
+from aetheria.plugins import register_logger
+
+_SCHEME = "patient"  # of a file name, by which tensorboardX finds who opens it
+_FLUSH_SECONDS = 30.0  # how far behind the run a viewer may be
+
+
+class _PatientFiles:
+    """Opens files for tensorboardX."""
+
+    @staticmethod
+    def open(path: str) -> PatientFile:
+        return PatientFile(Path(path.removeprefix(f"{_SCHEME}:")))
+
+
+@register_logger("tensorboard")
+class TensorBoardLogger:
+    """Writes `tensorboard/`; tags are `train/loss`, `eval/accuracy` and so on.
+
+    One file for each start of the run, numbered: TensorBoard reads them in the order of their
+    names. tensorboardX's SummaryWriter is not used, because its file names tell no two starts of
+    one second apart, and because its flush() does not wait for its queue (seen with 2.6.5).
+    """
+
+    def __init__(self, context: RunContext):
+        self._folder = context.run_dir / "tensorboard"
+        self._writer: Any = None
+        self._record: Any = None
+        self._flushed = 0.0
+
+    def notify(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._open(event.last_told)
+            case RolledBack():
+                self._forget_after(event.last_told)
+            case StepsCompleted():
+                rate = {"steps_per_second": event.steps_per_second}
+                self._write("train", {**event.metrics, **rate}, event.progress.step)
+            case EvaluationCompleted():
+                self._write("eval", metric_values(event), event.progress.step)
+            case RunEnded() if self._writer is not None:
+                self._writer.close()
+
+    def export_state(self) -> dict[str, Any]:
+        """Flushes: what precedes a snapshot must outlive a kill that follows it."""
+        self._writer.flush()
+        return {}
+
+    def _open(self, last_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.record_writer import register_writer_factory
+
+        register_writer_factory(_SCHEME, _PatientFiles)
+        number = len(list(self._folder.glob("events.*")))
+        self._writer = EventsWriter(f"{_SCHEME}:{self._folder / f'events.{number:06}'}")
+        # What a killed process wrote past the snapshot, or before any.
+        self._forget_after(last_step)
+
+    def _forget_after(self, last_step: int) -> None:
+        """Makes a reader drop the later points of this and earlier files."""
+        from tensorboardX.proto import event_pb2
+
+        proto: Any = event_pb2
+        start = proto.SessionLog(status=proto.SessionLog.START)
+        self._record = proto.Event
+        self._add(last_step + 1, session_log=start)
+
+    def _write(self, split: str, metrics: Mapping[str, float], step: int) -> None:
+        from tensorboardX.proto import summary_pb2
+
+        proto: Any = summary_pb2
+        # One record for all: its checksum, in Python, is most of the cost.
+        values = [
+            proto.Summary.Value(tag=f"{split}/{name}", simple_value=value)
+            for name, value in metrics.items()
+        ]
+        self._add(step, summary=proto.Summary(value=values))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._writer.write_event(self._record(wall_time=time.time(), step=step, **content))

@@ -1,0 +1,1 @@
+"""Where a loss or a gradient stopped being finite."""

@@ -1,0 +1,261 @@
+"""Replays a dumped window and names the first layer, leaf and example that is not finite."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.gradient import make_micro_gradient, step_key
+from aetheria.hardware.layout.leaves import (
+    abstract_weights,
+    check_leaves,
+    named_leaves,
+    place_weights,
+)
+from aetheria.hardware.layout.loss_scale import unscale
+from aetheria.model.fitting import extra_arguments, optimizer_of
+from aetheria.model.model import Model
+from aetheria.model.precision import Precision, cast_like, widen
+from aetheria.tools.nan.origin import Mark, Origin, badness, first_of, trace_origins
+
+Kind = Literal["value", "gradient", "new model state", "update", "new value"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is wrong with a window.
+
+    Attributes:
+        micro_batch: the first whose loss, gradient or model state is not finite, from 0; None: each
+            of them is finite; their sum is not, or what the update makes of it.
+        loss: its loss, summed; of all together without one.
+        grad_norm: the norm of its gradient, likewise.
+        origin: where the first value was not finite; None where only a sum is not.
+        parameter: path of the first leaf that is not finite: a parameter or model state that was
+            not before the window, or else a parameter whose gradient is not, in the order in which
+            the backward pass gets there, or else what the step makes of a leaf.
+        kind: what of that leaf is not finite.
+        row: the first example of the micro-batch that alone gives such numbers; None: no single one
+            does, or a leaf is the cause.
+    """
+
+    micro_batch: int | None
+    loss: float
+    grad_norm: float
+    origin: Origin | None
+    parameter: str | None
+    kind: Kind
+    row: int | None
+
+
+class Replay:
+    """One dumped window, and the model's gradient on it.
+
+    Args:
+        model: the run's model.
+        mixed_precision: the run's.
+        carries_state: whether the model state goes from one micro-batch to the next.
+        arrays: the dump's leaves: params, model_state, base_key and the like; with opt_state, the
+            update is replayed too.
+        window: column name -> [grad_accumulation_steps, micro_batch, ...].
+        step: the step the window was for.
+        total_steps: the length of the run, for the schedule.
+
+    Raises:
+        SnapshotError: the arrays are not this model's; the leaf is named.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        mixed_precision: bool | str,
+        carries_state: bool,
+        arrays: Mapping[str, np.ndarray],
+        window: Mapping[str, np.ndarray],
+        step: int,
+        total_steps: int = 1,
+    ):
+        precision = Precision.parse(mixed_precision)
+        self._window, self._carries_state = window, carries_state
+        abstract = abstract_weights(model, precision, self._batch(0))
+        self._params, self._model_state = place_weights(arrays, abstract, "dump")
+        self._scaling = jnp.asarray(arrays["loss_scale"]) if "loss_scale" in arrays else ()
+        self._step_key = step_key(jnp.asarray(arrays["base_key"]), jnp.int32(step - 1))
+        self._gradient = make_micro_gradient(model, precision)
+        self._compiled = jit_for(jax.default_backend())(self._gradient)
+        self._model, self._precision, self._total_steps = model, precision, total_steps
+        self._arrays = arrays
+
+    def find(self) -> Finding | None:
+        """Looks for what is not finite; None: everything is, here."""
+        state, total = self._model_state, None
+        for index in range(len(self._window["mask"])):
+            grads, sums, new_state = self._run(state, self._batch(index), index)
+            if self._is_bad(state, grads, sums, new_state):
+                return self._examine(state, index, grads, sums)
+            part = (grads, sums)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+            if self._carries_state and sums.weight > 0:
+                state = new_state
+        assert total is not None, "a window has a micro-batch"
+        grads, sums = total
+        norm = float(optax.tree.norm(grads))
+        if np.isfinite(norm) and _is_finite(sums.total):
+            return self._examine_update(grads, sums, norm)
+        named = named_leaves({"params": grads})
+        sizes = {path: float(jnp.abs(leaf).max()) for path, leaf in named.items()}
+        return Finding(
+            micro_batch=None,
+            loss=float(sums.total),
+            grad_norm=norm,
+            origin=None,
+            parameter=max(sizes, key=lambda path: sizes[path]),
+            kind="gradient",
+            row=None,
+        )
+
+    def _examine(self, state: Any, index: int, grads: Any, sums: Any) -> Finding:
+        batch, key = self._batch(index), self._key(index)
+        function = lambda params, model_state, batch: self._gradient(
+            params, model_state, batch, key, self._scaling
+        )
+        arguments = {"params": self._params, "model_state": state, "batch": batch}
+        (traced_grads, *_), marks = trace_origins(function, arguments)
+        assert jax.tree.structure(traced_grads) == jax.tree.structure(grads)
+        marks = {path: mark for path, mark in marks.items() if self._is_news(path, state)}
+        parameter, kind = self._parameter(state, marks)
+        origins = [mark for mark in marks.values() if mark.origin is not None]
+        origin = min(origins, key=lambda mark: mark.made_at).origin if origins else None
+        if np.isfinite(float(sums.total)) and kind == "gradient":
+            _in_backward_pass(origin)
+        return Finding(
+            micro_batch=index,
+            loss=float(sums.total),
+            grad_norm=float(optax.tree.norm(grads)),
+            origin=origin,
+            parameter=parameter,
+            kind=kind,
+            row=None if kind == "value" else self._row(state, batch, index),
+        )
+
+    def _examine_update(self, grads: Any, sums: Any, norm: float) -> Finding | None:
+        """Takes the step as the run does, if the dump holds what that needs."""
+        if not any(path.startswith("opt_state") for path in self._arrays) or not sums.weight > 0:
+            return None
+        optimizer = optimizer_of(self._model, self._total_steps)
+        state = self._optimizer_state(optimizer)
+        factor = unscale(1 / sums.weight, self._scaling)
+        extra = {"grad_norm": jnp.asarray(norm) * factor, "value": sums.total / sums.weight}
+        updates, new = optimizer.update(
+            jax.tree.map(lambda g: g * factor, grads),
+            widen(state),
+            widen(self._params),
+            **{name: extra[name] for name in extra_arguments(optimizer)},
+        )
+        params = optax.apply_updates(self._params, updates)
+        steps: list[tuple[Kind, Any, Any]] = [
+            ("update", {"params": updates}, {"params": self._params}),
+            ("new value", {"params": params}, {"params": self._params}),
+            ("new value", {"opt_state": cast_like(new, state)}, {"opt_state": state}),
+        ]
+        for kind, after, before in steps:
+            lost = _lost(after, before)
+            if lost:
+                return Finding(
+                    micro_batch=None,
+                    loss=float(sums.total),
+                    grad_norm=norm,
+                    origin=None,
+                    parameter=lost[0],
+                    kind=kind,
+                    row=None,
+                )
+        return None
+
+    def _optimizer_state(self, optimizer: Any) -> Any:
+        """The dump's, placed."""
+        init = lambda params: optimizer.init(self._precision.optimizer_params(params))
+        abstract = jax.eval_shape(init, self._params)
+        paths = named_leaves({"opt_state": abstract})
+        given = {p: a for p, a in self._arrays.items() if p.startswith("opt_state")}
+        check_leaves(given, paths, "dump")
+        leaves = [jnp.asarray(given[path]) for path in paths]
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+    def _is_bad(self, state: Any, grads: Any, sums: Any, new_state: Any) -> bool:
+        if not _is_finite((sums.total, sums.weight, grads)):
+            return True
+        return bool(sums.weight > 0 and _lost(new_state, state))
+
+    def _is_news(self, path: str, state: Any) -> bool:
+        """Whether that output of a gradient tells anything: a model state that was not finite at
+        the start may stay so.
+        """
+        output, _, name = path.partition("/")
+        return output != "2" or _is_finite(named_leaves(state).get(name, 0.0))
+
+    def _parameter(self, state: Any, marks: Mapping[str, Mark]) -> tuple[str | None, Kind]:
+        for path, leaf in named_leaves({"params": self._params}).items():
+            if not _is_finite(leaf):
+                return path, "value"
+        causes = [first_of(m.origin).argument or "" for m in marks.values() if m.origin]
+        for cause in causes:
+            if cause.startswith("model_state"):
+                return cause, "value"
+        by_output = lambda n: {p: m for p, m in marks.items() if p == n or p.startswith(f"{n}/")}
+        kinds: tuple[tuple[str, str, Kind], ...] = (
+            ("0", "params", "gradient"),
+            ("2", "model_state", "new model state"),
+        )
+        for number, tree, kind in kinds:
+            if found := by_output(number):
+                first = min(found, key=lambda path: found[path].made_at)
+                return tree + first.removeprefix(number), kind
+        return None, "gradient"
+
+    def _row(self, state: Any, batch: Mapping[str, Any], index: int) -> int | None:
+        """Tries every example by itself, in all rows: it then meets the dropout it had."""
+        for row in range(len(batch["mask"])):
+            alone = {name: np.repeat(a[row : row + 1], len(a), axis=0) for name, a in batch.items()}
+            if batch["mask"][row] > 0:
+                grads, sums, new_state = self._run(state, alone, index)
+                if self._is_bad(state, grads, sums, new_state):
+                    return row
+        return None
+
+    def _run(self, state: Any, batch: Mapping[str, Any], index: int) -> Any:
+        return self._compiled(self._params, state, batch, self._key(index), self._scaling)
+
+    def _key(self, index: int) -> jax.Array:
+        return jax.random.fold_in(self._step_key, index)
+
+    def _batch(self, index: int) -> dict[str, np.ndarray]:
+        return {name: column[index] for name, column in self._window.items()}
+
+
+def _in_backward_pass(origin: Origin | None) -> None:
+    """A loss that is finite clears the forward pass. jax computes slopes along with it, under the
+    same names.
+    """
+    while origin is not None:
+        origin.backward, origin = origin.argument is None, origin.because
+
+
+def _lost(new: Any, old: Any) -> list[str]:
+    """Paths of the leaves with an element that was finite and no longer is."""
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    return [
+        path
+        for path, (after, before) in zip(named_leaves(new), pairs, strict=True)
+        if badness(after) and bool((~jnp.isfinite(after) & jnp.isfinite(before)).any())
+    ]
+
+
+def _is_finite(tree: Any) -> bool:
+    return not any(badness(leaf) for leaf in jax.tree.leaves(tree))

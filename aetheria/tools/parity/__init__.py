@@ -1,0 +1,1 @@
+"""Whether JAX and PyTorch compute the same run."""

@@ -1,0 +1,270 @@
+"""`aetheria parity`: a config trained by JAX and by PyTorch side by side, compared leaf by leaf."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aetheria.build import build_feed, build_model, build_schedule, require_torch
+from aetheria.config import Config
+from aetheria.errors import AetheriaError
+from aetheria.hardware.jax.compiler import jit_for
+from aetheria.hardware.jax.gradient import make_gradient, step_key
+from aetheria.hardware.jax.update import make_update
+from aetheria.hardware.layout.counters import STEP
+from aetheria.hardware.layout.leaves import export_leaves, named_leaves
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.state import make_init
+from aetheria.model.fitting import optimizer_of
+from aetheria.model.model import Model
+from aetheria.model.precision import Precision
+
+POLICIES = {
+    "float64": "params=float64,compute=float64,output=float64",
+    "float32": "params=float32,compute=float32,output=float32",
+}
+# Relative. In float64 rounding grows with the steps; in float32 each step begins anew.
+_EXACT_STEPS, _EXACT, _GROWN, _SINGLE = 20, 1e-9, 1e-6, 1e-5
+# What is less than this part of all leaves of its kind is measured against that part: a gradient
+# that is zero but for rounding, as that of an attention's key bias, agrees in nothing.
+_FLOOR = 1e-6
+
+Leaves = dict[str, np.ndarray]
+Tamper = Callable[[Any, Any, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One step on both sides; step 0 is the states before any.
+
+    Attributes:
+        step: its number.
+        differences: `loss`, `grads/…`, `params/…`, `opt_state/…`, … -> relative difference.
+        tolerance: for each of them that is judged.
+        judges_params: whether parameters are. Not in float32: an optimizer that divides a gradient
+            by its size moves a parameter by all of a learning rate for what is rounding alone.
+    """
+
+    step: int
+    differences: Mapping[str, float]
+    tolerance: float
+    judges_params: bool = True
+
+    @property
+    def first_outside(self) -> str | None:
+        """The first leaf that leaves the tolerance, in the order of a step: loss, gradients, then
+        the state; the loss alone where no leaf does.
+        """
+        # Not `>`: a difference that is not a number is none that is small.
+        outside = [
+            name
+            for name, difference in self.differences.items()
+            if not difference <= self._allowed(name) and (self.judges_params or not _is_param(name))
+        ]
+        leaves = [name for name in outside if name != "loss"]
+        return next(iter(leaves or outside), None)
+
+    def _allowed(self, name: str) -> float:
+        """A second moment is a square: twice as far off, relatively, as the gradient in it."""
+        parts = name.split("/")
+        return self.tolerance * (2 if parts[0] == "opt_state" and "nu" in parts else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Both sides begin with the same parameters and are given the same windows.
+
+    Attributes:
+        config: what is trained.
+        project: the project folder.
+        steps: optimizer steps to compare.
+        precision: `float64`: both go their way; `float32`: PyTorch begins each step from JAX's
+            state, since rounding is chaos's food.
+        control: a trap that PyTorch's side is led into, which must be noticed: `eps`, `clip` or
+            `transpose`; None: none.
+    """
+
+    config: Config
+    project: Path | None
+    steps: int
+    precision: str
+    control: str | None = None
+
+    def run(self) -> Iterator[Comparison]:
+        """Compares the initial states, then every step.
+
+        Raises:
+            AetheriaError: the config is wrong, or the model has no twin.
+        """
+        # Imported late: it needs PyTorch, which `check_request` looks for.
+        from aetheria.tools.parity.traps import TRAPS
+
+        tamper = TRAPS[self.control] if self.control else lambda *_: None
+        with jax.enable_x64(self.precision == "float64"):
+            yield from self._run(tamper)
+
+    def _run(self, tamper: Tamper) -> Iterator[Comparison]:
+        model = build_model(self.config, self.project)
+        feed = build_feed(self.config, self.project, model)
+        model = without_dropout(model)
+        spec = ProgramSpec(
+            example_window=feed.example_window(),
+            total_steps=max(build_schedule(self.config, feed).total_steps, self.steps),
+            seed=self.config.seed,
+            mixed_precision=POLICIES[self.precision],
+            max_consecutive_skips=self.config.max_consecutive_skips,
+        )
+        here, there = JaxSide(model, spec), TorchSide(model, spec, tamper)
+        state = here.export_state()
+        there.begin(state)
+        yield Comparison(0, _differences(state, there.export_state()), self._tolerance(0))
+        chunks = feed.train_chunks(0, 1)
+        for step in range(1, self.steps + 1):
+            window = {name: column[0] for name, column in next(chunks).arrays.items()}
+            if step > 1 and self.precision == "float32":
+                there.begin(state)
+            loss, grads = here.step(window)
+            their_loss, their_grads = there.step(window)
+            state = here.export_state()
+            differences = {
+                "loss": _relative(loss, their_loss),
+                **_differences(_prefixed("grads", grads), _prefixed("grads", their_grads)),
+                **_differences(state, there.export_state()),
+            }
+            judges = self.precision == "float64"
+            yield Comparison(step, differences, self._tolerance(step), judges)
+        chunks.close()
+
+    def _tolerance(self, step: int) -> float:
+        if self.precision == "float32":
+            return _SINGLE
+        return _EXACT if step <= _EXACT_STEPS else _GROWN
+
+
+class JaxSide:
+    """The functions of a JAX program, and a state."""
+
+    def __init__(self, model: Model, spec: ProgramSpec):
+        precision = Precision.parse(spec.mixed_precision)
+        optimizer = optimizer_of(model, spec.total_steps)
+        example = {name: column[0] for name, column in spec.example_window.items()}
+        jit = jit_for(jax.default_backend())  # as what trains is compiled
+        self._gradient = jit(make_gradient(model, precision))
+        self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
+        init = jit(make_init(model, optimizer, precision))
+        self._state = init(jax.random.key(spec.seed), example)
+
+    def step(self, window: Mapping[str, Any]) -> tuple[float, Leaves]:
+        """Takes a step; returns the mean loss, and its gradient before it is clipped."""
+        state = self._state
+        rng = step_key(state.base_key, state.counters[STEP])
+        grads, sums, model_state = self._gradient(state.params, state.model_state, window, rng)
+        self._state, _ = self._update(state, grads, sums, model_state)
+        weight = float(sums.weight)
+        return float(sums.total) / weight, {
+            path: np.asarray(grad) / weight for path, grad in named_leaves(grads).items()
+        }
+
+    def export_state(self) -> Leaves:
+        """The state, leaf path -> array."""
+        return {path: np.asarray(a) for path, a in export_leaves(self._state).items()}
+
+
+class TorchSide:
+    """The same of a PyTorch program on a CPU."""
+
+    def __init__(self, model: Model, spec: ProgramSpec, tamper: Tamper):
+        import torch
+
+        from aetheria.hardware.torch.program import TorchProgram
+        from aetheria.hardware.torch.ranks import Ranks
+
+        self._program = TorchProgram(model, spec, Ranks(torch.device("cpu")))
+        self._tamper, self._state = tamper, None
+
+    def begin(self, arrays: Mapping[str, Any]) -> None:
+        """Takes up a state of the other side."""
+        self._state = self._program.import_state(arrays)
+        self._tamper(self._program, self._state, arrays)
+
+    def step(self, window: Mapping[str, Any]) -> tuple[float, Leaves]:
+        """Takes a step; returns what JaxSide does."""
+        program, state = self._program, self._state
+        assert state is not None, "there is a state"
+        stepper = program.stepper
+        before = [statistic.clone() for statistic in state.statistics]
+        rows = stepper.gradient(state, program.to_device(window))
+        total, weight = rows[0].tolist()
+        grads = program.link.gradients(state, 1 / weight)
+        stepper.update(state, rows[0], before)
+        return total / weight, grads
+
+    def export_state(self) -> Leaves:
+        """The state as JAX lays it out."""
+        assert self._state is not None, "there is a state"
+        return self._program.export_state(self._state)
+
+
+def without_dropout(model: Model) -> Model:
+    """The model, its hyperparameter `dropout` 0 if it has one: each library draws other masks."""
+    if not getattr(model, "dropout", 0):
+        return model
+    return dataclasses.replace(model, dropout=0.0)  # type: ignore[type-var]
+
+
+def check_request(control: str | None, config: Config, project: Path | None) -> list[str]:
+    """Says what is left out of the comparison, a line each.
+
+    Raises:
+        AetheriaError: PyTorch is missing, or the trap could not be fallen into.
+    """
+    require_torch("parity")
+    model = build_model(config, project)
+    limit = getattr(model, "max_grad_norm", None)
+    if control == "clip" and not limit:
+        raise AetheriaError(
+            "--control clip: expected a gradient that is clipped, got max_grad_norm "
+            f"{limit}; set it"
+        )
+    if dropout := getattr(model, "dropout", 0):
+        return [f"dropout {dropout} is left out: each library draws masks of its own"]
+    return []
+
+
+def _differences(one: Leaves, other: Leaves) -> dict[str, float]:
+    """Leaf by leaf, relative to the leaf, or to `_FLOOR` of all leaves of its kind."""
+    squares: dict[str, float] = {}
+    for name, leaf in one.items():
+        kind = name.split("/")[0]
+        squares[kind] = squares.get(kind, 0.0) + _norm(leaf) ** 2
+    return {
+        name: _relative(leaf, other[name], _FLOOR * squares[name.split("/")[0]] ** 0.5)
+        for name, leaf in one.items()
+    }
+
+
+def _relative(one: Any, other: Any, floor: float = 0.0) -> float:
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    difference, size = _norm(one - other), max(_norm(one), floor)
+    if not difference:
+        return 0.0
+    # Of nothing, anything is infinitely far: where one side skipped a step, its moments are zero.
+    return difference / size if size else math.inf
+
+
+def _is_param(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == "params" or "averaged_params" in parts
+
+
+def _norm(array: Any) -> float:
+    return float(np.linalg.norm(np.ravel(array).astype(np.float64)))
+
+
+def _prefixed(kind: str, leaves: Leaves) -> Leaves:
+    return {f"{kind}/{path}": leaf for path, leaf in leaves.items()}

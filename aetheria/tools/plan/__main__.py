@@ -1,0 +1,58 @@
+"""Plans in a process that has as many virtual devices as its environment says.
+
+Reads a request as JSON on stdin, writes the plan as JSON on stdout.
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from aetheria.build import build_retention, build_run
+from aetheria.config import make_config
+from aetheria.config.precision_policy import parse_policy
+from aetheria.errors import AetheriaError, ExitCode, HardwareError
+from aetheria.hardware.jax.program import JaxProgram
+from aetheria.plugins.user_code import print_user_error
+from aetheria.snapshots.runs import RunRequest
+from aetheria.tools.plan.analysis import Machine, assumptions, rehearse
+
+
+def main() -> int:
+    """Answers one request; a mistake is an answer too, with exit code 2."""
+    request = json.load(sys.stdin)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what a user's model may print
+            answer = _plan(request)
+    except AetheriaError as error:
+        json.dump({"problems": error.problems}, sys.stdout)
+        return int(ExitCode.USER_ERROR)
+    except Exception as error:
+        if request["traceback"] or not print_user_error(error):
+            raise
+        return int(ExitCode.FAILED)
+    json.dump(answer, sys.stdout)
+    return int(ExitCode.OK)
+
+
+def _plan(request: dict[str, Any]) -> dict[str, Any]:
+    config = make_config(request["config"], request["config_name"])
+    # As a run is built, so that every mistake in the config is found; it writes nothing.
+    retention = build_retention(config)
+    where = RunRequest(config_name=request["config_name"], retention=retention).resolve()
+    program = build_run(config, where, Path(request["project"])).program
+    if not isinstance(program, JaxProgram):
+        raise HardwareError(
+            f"plan: expected a program of one mesh, got {type(program).__name__}; "
+            "plan with the reproducibility 'fast'"
+        )
+    plan = rehearse(program, Machine(**request["machine"]))
+    return {
+        **plan,
+        "assumptions": assumptions(plan, parse_policy(config.mixed_precision)["compute"]),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

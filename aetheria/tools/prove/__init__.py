@@ -1,0 +1,1 @@
+"""Proofs of resume and of elastic reproducibility, each with a negative control."""

@@ -1,0 +1,201 @@
+"""`prove resume`: a run that is killed and resumed, compared with one that is left alone."""
+
+import hashlib
+import json
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aetheria.config import Config
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.tools.prove.drop import drop_field
+from aetheria.tools.prove.kill_at_step import read_examples
+from aetheria.tools.prove.runs import ChildRun, Evidence, Place, short_digest
+
+_WITNESS = "aetheria.tools.prove.kill_at_step"
+_LOGGERS = ("jsonl", "csv")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the proof's table: what is compared, and how the two runs' values read."""
+
+    name: str
+    whole: str
+    resumed: str
+    difference: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeProof:
+    """Trains a config twice: once without a stop, once killed at some steps and resumed.
+
+    Attributes:
+        config_file: the config.
+        config: what it says, overrides applied.
+        overrides: `key=value` texts on top of the file.
+        steps: optimizer steps to compare.
+        kill_at: the steps at which the second run is ended, in order.
+        signal_number: how: SIGKILL, or a signal that a run may answer with a snapshot.
+        drop: a field that is taken out of the snapshot after the first kill.
+        project: the project folder.
+    """
+
+    config_file: Path
+    config: Config
+    overrides: Sequence[str]
+    steps: int
+    kill_at: Sequence[int]
+    signal_number: signal.Signals
+    drop: str | None
+    project: Path | None
+
+    def run(self, tell: Callable[[str], None]) -> list[Check]:
+        """Makes both runs, real processes in a folder of their own; says what it does.
+
+        Raises:
+            AetheriaError: a run could not be made, or did not end as it should.
+        """
+        with tempfile.TemporaryDirectory(prefix="aetheria-prove-") as folder:
+            whole, resumed = Path(folder) / "whole", Path(folder) / "resumed"
+            self._train(whole)
+            expected = self._child(whole).evidence()
+            self._check_length(expected)
+            tell(f"uninterrupted: {self.steps} steps")
+            for number, step in enumerate(self.kill_at):
+                self._train_until(resumed, step)
+                tell(f"stopped by {self.signal_number.name} at step {step}")
+                if self.drop is not None and number == 0:
+                    drop_field(resumed, self.drop)
+                    tell(f"the newest snapshot is without {self.drop} now")
+            try:
+                self._train(resumed)
+            except AetheriaError as error:
+                if self.drop is None:
+                    raise
+                return [Check("run", "completed", "failed", str(error))]
+            lives = read_examples(resumed)
+            began = ", ".join(f"example {start}" for start, _ in lives)
+            tell(f"resumed: {self.steps} steps; processes began at {began}")
+            found = self._child(resumed).evidence()
+            num_examples = expected.record["progress"]["examples_seen"]
+            return [
+                _check_metrics(expected, found),
+                _check("metrics.csv", _csv(whole), _csv(resumed)),
+                _check_examples(read_examples(whole), lives, num_examples),
+                *_check_parts(expected, found),
+                *_check_record(expected, found),
+            ]
+
+    def _check_length(self, whole: Evidence) -> None:
+        reached = whole.record["progress"]["step"]
+        if reached < self.steps:
+            raise AetheriaError(
+                f"--steps: expected at most the {reached} steps of this run, got {self.steps}; "
+                "ask for fewer, or add --set epochs=…"
+            )
+
+    def _train(self, workdir: Path) -> None:
+        self._child(workdir).train(Place(), to_step=self.steps, resume="auto")
+
+    def _train_until(self, workdir: Path, step: int) -> None:
+        killed = self.signal_number is signal.SIGKILL
+        code = -self.signal_number if killed else ExitCode.PREEMPTED
+        goal = f"be stopped at step {step}"
+        self._child(workdir, step).execute(Place(), resume="auto", wanted=(code,), goal=goal)
+
+    def _child(self, workdir: Path, at_step: int | None = None) -> ChildRun:
+        cadence = self._save_every()
+        witness = {"at_step": at_step, "signal_number": self.signal_number, "save_every": cadence}
+        project = None if self.project is None else str(self.project)
+        data = {
+            "name": self.config.data_name,
+            "params": self.config.data_params,
+            "project": project,
+        }
+        settings = {
+            "data_name": f"{_WITNESS}:dataset",
+            "data_params": data,
+            "callbacks": [*self.config.callbacks, {f"{_WITNESS}:Witness": witness}],
+            "loggers": _LOGGERS,
+            "log_every_steps": 1,
+            "snapshot.every_steps": cadence,
+        }
+        texts = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        return ChildRun(
+            config_file=self.config_file,
+            overrides=(*self.overrides, *texts),
+            workdir=workdir,
+            project=self.project,
+        )
+
+    def _save_every(self) -> int:
+        """A snapshot or two between one kill and the next."""
+        gaps = [b - a for a, b in zip((0, *self.kill_at), self.kill_at, strict=False)]
+        return max(1, min(gaps) // 2)
+
+
+def _check_parts(first: Evidence, second: Evidence) -> Iterator[Check]:
+    """Compares the parts of the state."""
+    for part, digest in first.digests.items():
+        other = second.digests.get(part, "")
+        difference = None if digest == other else part
+        yield Check(part, short_digest(digest), short_digest(other), difference)
+
+
+def _check_record(first: Evidence, second: Evidence) -> Iterator[Check]:
+    """Compares what the last snapshot holds beside the state, but for config and versions."""
+    for part in ("progress", "engine", "listeners"):
+        yield _check(part, first.record[part], second.record[part])
+
+
+def _check(name: str, first: Any, second: Any) -> Check:
+    """Compares two JSON values; what is not a number equals itself."""
+    mine, others = json.dumps(first, sort_keys=True), json.dumps(second, sort_keys=True)
+    return Check(name, _digest(mine), _digest(others), None if mine == others else name)
+
+
+def _check_metrics(first: Evidence, second: Evidence) -> Check:
+    """Compares what `metrics.jsonl` holds: every value but the speed, in every line."""
+    return Check(
+        "metric lines",
+        f"{len(first.metrics)}: {_digest(json.dumps(first.metrics))}",
+        f"{len(second.metrics)}: {_digest(json.dumps(second.metrics))}",
+        second.differs_from(first, parts=()),
+    )
+
+
+def _check_examples(
+    whole: Sequence[tuple[int, list[int]]], resumed: Sequence[tuple[int, list[int]]], end: int
+) -> Check:
+    """Compares which examples were trained on, up to the position `end`: by every process what the
+    uninterrupted one took there, and by all of them together every one of its.
+    """
+    ((_, expected),) = whole
+    expected = expected[:end]
+    taken: dict[int, int] = {}
+    difference = None
+    for start, indices in resumed:
+        for position, index in enumerate(indices[: end - start], start):
+            taken[position] = index
+            if index != expected[position] and difference is None:
+                difference = f"example {position}"
+    if len(taken) != len(expected) and difference is None:
+        difference = f"{len(taken)} examples instead of {len(expected)}"
+    together = [taken[position] for position in sorted(taken)]
+    return Check("examples", _listing(expected), _listing(together), difference)
+
+
+def _listing(indices: Sequence[int]) -> str:
+    return f"{len(indices)}: {_digest(json.dumps(indices))}"
+
+
+def _csv(run_dir: Path) -> list[str]:
+    return (run_dir / "metrics.csv").read_text(encoding="utf-8").splitlines()
+
+
+def _digest(text: str) -> str:
+    return short_digest(hashlib.sha256(text.encode()).hexdigest())

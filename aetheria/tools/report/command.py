@@ -1,0 +1,65 @@
+"""`aetheria report RUN`: where the time of a run went, over all its restarts."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from aetheria.cli.table import print_table
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.observe.goodput import LEDGER, Session, account, read_ledger
+
+_MEANINGS = {
+    "start": "imports, data, the program, a snapshot to go on from",
+    "compile": "the first call of each step",
+    "data": "waiting for training examples",
+    "step": "training steps that were new",
+    "evaluation": "passes over the evaluation split",
+    "snapshot": "saves that the loop waited for",
+    "replayed": "steps taken again after a restart or a rollback",
+    "down": "between two processes, or untold by one that was killed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Command: prints a run's ledger.
+
+    Attributes:
+        run_dir: the run folder.
+        as_json: prints one JSON object.
+    """
+
+    run_dir: Path
+    as_json: bool = False
+
+    def execute(self) -> int:
+        """Prints. Raises AetheriaError if the run has no ledger."""
+        sessions = read_ledger(self.run_dir)
+        if not sessions:
+            raise AetheriaError(
+                f"report: expected a run folder with a {LEDGER}, got {self.run_dir}; name another"
+            )
+        seconds = account(sessions)
+        total = sum(seconds.values())
+        if self.as_json:
+            processes = [asdict(session) for session in sessions]
+            told = {"total_seconds": total, "seconds": seconds, "processes": processes}
+            print(json.dumps(told, indent=2))
+            return int(ExitCode.OK)
+        rows = [
+            [kind, f"{spent:.1f}", f"{100 * spent / max(total, 1e-9):.1f} %", _MEANINGS[kind]]
+            for kind, spent in seconds.items()
+        ]
+        rows.append(["all", f"{total:.1f}", "", ""])
+        print_table(("time", "seconds", "share", ""), rows, right=("seconds", "share"))
+        headers = ("process", "began", "seconds", "steps", "ended")
+        print_table(headers, map(_row, range(1, len(sessions) + 1), sessions), right=("seconds",))
+        return int(ExitCode.OK)
+
+
+def _row(number: int, session: Session) -> list[str]:
+    began = datetime.fromtimestamp(session.began).isoformat(" ", "seconds")
+    steps = f"{session.first_step} to {session.step}"
+    ended = "did not say" if session.status == "running" else session.status
+    return [str(number), began, f"{session.until - session.began:.1f}", steps, ended]

@@ -1,0 +1,95 @@
+"""What a run's snapshots are worth: looked at, not touched."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aetheria.errors import SnapshotError
+from aetheria.snapshots.retention import Retention, SnapshotInfo
+from aetheria.snapshots.runs import CHECKPOINTS
+from aetheria.snapshots.sizes import folder_bytes
+from aetheria.snapshots.snapshot_files import read_snapshot
+from aetheria.snapshots.store import (
+    QUARANTINE,
+    UNKNOWN_STEP,
+    list_snapshots,
+    record_path,
+    snapshot_info,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """One snapshot.
+
+    Attributes:
+        path: its folder.
+        step: of the run; None if its record cannot be read.
+        size_bytes: of its files.
+        age_seconds: since it was complete.
+        best: whether it is the best kept, by the metric that its config names.
+        problem: why it is not to be trusted; empty: every leaf has its digest; None: not asked.
+    """
+
+    path: Path
+    step: int | None
+    size_bytes: int
+    age_seconds: float
+    best: bool
+    problem: str | None
+
+
+def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
+    """Looks at the snapshots of a run folder, oldest step first, or at the one that `where` is.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    in_run = where / CHECKPOINTS
+    infos = list_snapshots(in_run if in_run.is_dir() else where)
+    if not infos and (where / "manifest").is_dir():
+        infos = [snapshot_info(where)]
+    if not infos:
+        raise SnapshotError(
+            f"snapshots: expected a run folder with snapshots, or one of them, got {where}; "
+            "name another"
+        )
+    best = _retention(infos).best(infos) if in_run.is_dir() else []
+    for info in infos:
+        path = info.path
+        yield Inspected(
+            path=path,
+            step=None if info.step == UNKNOWN_STEP else info.step,
+            size_bytes=folder_bytes(path),
+            age_seconds=max(0.0, time.time() - path.stat().st_mtime),
+            best=bool(best) and best[0].path == path,
+            problem=_problem(path) if verify else None,
+        )
+
+
+def list_quarantined(where: Path) -> list[Path]:
+    """The snapshots of a run that were moved aside."""
+    folder = where / CHECKPOINTS / QUARANTINE
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _problem(path: Path) -> str:
+    try:
+        read_snapshot(path)
+    except SnapshotError as error:
+        return str(error)
+    return ""
+
+
+def _retention(infos: list[SnapshotInfo]) -> Retention:
+    """Says what is best, as the newest readable snapshot's config does."""
+    for info in reversed(infos):
+        try:
+            record = json.loads(record_path(info.path).read_text(encoding="utf-8"))
+            snapshot = record["config"]["snapshot"]
+            return Retention(monitor=snapshot["monitor"], mode=snapshot["mode"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return Retention()

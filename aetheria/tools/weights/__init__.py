@@ -1,0 +1,1 @@
+"""Weights to PyTorch's files, and from them."""

@@ -1,0 +1,186 @@
+"""Weights from PyTorch and to it: what a model reads of a file, and what a snapshot becomes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aetheria.build import build_feed, build_model, require_torch
+from aetheria.build.provenance import describe_run, resolve_model
+from aetheria.config import Config
+from aetheria.engine.interfaces import Snapshot
+from aetheria.engine.run_state import Standing
+from aetheria.errors import AetheriaError
+from aetheria.hardware.layout.leaves import (
+    abstract_weights,
+    averaged_param,
+    evaluated_leaves,
+    named_leaves,
+)
+from aetheria.hardware.layout.state import make_init
+from aetheria.model.by_name import remake_model
+from aetheria.model.example_spec import example_shapes
+from aetheria.model.fitting import optimizer_of
+from aetheria.model.model import Model
+from aetheria.model.precision import FLOAT32, Precision
+from aetheria.plugins.bounded import build_described
+
+ExampleSpec = Mapping[str, Mapping[str, Any]]
+
+
+class WeightsRequest(NamedTuple):
+    """What is known of a file's model beside the file.
+
+    Attributes:
+        model_name: None: the file says.
+        model_params: beside those that the file says.
+        project: the project folder.
+        input_shape: of one example; None: the file, or the model, says.
+        example_spec: all that a dataset has of one example, if it is known.
+    """
+
+    model_name: str | None
+    model_params: Mapping[str, Any]
+    project: Path | None
+    input_shape: Sequence[int] | None = None
+    example_spec: ExampleSpec | None = None
+
+
+def looks_like_weights(path: Path) -> bool:
+    """Whether a path is a file of PyTorch's weights, or a folder that was exported."""
+    files = (path, path / "model.safetensors")
+    return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
+
+
+def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
+    """Reads PyTorch's weights as a snapshot with nothing but weights.
+
+    Raises:
+        AetheriaError: torch is missing, the file is not sound, or it is another model's.
+    """
+    require_torch(str(path))
+    from aetheria.hardware.torch.weight_files import read_weight_file
+
+    tensors, about = read_weight_file(path)
+    if request.model_name is None and "model_name" not in about:
+        raise AetheriaError(
+            f"model_name: expected one, since {path} holds weights alone, got none; give it"
+        )
+    name, params, model = remake_model(
+        about, str(path), request.project, request.model_name, request.model_params
+    )
+    spec = request.example_spec
+    if spec is None and request.input_shape is None:
+        spec = about.get("example_spec")
+    spec = spec or _inputs(model, tensors, request.input_shape)
+    link = _link(model, spec, _precision_of(tensors), str(path), len(tensors))
+    arrays = link.to_leaves(tensors, str(path))
+    record = {
+        "config": {"model_name": name, "model_params": params, "mixed_precision": False},
+        "example_spec": spec,
+    }
+    return Snapshot(path, arrays, record)
+
+
+def export_weights(
+    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
+) -> Mapping[str, Any]:
+    """Writes a snapshot's weights, the averaged ones if it has any, under PyTorch's names.
+
+    Args:
+        snapshot: with its record.
+        to: the file or folder.
+        project: the project folder.
+        model_name: the caller's; None: the snapshot's own.
+
+    Returns:
+        name -> array, as they were written.
+
+    Raises:
+        AetheriaError: torch is missing, the model has no twin, or `to` cannot be written.
+    """
+    require_torch("export")
+    from aetheria.hardware.torch.weight_files import write_weight_file
+
+    config, spec = snapshot.record["config"], snapshot.record.get("example_spec", {})
+    if model_name is not None:  # the same model under a name that the caller gives
+        config = {**config, "model_name": model_name}
+    resolved = snapshot.record.get("resolved", {})
+    said = {**config, "resolved": resolved}
+    name, params, model = remake_model(said, str(snapshot.path), project, model_name)
+    arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
+    precision = Precision.parse(config["mixed_precision"])
+    wide = precision if precision.params == np.float64 else FLOAT32
+    link = _link(model, spec, wide, str(snapshot.path), len(arrays))
+    tensors = link.to_tensors(arrays)
+    about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
+    write_weight_file(to, tensors, about)
+    return tensors
+
+
+def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> tuple[Any, Any]:
+    """A state of step 0 that begins with these weights: its arrays, and its record."""
+    model, spec = build_model(config, project), weights.record["example_spec"]
+    precision = Precision.parse(config.mixed_precision)
+    init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
+    arrays = named_leaves(init(jax.random.key(config.seed), _example(spec, str(weights.path))))
+    arrays = {path: np.array(array) for path, array in arrays.items()}
+    for path, array in arrays.items():
+        source = averaged_param(path) or path
+        if source in weights.arrays:
+            arrays[path] = weights.arrays[source].astype(array.dtype)
+    lineage = {"file": str(weights.path)}
+    made_of = {"resolved": {"model_params": resolve_model(config, project)}}
+    return arrays, {**Standing().record(0, {}, {}), **describe_run(config, spec, lineage, made_of)}
+
+
+def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
+    """What the config's dataset has for an example."""
+    return build_feed(config, project, build_model(config, project)).example_spec()
+
+
+def _link(
+    model: Model, spec: ExampleSpec, precision: Precision, where: str, num_arrays: int
+) -> Any:
+    from aetheria.hardware.torch.correspondence import Correspondence
+
+    batch = _example(spec, where)
+
+    def build() -> Correspondence:
+        weights = named_leaves(abstract_weights(model, precision, batch))
+        return Correspondence(model.torch_twin(batch), weights)
+
+    return build_described(build, where, num_arrays)
+
+
+def _inputs(
+    model: Model, tensors: Mapping[str, Any], shape: Sequence[int] | None
+) -> dict[str, dict[str, Any]]:
+    said = model.torch_inputs({name: tensor.shape for name, tensor in tensors.items()})
+    if shape is None and said is None:
+        raise AetheriaError(
+            f"input_shape: expected the shape of one example, since neither the weights nor "
+            f"{type(model).__name__} say it, got none; give it, such as 28,28,1"
+        )
+    own_shape, dtype = said or ((), "float32")
+    return {"inputs": {"shape": list(shape or own_shape), "dtype": dtype}}
+
+
+def _example(spec: ExampleSpec, where: str) -> dict[str, np.ndarray]:
+    return {n: np.zeros(c.shape, c.dtype) for n, c in example_shapes(spec, where).items()}
+
+
+def _precision_of(tensors: Mapping[str, np.ndarray]) -> Precision:
+    """float64 only where jax has it, and all floats are."""
+    floats = [t.dtype == np.float64 for t in tensors.values() if t.dtype.kind == "f"]
+    wide = floats and all(floats) and jax.config.read("jax_enable_x64")
+    return Precision.parse("params=float64,compute=float64,output=float64") if wide else FLOAT32
+
+
+def _at_least_float32(array: Any) -> np.ndarray:
+    """bfloat16 and float16 parameters are written as float32, which holds them all."""
+    array = np.asarray(array)
+    narrow = array.dtype.itemsize < 4 and jax.numpy.issubdtype(array.dtype, np.floating)
+    return array.astype(np.float32) if narrow else array

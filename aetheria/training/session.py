@@ -1,0 +1,223 @@
+"""One run in this process, from its config to its summary: prepared, watched, and ended."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+from aetheria.build import (
+    Run,
+    build_retention,
+    build_run,
+    describe_devices,
+    join_peers,
+    prepare_environment,
+)
+from aetheria.config import Config
+from aetheria.engine.interfaces import Peers
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.hardware.processes.all_or_none import leave_peers, together
+from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.signals import stop_on_signals
+from aetheria.hardware.processes.watchdog import Watchdog
+from aetheria.snapshots.claim import claim
+from aetheria.snapshots.disk_space import check_room
+from aetheria.snapshots.manifest import part_sha256
+from aetheria.snapshots.runs import RunPlan, RunRequest, write_json
+from aetheria.snapshots.shared_store import share_plan
+from aetheria.snapshots.undo import undone_if_refused
+from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
+
+_EXIT_CODES = {
+    "completed": ExitCode.OK,
+    "preempted": ExitCode.PREEMPTED,
+    "halted": ExitCode.NONFINITE_HALT,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSession:
+    """One run, or the part of it that this process does.
+
+    Attributes:
+        config: the run's config.
+        config_name: what a new run folder is named after.
+        project: the project folder; None: there is none.
+        workdir: the run folder; None: a new one under `runs/<config name>/`.
+        resume: `auto`, `latest`, `best`, a step or a path; None: start afresh.
+        overwrite: whether an earlier run in `workdir` may be removed.
+        accept_changes: resume although the run takes another course from the snapshot.
+        stop_at_step: leave the run at that step, to be resumed.
+        distributed: the other processes of the run, where no launcher says.
+        traceback: print the whole traceback of an error, not the user's own frames alone.
+        started_at: when the session began, by `time.perf_counter()`, in seconds.
+    """
+
+    config: Config
+    config_name: str
+    project: Path | None = None
+    workdir: Path | None = None
+    resume: str | None = None
+    overwrite: bool = False
+    accept_changes: bool = False
+    stop_at_step: int | None = None
+    distributed: JoinOptions = field(default_factory=JoinOptions)
+    traceback: bool = False
+    started_at: float = field(default_factory=time.perf_counter)
+
+    def run(self, held: contextlib.ExitStack) -> ExitCode:
+        """Trains, and returns the exit code.
+
+        Args:
+            held: is given the run folder to hold; closing it frees the folder.
+
+        Raises:
+            AetheriaError: the request cannot be met; nothing was written.
+        """
+        prepare_environment(self.config, os.environ)
+        peers = join_peers(self.distributed, os.environ)
+        try:
+            with held:
+                return self._train(peers, held)
+        except AetheriaError:
+            raise
+        except BaseException as error:
+            if peers.count > 1:
+                leave_peers(peers, error, whole=self.traceback)
+            raise
+
+    def _train(self, peers: Peers, held: contextlib.ExitStack) -> ExitCode:
+        run, notes = self._prepare(peers, held)
+        notes += describe_devices(run, peers)
+        leads, folder = peers.index == 0, run.plan.run_dir
+        together(peers, lambda: _begin(run, self.config) if leads else None)
+        if leads:
+            print(*run.plan.describe(), *notes, sep="\n", flush=True)
+
+        def leave(reason: str) -> NoReturn:
+            if leads:
+                _write_summary(folder, summarize_hang(run, reason, self._seconds()))
+                held.close()
+            os._exit(ExitCode.HANG)
+
+        watchdog = Watchdog(
+            run.engine.activity,
+            seconds=self.config.watchdog_seconds,
+            folder=folder,
+            peers=peers,
+            leave=leave,
+        )
+        try:
+            with stop_on_signals(run.stop), watchdog.watching():
+                outcome = run.execute()
+        except BaseException as error:
+            if leads:
+                _write_summary(folder, summarize_failure(run, error, self._seconds()))
+            if peers.count > 1 and isinstance(error, AetheriaError):
+                leave_peers(peers, error, whole=self.traceback)  # the others would wait
+            raise
+        exit_code = _EXIT_CODES[outcome.status]
+        # Of all processes: a state that is split over them is gathered by all together.
+        params_sha256 = part_sha256(run.program.export_state(outcome.state), "params")
+        if not leads:
+            print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
+            return exit_code
+        unsaved = run.store.has_saved_nothing()
+        if unsaved and exit_code == ExitCode.OK:
+            exit_code = ExitCode.FAILED
+        summary = summarize(run, outcome, exit_code, self._seconds(), params_sha256)
+        _finish_folder(run, self.config, summary)
+        print_table(summary, folder)
+        if unsaved:
+            _report_unsaved(folder, run.store.failures)
+        return exit_code
+
+    def _prepare(self, peers: Peers, held: contextlib.ExitStack) -> tuple[Run, list[str]]:
+        """Finds the snapshot, takes the run folder, checks the request and builds the run.
+
+        Process 0 alone holds the folder, until `held` is closed. A refused request writes nothing.
+        """
+        request = RunRequest(
+            config_name=self.config_name,
+            workdir=self.workdir,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            retention=build_retention(self.config),
+        )
+        found = together(
+            peers,
+            lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,
+        )
+        plan = together(peers, lambda: share_plan(peers, found))
+        return together(peers, lambda: self._build(peers, plan))
+
+    def _build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
+        run = build_run(
+            self.config,
+            plan,
+            self.project,
+            self.stop_at_step,
+            peers,
+            time.time() - self._seconds(),
+            self.accept_changes,
+        )
+        changes = list(run.changes)
+        if peers.index == 0:
+            changes += check_room(
+                run.plan.run_dir,
+                run.program.state_bytes,
+                build_retention(self.config),
+                overwrite=self.overwrite,
+            )
+        return run, [*changes, *run.notes]
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.started_at
+
+
+def _begin(run: Run, config: Config) -> None:
+    """Makes the listeners in the run folder, then writes its first files."""
+    with undone_if_refused(run.plan):
+        run.make_listeners()
+    # What is replaced is gone by now: its room may be needed.
+    replace(run.plan, overwrite=False).prepare(config.to_dict(), run.provenance)
+
+
+def _finish_folder(run: Run, config: Config, summary: Mapping[str, object]) -> None:
+    """Writes the summary, and the config again where the folder was removed under the run."""
+    plan = run.plan
+    if plan.lock is not None:
+        with contextlib.suppress(OSError):
+            plan.lock.check()
+    if not (plan.run_dir / "config.json").exists():
+        with contextlib.suppress(OSError):
+            plan.run_dir.mkdir(parents=True, exist_ok=True)
+            plan.write_config(config.to_dict(), run.provenance)
+    _write_summary(plan.run_dir, summary)
+
+
+def _report_unsaved(folder: Path, failures: Sequence[Mapping[str, object]]) -> None:
+    reason = failures[-1]["reason"] if failures else "they were removed under the run"
+    print(
+        f"{folder}: this start leaves no snapshot ({reason}), so what it learned is lost",
+        file=sys.stderr,
+    )
+
+
+def _write_summary(folder: Path, summary: Mapping[str, object]) -> None:
+    """A run that has ended has ended well even if the disk is full now: the summary then goes to
+    stderr.
+    """
+    try:
+        write_json(folder / "summary.json", summary)
+    except OSError as error:
+        print(
+            f"{folder / 'summary.json'} could not be written: {error}; it would hold: "
+            f"{json.dumps(summary)}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,115 @@
+"""`summary.json` and the table at the end of a run."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aetheria.build import Run
+from aetheria.build.provenance import versions
+from aetheria.engine import Outcome
+from aetheria.errors import AetheriaError, ExitCode
+from aetheria.observe.goodput import account, read_ledger
+from aetheria.snapshots.dumps import newest_dump
+
+
+def summarize(
+    run: Run, outcome: Outcome, exit_code: ExitCode, wall_seconds: float, params_sha256: str
+) -> dict[str, Any]:
+    """What `summary.json` holds of a run that ended by itself."""
+    progress = outcome.progress
+    return {
+        "status": outcome.status,
+        "exit_code": int(exit_code),
+        "reason": outcome.reason,
+        "steps": progress.step,
+        "micro_steps": progress.micro_step,
+        "examples_seen": progress.examples_seen,
+        "epoch": progress.epoch,
+        "n_eval_examples": outcome.num_eval_examples,
+        "skipped": {"num_steps": outcome.num_skipped, "dump": newest_dump(run.plan.run_dir)},
+        "final": finite(outcome.metrics),
+        "best": run.store.best(),
+        "saved": not run.store.has_saved_nothing(),
+        "snapshot_failures": run.store.failures,
+        "detached_listeners": run.bus.detached,
+        "compiles": run.program.compiles,
+        "params_sha256": params_sha256,
+        "wall_seconds": round(wall_seconds, 3),
+        "ledger": _ledger(run.plan.run_dir),
+        "lineage": run.plan.lineage(),
+        "versions": versions(),
+    }
+
+
+def summarize_failure(run: Run, error: BaseException, wall_seconds: float) -> dict[str, Any]:
+    """What `summary.json` holds of a run that an error ended."""
+    mistake = isinstance(error, AetheriaError)  # such as a row of the data that no sample showed
+    reason = str(error) if mistake else f"{type(error).__name__}: {error}"
+    code = ExitCode.USER_ERROR if mistake else ExitCode.FAILED
+    return _cut_short(run, "failed", code, reason, wall_seconds)
+
+
+def summarize_hang(run: Run, reason: str, wall_seconds: float) -> dict[str, Any]:
+    """What `summary.json` holds of a run that its watchdog ended."""
+    return _cut_short(run, "hung", ExitCode.HANG, reason, wall_seconds)
+
+
+def _cut_short(
+    run: Run, status: str, exit_code: ExitCode, reason: str, wall_seconds: float
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "exit_code": int(exit_code),
+        "reason": reason,
+        "detached_listeners": run.bus.detached,
+        "wall_seconds": round(wall_seconds, 3),
+        "ledger": _ledger(run.plan.run_dir),
+        "lineage": run.plan.lineage(),
+        "versions": versions(),
+    }
+
+
+def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
+    """Prints how the run ended."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = {
+        "status": f"{summary['status']} ({summary['reason']})",
+        "steps": f"{summary['steps']} ({summary['examples_seen']} examples)",
+        **{
+            name: "not finite" if value is None else f"{value:.4f}"
+            for name, value in summary["final"].items()
+        },
+    }
+    if summary["best"]:
+        best = summary["best"]
+        rows["best"] = f"{best['monitor']} {best['value']:.4f} at step {best['step']}"
+    if summary["detached_listeners"]:
+        rows["detached"] = ", ".join(summary["detached_listeners"])
+    if skipped := summary["skipped"]["num_steps"]:
+        text = f"{skipped} of {summary['steps']} steps (non-finite)"
+        dump = summary["skipped"]["dump"]
+        rows["skipped"] = text if dump is None else f"{text}; aetheria debug nan {dump}"
+    rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    Console(highlight=False).print(table)
+
+
+def _ledger(run_dir: Path) -> dict[str, Any]:
+    """Where the time went, over all processes of the run: seconds by kind."""
+    sessions = read_ledger(run_dir)
+    seconds = {kind: round(spent, 3) for kind, spent in account(sessions).items()}
+    return {"processes": len(sessions), "seconds": seconds}
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """What is not finite becomes null: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
