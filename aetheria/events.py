@@ -27,7 +27,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Waited:
+class StallTime:
     """What the training loop of this process has waited for so far.
 
     Attributes:
@@ -45,17 +45,17 @@ class _TakenUp:
 
     Attributes:
         progress: where.
-        tells_again: the run was stopped in the evaluation at that step: what was told of the step
+        replays: the run was stopped in the evaluation at that step: what was told of the step
             is told again.
     """
 
     progress: Progress
-    tells_again: bool = False
+    replays: bool = False
 
     @property
-    def last_told(self) -> int:
+    def last_logged(self) -> int:
         """The step after which everything is yet to be told."""
-        return self.progress.step - self.tells_again
+        return self.progress.step - self.replays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,13 @@ class RunStarted(_TakenUp):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepsCompleted:
+class TrainMetrics:
     """The log cadence was reached; `metrics` are those of the window at `progress.step`."""
 
     progress: Progress
     metrics: Mapping[str, float]
     steps_per_second: float
-    waited: Waited = Waited()
+    stalls: StallTime = StallTime()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +155,7 @@ class PhaseChanged:
     progress: Progress
     source: str
     target: str
-    waited: Waited = Waited()
+    stalls: StallTime = StallTime()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ class RunEnded:
 
 Event = (
     RunStarted
-    | StepsCompleted
+    | TrainMetrics
     | NonFiniteDetected
     | RolledBack
     | EvaluationCompleted

@@ -221,7 +221,7 @@ class Transformer(LinenModel):
 
     def optimizer(self, total_steps):
         return Optimizer(
-            AdamW(weight_decay=self.weight_decay, b2=0.95, decayed=_MATRICES),
+            AdamW(weight_decay=self.weight_decay, b2=0.95, decay_mask=_MATRICES),
             warmup_cosine(self.learning_rate, total_steps),
             max_grad_norm=self.max_grad_norm,
             ema_decay=self.ema_decay,

@@ -38,9 +38,9 @@ DIGITS = {
 }
 
 
-def train_step(program: Any, state: Any, window: dict[str, Any], since: Any = None) -> Any:
+def train_step(program: Any, state: Any, global_batch: dict[str, Any], since: Any = None) -> Any:
     """Takes one step of a program, on one window; `since` is the report to add to."""
-    chunk = {name: column[None] for name, column in window.items()}
+    chunk = {name: column[None] for name, column in global_batch.items()}
     return program.train_steps(state, chunk, 0, 1, since)
 
 
@@ -49,12 +49,12 @@ def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
 
 
-def make_spec(window: dict[str, Any], **changes: Any) -> Any:
+def make_spec(global_batch: dict[str, Any], **changes: Any) -> Any:
     """What a program of a test is compiled for: a short run, of which little matters."""
     from aetheria.hardware.layout.program_spec import ProgramSpec
 
     settings = {"total_steps": 10, "seed": 0, "mixed_precision": False, "max_consecutive_skips": 3}
-    return ProgramSpec(example_window=window, **{**settings, **changes})
+    return ProgramSpec(example_global_batch=global_batch, **{**settings, **changes})
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,15 @@ def test_without_a_decay_there_is_no_average():
 
 def test_a_skipped_window_leaves_the_average_alone():
     model = MODELS.get("SimpleMLP")(input_dim=4, num_classes=2, ema_decay=0.9)
-    window = {
+    global_batch = {
         "inputs": np.full((1, 8, 4), np.nan, np.float32),
         "labels": np.zeros((1, 8), np.int32),
         "mask": np.ones((1, 8), np.float32),
     }
-    program = select_strategy("cpu", {}).compile(model, make_spec(window))
+    program = select_strategy("cpu", {}).compile(model, make_spec(global_batch))
     state = program.init()
     before = jax.tree.map(np.asarray, program.export_state(state))
-    after = program.export_state(train_step(program, state, window)[0])
+    after = program.export_state(train_step(program, state, global_batch)[0])
     named = [path for path in before if "averaged_params" in path]
     assert len(named) == 4
     for path in named:

@@ -8,13 +8,13 @@ from aetheria.events import (
     Progress,
     RunEnded,
     RunStarted,
-    StepsCompleted,
+    TrainMetrics,
 )
 from aetheria.observe import EventBus
 
 STARTED = RunStarted(progress=Progress(), total_steps=4, steps_per_epoch=2, resumed=False)
 TRAINING = PhaseChanged(progress=Progress(), source="starting", target="training")
-STEP = StepsCompleted(progress=Progress(step=1), metrics={"loss": 1.0}, steps_per_second=1.0)
+STEP = TrainMetrics(progress=Progress(step=1), metrics={"loss": 1.0}, steps_per_second=1.0)
 EVALUATING = PhaseChanged(progress=Progress(step=1), source="training", target="evaluating")
 EVALUATED = EvaluationCompleted(
     progress=Progress(step=1), metrics={"loss": 1.0}, num_examples=1, seconds=0.0

@@ -46,9 +46,9 @@ def refused(cli, tmp_path):
 def test_help_is_fast_and_imports_no_jax(cli):
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         done = cli("--help")
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started_at)
     assert done.returncode == 0
     assert "train" in done.stdout
     probe = "import sys; from aetheria.cli.main import parse; print('jax' in sys.modules)"

@@ -106,9 +106,9 @@ def test_odd_sizes_have_a_network_too():
 @pytest.mark.parametrize("model", [SMALL, NORMED], ids=["plain", "batch_norm"])
 def test_evaluation_of_an_example_is_the_same_alone_and_among_others(model):
     batch, state = make_batch(), make_state(model)
-    together = predict(model, *state, batch["inputs"])
+    all_or_none = predict(model, *state, batch["inputs"])
     alone = predict(model, *state, batch["inputs"][:1])
-    np.testing.assert_allclose(together[:1], alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(all_or_none[:1], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_trains_on_the_statistics_of_the_batch():

@@ -75,20 +75,20 @@ def windows_of(chunks):
             yield Window({name: a[index] for name, a in chunk.arrays.items()}, num_examples)
 
 
-def take(feed, count, examples_seen=0, max_windows=2):
+def take(feed, count, examples_seen=0, max_global_batches=2):
     """The first `count` windows from a position on."""
-    chunks = feed.train_chunks(examples_seen, max_windows)
+    chunks = feed.train_chunks(examples_seen, max_global_batches)
     taken = list(itertools.islice(windows_of(chunks), count))
     chunks.close()
     return taken
 
 
-def real_ids(window):
-    return window.arrays["id"][window.arrays["mask"] == 1].tolist()
+def real_ids(global_batch):
+    return global_batch.arrays["id"][global_batch.arrays["mask"] == 1].tolist()
 
 
-def ids_of(windows):
-    return [example for window in windows for example in real_ids(window)]
+def ids_of(global_batches):
+    return [example for global_batch in global_batches for example in real_ids(global_batch)]
 
 
 def epochs_of(seed, count):
@@ -116,21 +116,23 @@ def test_every_example_is_seen_exactly_once_an_epoch(make_source):
 @every_source
 def test_all_windows_have_one_shape_and_dtype(make_source):
     feed = make_feed(make_source)
-    shapes = {name: (column.shape, column.dtype) for name, column in feed.example_window().items()}
+    shapes = {
+        name: (column.shape, column.dtype) for name, column in feed.example_global_batch().items()
+    }
     assert shapes == {
         "inputs": ((2, 4, 2), np.float32),
         "id": ((2, 4), np.int32),
         "mask": ((2, 4), np.float32),
     }
-    for window in take(feed, 9):
-        assert {name: (a.shape, a.dtype) for name, a in window.arrays.items()} == shapes
+    for global_batch in take(feed, 9):
+        assert {name: (a.shape, a.dtype) for name, a in global_batch.arrays.items()} == shapes
 
 
 @every_source
 def test_the_mask_counts_the_real_examples_and_no_window_crosses_an_epoch(make_source):
-    windows = take(make_feed(make_source), 9)
-    assert [window.num_examples for window in windows] == [8, 8, 7] * 3
-    assert [window.arrays["mask"].sum() for window in windows] == [8, 8, 7] * 3
+    global_batches = take(make_feed(make_source), 9)
+    assert [global_batch.num_examples for global_batch in global_batches] == [8, 8, 7] * 3
+    assert [global_batch.arrays["mask"].sum() for global_batch in global_batches] == [8, 8, 7] * 3
 
 
 @every_source
@@ -144,9 +146,9 @@ def test_the_tail_is_padded_with_a_real_row(make_source):
 
 @every_source
 def test_columns_stay_together(make_source):
-    for window in take(make_feed(make_source), 4):
+    for global_batch in take(make_feed(make_source), 4):
         np.testing.assert_array_equal(
-            window.arrays["inputs"][..., 0], window.arrays["id"] + np.float32(0.25)
+            global_batch.arrays["inputs"][..., 0], global_batch.arrays["id"] + np.float32(0.25)
         )
 
 
@@ -176,46 +178,50 @@ def test_64_bit_columns_become_32_bit_ones(make_source):
     micro_batch=st.integers(1, 9),
     accumulation=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
-    max_windows=st.integers(1, 5),
+    max_global_batches=st.integers(1, 5),
 )
 def test_any_position_continues_the_same_sequence(
-    make_source, start, micro_batch, accumulation, seed, max_windows
+    make_source, start, micro_batch, accumulation, seed, max_global_batches
 ):
     feed = make_feed(make_source, micro_batch * accumulation, accumulation, seed)
     count = 2 * (-(-NUM_TRAIN // feed.batch_size))
-    ids = ids_of(take(feed, count, start, max_windows))
+    ids = ids_of(take(feed, count, start, max_global_batches))
     whole = epochs_of(seed, 7)
     assert len(ids) > NUM_TRAIN
     assert ids == whole[start : start + len(ids)]
 
 
 @settings(max_examples=40, deadline=None)
-@given(batch_size=st.integers(1, 30), num_taken=st.integers(0, 12), max_windows=st.integers(1, 5))
-def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken, max_windows):
+@given(
+    batch_size=st.integers(1, 30),
+    num_taken=st.integers(0, 12),
+    max_global_batches=st.integers(1, 5),
+)
+def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken, max_global_batches):
     feed = make_feed(batch_size=batch_size, accumulation=1)
-    whole = take(feed, num_taken + 4, max_windows=max_windows)
-    seen = sum(window.num_examples for window in whole[:num_taken])
+    whole = take(feed, num_taken + 4, max_global_batches=max_global_batches)
+    seen = sum(global_batch.num_examples for global_batch in whole[:num_taken])
     rest = take(feed, 4, seen)
-    for expected, window in zip(whole[num_taken:], rest, strict=True):
-        assert window.num_examples == expected.num_examples
+    for expected, global_batch in zip(whole[num_taken:], rest, strict=True):
+        assert global_batch.num_examples == expected.num_examples
         for name, column in expected.arrays.items():
-            np.testing.assert_array_equal(window.arrays[name], column)
+            np.testing.assert_array_equal(global_batch.arrays[name], column)
 
 
 @every_source
 @pytest.mark.parametrize("max_windows", [1, 2, 3, 100])
-def test_all_chunks_have_one_shape_and_bound(make_source, max_windows):
-    chunks = make_feed(make_source).train_chunks(0, max_windows)
+def test_all_chunks_have_one_shape_and_bound(make_source, max_global_batches):
+    chunks = make_feed(make_source).train_chunks(0, max_global_batches)
     taken = list(itertools.islice(chunks, 7))
     chunks.close()
-    num_windows = min(max_windows, 3)  # an epoch has 3, and no chunk crosses one
+    num_global_batches = min(max_global_batches, 3)  # an epoch has 3, and no chunk crosses one
     for chunk in taken:
-        assert chunk.arrays["inputs"].shape == (num_windows, 2, 4, 2)
-        assert 1 <= len(chunk.num_examples) <= num_windows
+        assert chunk.arrays["inputs"].shape == (num_global_batches, 2, 4, 2)
+        assert 1 <= len(chunk.num_examples) <= num_global_batches
         counted = chunk.arrays["mask"].sum(axis=(1, 2))
         assert counted.tolist() == [
             *chunk.num_examples,
-            *[0] * (num_windows - len(chunk.num_examples)),
+            *[0] * (num_global_batches - len(chunk.num_examples)),
         ]
 
 
@@ -227,8 +233,8 @@ def test_accumulation_changes_neither_the_examples_nor_their_place_in_a_window()
 
 
 def test_a_window_larger_than_the_split_is_one_padded_window_an_epoch():
-    windows = take(make_feed(batch_size=32, accumulation=1), 2)
-    assert [window.num_examples for window in windows] == [NUM_TRAIN, NUM_TRAIN]
+    global_batches = take(make_feed(batch_size=32, accumulation=1), 2)
+    assert [global_batch.num_examples for global_batch in global_batches] == [NUM_TRAIN, NUM_TRAIN]
 
 
 def test_the_order_of_an_epoch_never_changes_between_releases():
@@ -278,10 +284,10 @@ def test_an_unreadable_record_stops_the_feed_at_its_window():
     large = np.zeros((NUM_TRAIN, 1 << 18), np.float32)  # a window is more than a read may hold
     source = RecordSource(Damaged({**make_columns(NUM_TRAIN), "large": large}))
     feed = make_feed(lambda _: source)
-    windows = windows_of(feed.train_chunks(0, 32))
-    assert real_ids(next(windows)) == order[:8].tolist()
+    global_batches = windows_of(feed.train_chunks(0, 32))
+    assert real_ids(next(global_batches)) == order[:8].tolist()
     with pytest.raises(ValueError, match=f"record {order[10]} is damaged"):
-        next(windows)
+        next(global_batches)
 
 
 def test_closing_or_dropping_a_feed_ends_its_thread():

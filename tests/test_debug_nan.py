@@ -36,10 +36,10 @@ def make_window(model, seed=0, num_micro=2, size=3):
     return columns | {"mask": np.ones(lead, np.float32)}
 
 
-def make_replay(model, window=None, change=lambda arrays: None, precision=False):
+def make_replay(model, global_batch=None, change=lambda arrays: None, precision=False):
     """A replay of step 5; `change` may alter the state's leaves, by path."""
-    window = make_window(model) if window is None else window
-    batch = {name: column[0] for name, column in window.items()}
+    global_batch = make_window(model) if global_batch is None else global_batch
+    batch = {name: column[0] for name, column in global_batch.items()}
     init = make_init(model, model.optimizer(10), Precision.parse(precision))
     state = init(jax.random.key(3), batch)
     leaves = named_leaves(state).items()
@@ -50,7 +50,7 @@ def make_replay(model, window=None, change=lambda arrays: None, precision=False)
         mixed_precision=precision,
         carries_state=True,
         arrays=arrays,
-        window=window,
+        global_batch=global_batch,
         step=5,
     )
 
@@ -76,9 +76,9 @@ def test_a_window_that_is_finite_has_no_culprit(model, precision):
 
 @pytest.mark.parametrize("model", [MLP, CNN], ids=["mlp", "cnn"])
 def test_a_bad_number_in_the_data_is_found_with_its_column_layer_and_example(model):
-    window = make_window(model)
-    window["inputs"][1, 2, 0] = np.nan
-    finding = make_replay(model, window).find()
+    global_batch = make_window(model)
+    global_batch["inputs"][1, 2, 0] = np.nan
+    finding = make_replay(model, global_batch).find()
     assert (finding.micro_batch, np.isnan(finding.loss)) == (1, True)
     first = first_of(finding.origin)
     assert (first.argument, first.kind, first.backward) == ("batch/inputs", "nan", False)
@@ -163,28 +163,28 @@ def test_a_gradient_alone_that_is_not_finite_is_found_in_the_backward_pass():
 
 
 def test_a_mask_of_infinities_is_no_culprit():
-    window = make_window(Plain())
-    window["mask"][0, 1] = 0
-    assert make_replay(Plain(), window).find() is None
-    window["inputs"][0, 2] = 3e38
-    finding = make_replay(Plain(), window).find()
+    global_batch = make_window(Plain())
+    global_batch["mask"][0, 1] = 0
+    assert make_replay(Plain(), global_batch).find() is None
+    global_batch["inputs"][0, 2] = 3e38
+    finding = make_replay(Plain(), global_batch).find()
     first = first_of(finding.origin)
     assert (first.operation, first.layer, finding.row) == ("dot_general", "inner", 2)
 
 
 def test_padding_is_never_the_example():
-    window = make_window(MLP)
-    window["inputs"][0, 1:] = np.nan
-    window["mask"][0, 1] = 0
-    assert make_replay(MLP, window).find().row == 2
+    global_batch = make_window(MLP)
+    global_batch["inputs"][0, 1:] = np.nan
+    global_batch["mask"][0, 1] = 0
+    assert make_replay(MLP, global_batch).find().row == 2
 
 
 def test_micro_batches_that_overflow_together_alone_are_told_apart():
-    window = make_window(Plain())
-    window["inputs"][:] = [3, 1e-3, 1e-3, 1e-3]
-    window["inputs"][0, 0, 1] = 1e-2
+    global_batch = make_window(Plain())
+    global_batch["inputs"][:] = [3, 1e-3, 1e-3, 1e-3]
+    global_batch["inputs"][0, 0, 1] = 1e-2
     model = Plain(scale=3e37)  # 3 x 3 x 3e37 in each of two
-    finding = make_replay(model, window).find()
+    finding = make_replay(model, global_batch).find()
     assert (finding.micro_batch, finding.origin, finding.row) == (None, None, None)
     assert (finding.loss, finding.parameter) == (np.inf, "params/inner")
 
@@ -213,9 +213,9 @@ class InNnx(NnxModel):
 
 @pytest.mark.parametrize("precision", [False, True])
 def test_an_nnx_network_is_named_by_its_parameters(precision):
-    window = make_window(InNnx())
-    window["inputs"][0, 1, 0] = np.inf
-    first = first_of(make_replay(InNnx(), window, precision=precision).find().origin)
+    global_batch = make_window(InNnx())
+    global_batch["inputs"][0, 1, 0] = np.inf
+    first = first_of(make_replay(InNnx(), global_batch, precision=precision).find().origin)
     assert (first.argument, first.layer) == ("batch/inputs", "first")
     assert first.source.startswith("tests/test_debug_nan.py:")
 
@@ -297,8 +297,8 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     from aetheria.snapshots import read_snapshot
     from aetheria.snapshots.dumps import read_dump
 
-    snapshot, window = read_dump(dump)
-    assert np.argwhere(np.isnan(window["inputs"])).tolist() == [[1, 5, 7]]
+    snapshot, global_batch = read_dump(dump)
+    assert np.argwhere(np.isnan(global_batch["inputs"])).tolist() == [[1, 5, 7]]
     before = train(
         "before",
         data_name="nonfinite_data:poisoned",

@@ -34,15 +34,15 @@ def make_program(devices, *, elastic=True, mixed_precision=False, model=MODEL):
     return select_strategy("mesh", {"data": devices}, elastic=elastic).compile(model, spec)
 
 
-def batch_of(window, lane):
-    return {name: column[lane] for name, column in window.items()}
+def batch_of(global_batch, lane):
+    return {name: column[lane] for name, column in global_batch.items()}
 
 
-def run(program, windows=WINDOWS):
+def run(program, global_batches=WINDOWS):
     """Trains on the windows; returns the state as bytes and every report."""
     state, reports = program.init(), []
-    for window in windows:
-        chunk = {name: column[None] for name, column in window.items()}
+    for global_batch in global_batches:
+        chunk = {name: column[None] for name, column in global_batch.items()}
         state, report = program.train_steps(state, chunk, 0, 1)
         reports.append(program.fetch(report))
     totals = None
@@ -78,8 +78,8 @@ def test_a_run_that_moves_to_other_devices_goes_on_bit_equal(path):
 
     def go_on(arrays):
         state = program.import_state(arrays)
-        for window in WINDOWS[2:]:
-            chunk = {name: column[None] for name, column in window.items()}
+        for global_batch in WINDOWS[2:]:
+            chunk = {name: column[None] for name, column in global_batch.items()}
             state, _ = program.train_steps(state, chunk, 0, 1)
         return {path: np.asarray(a).tobytes() for path, a in program.export_state(state).items()}
 
@@ -117,32 +117,36 @@ def gradient(arrays):
 
 @pytest.mark.parametrize("num_valid", [16, 13, 2], ids=["even", "ragged", "empty lanes"])
 def test_lanes_give_the_gradient_of_the_whole_window(num_valid):
-    window = make_window(num_valid=num_valid)
-    whole = {name: a.reshape(1, LANES * LANE_SIZE, *a.shape[2:]) for name, a in window.items()}
+    global_batch = make_window(num_valid=num_valid)
+    whole = {
+        name: a.reshape(1, LANES * LANE_SIZE, *a.shape[2:]) for name, a in global_batch.items()
+    }
     spec = make_spec(whole)
     plain = select_strategy("cpu", {}).compile(Gradient(), spec)
     chunk = {name: column[None] for name, column in whole.items()}
     state, _ = plain.train_steps(plain.init(), chunk, 0, 1)
     want = gradient({p: np.asarray(a) for p, a in plain.export_state(state).items()})
-    _, _, arrays = run(make_program(8, model=Gradient()), [window])
+    _, _, arrays = run(make_program(8, model=Gradient()), [global_batch])
     assert np.linalg.norm(want) > 1e-3
     assert np.linalg.norm(gradient(arrays) - want) <= 1e-6 * np.linalg.norm(want)
 
 
 def test_batch_statistics_are_the_mean_over_lanes_by_their_examples():
-    window = make_window(num_valid=5)  # lanes 0 and 1 are full, lane 2 is half, others are empty
+    global_batch = make_window(
+        num_valid=5
+    )  # lanes 0 and 1 are full, lane 2 is half, others are empty
     before = run(make_program(1), [])[2]
     alone = []
     for lane in range(3):
-        only = {name: column.copy() for name, column in window.items()}
+        only = {name: column.copy() for name, column in global_batch.items()}
         only["mask"][:] = 0
-        only["mask"][lane] = window["mask"][lane]
+        only["mask"][lane] = global_batch["mask"][lane]
         alone.append(run(make_program(1), [only])[2])
-    together = run(make_program(4), [window])[2]
+    all_or_none = run(make_program(4), [global_batch])[2]
     for path in (p for p in before if p.startswith("model_state")):
         mean = (2 * alone[0][path] + 2 * alone[1][path] + alone[2][path]) / 5
-        np.testing.assert_allclose(together[path], mean, rtol=1e-5, atol=1e-6)
-        assert not np.allclose(together[path], before[path])
+        np.testing.assert_allclose(all_or_none[path], mean, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(all_or_none[path], before[path])
 
 
 def test_a_window_with_one_bad_lane_is_skipped_on_every_device():
@@ -160,7 +164,7 @@ def test_each_part_is_traced_once_on_all_devices():
     program = make_program(8)
     run(program)
     assert isinstance(program, ElasticProgram)
-    assert program.compiles == {"train_step": 1, "eval_step": 1}
+    assert program.num_compilations == {"train_step": 1, "eval_step": 1}
 
 
 def on_devices(count):

@@ -110,12 +110,12 @@ def test_pytorch_on_a_gpu_takes_the_steps_of_jax_on_a_cpu():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch finds no GPU on this machine")
-    from aetheria.engine.interfaces import Alone
+    from aetheria.engine.interfaces import SingleProcess
     from aetheria.hardware.torch.strategy import select_torch_strategy
 
     model = SimpleMLP(input_dim=6, hidden_dim=32, num_classes=2, learning_rate=3e-3)
     spec = make_spec(make_window(0), total_steps=NUM_STEPS)
-    strategy = select_torch_strategy({}, Alone(), host="", listen=None, device_ids=None)
+    strategy = select_torch_strategy({}, SingleProcess(), host="", listen=None, device_ids=None)
     assert strategy.ranks.device.type == "cuda"
     there, here = strategy.compile(model, spec), make_program("cpu")
     states, metrics = zip(*(train(p, p.init()) for p in (there, here)), strict=True)

@@ -53,11 +53,11 @@ def make_batch(kind):
 @functools.cache
 def gradient(devices, accumulation, kind, mean_of_means=False):
     lead = (accumulation, BATCH // accumulation)
-    window = {name: a.reshape(lead + a.shape[1:]) for name, a in make_batch(kind).items()}
-    spec = make_spec(window)
+    global_batch = {name: a.reshape(lead + a.shape[1:]) for name, a in make_batch(kind).items()}
+    spec = make_spec(global_batch)
     strategy = select_strategy("mesh", {"data": devices})
     program = strategy.compile(WeightedLinear(mean_of_means=mean_of_means), spec)
-    chunk = {name: column[None] for name, column in window.items()}
+    chunk = {name: column[None] for name, column in global_batch.items()}
     state, _ = program.train_steps(program.init(), chunk, 0, 1)
     arrays = program.export_state(state)
     leaves = [np.asarray(a).ravel() for path, a in arrays.items() if path.startswith("opt_state")]

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch import Launch, detect_launch, first_host
 from aetheria.hardware.processes.rendezvous import meet
 
@@ -28,7 +28,7 @@ SRUN = {
 
 
 def detect(environ=None, **options):
-    return detect_launch(environ or {}, JoinOptions(**options))
+    return detect_launch(environ or {}, DistributedConfig(**options))
 
 
 def test_a_process_on_its_own_joins_nobody():
@@ -114,9 +114,9 @@ def meet_in_threads(indices, count, timeout):
 
 
 def test_processes_that_all_come_meet():
-    began = time.monotonic()
+    started_at = time.monotonic()
     assert meet_in_threads([2, 0, 1], 3, timeout=20.0) == dict.fromkeys(range(3))
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - started_at < 10.0
 
 
 def test_everybody_who_came_is_told_who_is_missing():

@@ -15,8 +15,8 @@ def test_main_job_reaches_its_accuracy_with_one_compile_of_each_step(cli, tmp_pa
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert summary["final"]["eval/accuracy"] >= 0.97
-    assert summary["compiles"] == {"train_step": 1, "eval_step": 1}
-    assert summary["n_eval_examples"] == 359
+    assert summary["num_compilations"] == {"train_step": 1, "eval_step": 1}
+    assert summary["num_eval_examples"] == 359
     assert summary["examples_seen"] == 30 * 1438
     assert summary["status"] == "completed"
 
@@ -28,7 +28,7 @@ def start_of(config, cli, tmp_path, *overrides):
     done = cli(*arguments, module="aetheria.main")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
-    assert summary["compiles"] == {"train_step": 1, "eval_step": 1}
+    assert summary["num_compilations"] == {"train_step": 1, "eval_step": 1}
     return summary["final"]
 
 

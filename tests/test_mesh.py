@@ -55,10 +55,10 @@ def make_window(seed=0):
 
 
 def make_program(mesh, model=MODEL):
-    window = make_window()
+    global_batch = make_window()
     if isinstance(model, Ruled):  # a regression: labels [batch, 1], as its outputs
-        window["labels"] = window["labels"][..., None]
-    return select_strategy("mesh", mesh).compile(model, make_spec(window))
+        global_batch["labels"] = global_batch["labels"][..., None]
+    return select_strategy("mesh", mesh).compile(model, make_spec(global_batch))
 
 
 @functools.cache

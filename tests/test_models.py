@@ -274,15 +274,15 @@ def test_optimizer_steps_and_keeps_shapes_and_dtypes(model):
 
 def train_and_compare(program, model):
     """Takes 60 steps; returns the loss of other examples before and after them."""
-    window, held_out = make_window(model), make_batch(model, seed=1)
+    global_batch, held_out = make_window(model), make_batch(model, seed=1)
     state = program.init()
     before = program.fetch(program.eval_step(state, held_out)).metrics["loss"]
     for _ in range(60):
-        state, report = train_step(program, state, window)
+        state, report = train_step(program, state, global_batch)
     after = program.fetch(program.eval_step(state, held_out)).metrics["loss"]
     assert program.fetch(report).guard.num_skipped == 0
     assert {leaf.dtype for leaf in floats(program.export_state(state))} == {jnp.dtype("float32")}
-    assert program.compiles == {"train_step": 1, "eval_step": 1}
+    assert program.num_compilations == {"train_step": 1, "eval_step": 1}
     return before, after
 
 
@@ -306,8 +306,8 @@ def test_no_step_reduces_the_loss_without_a_learning_rate():
 
 @every_model
 def test_a_state_of_the_model_survives_export_and_import(model):
-    program, window = make_program(model), make_window(model)
-    state, _ = train_step(program, program.init(), window)
+    program, global_batch = make_program(model), make_window(model)
+    state, _ = train_step(program, program.init(), global_batch)
     arrays = program.export_state(state)
     again = program.export_state(program.import_state(arrays))
     assert list(again) == list(arrays)

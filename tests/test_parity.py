@@ -102,9 +102,9 @@ def test_a_side_that_took_no_step_is_outside(monkeypatch):
     from aetheria.tools.parity import comparison as parity
 
     class Idle(parity.JaxSide):
-        def step(self, window):
+        def step(self, global_batch):
             before = self._state
-            told = super().step(window)
+            told = super().step(global_batch)
             self._state = before
             return told
 

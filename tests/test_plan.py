@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from test_mesh import SimpleMLP, Whole, bytes_on_each_device
 
 from aetheria.hardware.jax.strategy import select_strategy
-from aetheria.tools.plan import Machine, rehearse
+from aetheria.tools.plan import Machine, analyze
 from aetheria.tools.plan.collectives import Collective, find_collectives
 from aetheria.tools.plan.operations import count_operations
 
@@ -27,24 +27,24 @@ BATCH = 32
 
 def make_program(mesh, model=MODEL, accumulation=1, mixed_precision=False):
     rows = (accumulation, BATCH // accumulation)
-    window = {
+    global_batch = {
         "inputs": np.zeros((*rows, 64), np.float32),
         "labels": np.zeros(rows, np.int32),
         "mask": np.ones(rows, np.float32),
     }
-    spec = make_spec(window, mixed_precision=mixed_precision)
+    spec = make_spec(global_batch, mixed_precision=mixed_precision)
     return select_strategy("mesh", mesh).compile(model, spec)
 
 
 @functools.cache
 def plan_of(*mesh, model=MODEL, accumulation=1):
-    return rehearse(make_program(dict(mesh), model, accumulation), Machine())
+    return analyze(make_program(dict(mesh), model, accumulation), Machine())
 
 
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 8}, THREE_AXES], ids=str)
 def test_a_plan_says_the_bytes_that_real_arrays_hold(mesh):
     program = make_program(mesh)
-    memory = rehearse(program, Machine())["memory"]
+    memory = analyze(program, Machine())["memory"]
     state = program.init()
     for field in ("params", "opt_state"):
         assert bytes_on_each_device(getattr(state, field)) == [memory[field]] * 8
@@ -58,7 +58,7 @@ def test_a_plan_says_the_bytes_that_real_arrays_hold(mesh):
 def test_a_plan_initialises_nothing():
     program = make_program({"fsdp": 8})
     before = len(jax.live_arrays())
-    rehearse(program, Machine())
+    analyze(program, Machine())
     assert len(jax.live_arrays()) <= before
     state = program.init()  # the control
     assert len(jax.live_arrays()) > before
@@ -228,7 +228,7 @@ def test_large_whole_leaves_are_listed_with_a_rule_that_splits_them():
 
 def test_the_estimate_follows_from_the_numbers_it_is_given():
     program = make_program({"fsdp": 8})
-    plan = rehearse(program, Machine(peak_tflops=1.0, hbm_gbps=2.0, link_gbps=4.0))
+    plan = analyze(program, Machine(peak_tflops=1.0, hbm_gbps=2.0, link_gbps=4.0))
     estimate = plan["estimate"]
     assert estimate["compute_seconds"] == plan["operations"]["flops_per_device"] / 1e12
     sent = sum(each["sent_bytes"] for each in plan["collectives"])

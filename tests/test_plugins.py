@@ -161,7 +161,7 @@ def test_a_model_a_logger_a_callback_and_a_dataset_are_each_one_new_file(cli, pr
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("completed", "that is enough")
     assert 3 <= summary["steps"] < 50 * 4
-    assert summary["n_eval_examples"] == 64
+    assert summary["num_eval_examples"] == 64
     heard = (run_dir / "chatty.txt").read_text().splitlines()
     assert heard[0] == "good day RunStarted" and heard[-1] == "good day RunEnded"
 

@@ -28,7 +28,7 @@ from aetheria.errors import ConfigError, SnapshotError
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.cpu.rewriting import rewrite
 from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
-from aetheria.hardware.jax.guard import release
+from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.step import make_train_step
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.counters import CONSECUTIVE
@@ -147,9 +147,9 @@ def jitted_step(model, precision=HALF, limit=3, growth_period=2000):
     return jax.jit(step)
 
 
-def advance(step, state, *windows):
-    for window in windows:
-        state, _ = step(state, window)
+def advance(step, state, *global_batches):
+    for global_batch in global_batches:
+        state, _ = step(state, global_batch)
     return state
 
 
@@ -169,10 +169,10 @@ def test_parameters_are_kept_in_the_dtype_of_the_policy(params):
 
 def test_gradients_of_narrow_parameters_accumulate_in_float32():
     """1,024 ones, one a micro-batch: in bfloat16 the sum would end at 256."""
-    window = {name: np.ones((1024, 1), np.float32) for name in ("inputs", "mask")}
+    global_batch = {name: np.ones((1024, 1), np.float32) for name in ("inputs", "mask")}
     model, policy = Scalar(lambda w, x: w * x), Precision.parse("params=bf16,compute=bf16")
     state = make_state(model, policy)
-    _, report = jitted_step(model, policy)(state, window)
+    _, report = jitted_step(model, policy)(state, global_batch)
     assert report.values.tolist() == [[1024, 1024], [1, 1]]
 
 
@@ -215,7 +215,7 @@ STEEP = Scalar(lambda w, x: jnp.sqrt(w) * x, start=0.0)  # loss 0, its gradient 
 
 def test_at_the_smallest_scale_an_overflow_counts_towards_the_limit_and_then_freezes():
     step, state = jitted_step(STEEP, limit=2), make_state(STEEP, loss_scale=[4, 1])
-    state = state._replace(counters=release(state.counters, 4))
+    state = state._replace(counters=unfreeze(state.counters, 4))
     seen = []
     for _ in range(6):
         state = advance(step, state, WINDOW)
@@ -227,9 +227,9 @@ def test_at_the_smallest_scale_an_overflow_counts_towards_the_limit_and_then_fre
 def test_a_frozen_state_keeps_its_scale():
     state = make_state(MOMENTUM, loss_scale=[2**15, 5])
     frozen = state._replace(counters=jnp.array([7, 3, 3, 7, 0, 9], jnp.int32))
-    for window in (WINDOW, LARGE):
-        assert equal(advance(jitted_step(MOMENTUM), frozen, window), frozen)
-        assert not equal(advance(jitted_step(MOMENTUM), state, window), state), "the control"
+    for global_batch in (WINDOW, LARGE):
+        assert equal(advance(jitted_step(MOMENTUM), frozen, global_batch), frozen)
+        assert not equal(advance(jitted_step(MOMENTUM), state, global_batch), state), "the control"
 
 
 def test_a_loss_that_is_not_finite_is_no_fault_of_the_scale():
@@ -244,8 +244,8 @@ def test_the_scale_doubles_after_a_number_of_good_steps_in_a_row():
     step, state = jitted_step(MOMENTUM, growth_period=3), make_state(MOMENTUM, loss_scale=[8, 0])
     empty = {**WINDOW, "mask": np.zeros_like(WINDOW["mask"])}
     seen = []
-    for window in (WINDOW, empty, WINDOW, WINDOW, WINDOW):
-        state = advance(step, state, window)
+    for global_batch in (WINDOW, empty, WINDOW, WINDOW, WINDOW):
+        state = advance(step, state, global_batch)
         seen.append(state.loss_scale.tolist())
     assert seen == [[8, 1], [8, 1], [8, 2], [16, 0], [16, 1]]
     state = advance(step, state._replace(loss_scale=jnp.float32([2**15, 2])), LARGE)
@@ -270,9 +270,9 @@ def test_the_default_period_is_2000_steps():
     assert seen == [[8, 1999], [16, 0], [16, 1]]
 
 
-def grad_norm(precision, loss_scale, window):
+def grad_norm(precision, loss_scale, global_batch):
     state = make_state(MODEL, precision, loss_scale)
-    return float(jitted_step(MODEL, precision)(state, window)[1].values[1, 0])
+    return float(jitted_step(MODEL, precision)(state, global_batch)[1].values[1, 0])
 
 
 def test_scaling_saves_small_gradients_and_is_taken_out_again():
@@ -292,7 +292,7 @@ def test_a_power_of_two_leaves_no_trace_in_the_step(scale):
 
 def test_micro_batches_are_scaled_alike():
     whole = {name: column.reshape(1, -1, *column.shape[2:]) for name, column in WINDOW.items()}
-    norms = [grad_norm(HALF, [2**8, 0], window) for window in (WINDOW, whole)]
+    norms = [grad_norm(HALF, [2**8, 0], global_batch) for global_batch in (WINDOW, whole)]
     np.testing.assert_allclose(norms[0], norms[1], rtol=2e-3)
 
 
@@ -302,9 +302,9 @@ SimpleMLP = MODELS.get("SimpleMLP")
 DIGIT = SimpleMLP(input_dim=64, hidden_dim=16, num_classes=10, dropout=0.1)
 
 
-def make_windows(num_windows, num_micro=8):
+def make_windows(num_global_batches, num_micro=8):
     rng = np.random.default_rng(0)
-    shape = (num_windows, num_micro, 8)
+    shape = (num_global_batches, num_micro, 8)
     inputs = rng.normal(size=(*shape, 64)).astype(np.float32)
     labels = inputs[..., :10].argmax(-1).astype(np.int32)
     return {"inputs": inputs, "labels": labels, "mask": np.ones(shape, np.float32)}
@@ -336,8 +336,8 @@ def take(program, state, start=0, stop=12):
     """Steps on some of the windows; what each reported."""
     reports = []
     for index in range(start, stop):
-        window = {name: column[index] for name, column in WINDOWS.items()}
-        state, report = train_step(program, state, window)
+        global_batch = {name: column[index] for name, column in WINDOWS.items()}
+        state, report = train_step(program, state, global_batch)
         reports.append(program.fetch(report))
     return state, reports
 
@@ -614,12 +614,12 @@ def bfloat16_step(optimizer):
         errors = (outputs - batch["labels"]) ** 2
         return jax.lax.reduce_sum(errors, (0, 1))  # jnp.sum would add in float32
 
-    def step(state, window):
+    def step(state, global_batch):
         def accumulate(carry, batch):
             return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(state.params, batch)), None
 
         zeros = jnp.zeros((), jnp.bfloat16), jax.tree.map(jnp.zeros_like, state.params)
-        (total, grads), _ = jax.lax.scan(accumulate, zeros, window)
+        (total, grads), _ = jax.lax.scan(accumulate, zeros, global_batch)
         norm = optax.tree.norm(grads)
         grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(norm), g, 0), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -634,8 +634,8 @@ def test_a_step_in_bfloat16_throughout_is_found_out():
     optimizer = optax.adam(0.1)
     params = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.zeros(2, jnp.bfloat16)}
     state = TrainState(params, {}, optimizer.init(params), jnp.zeros(2), jnp.zeros(4))
-    window = jax.tree.map(lambda column: jnp.asarray(column, jnp.bfloat16), WINDOW)
-    inside = look_inside(jax.jit(bfloat16_step(optimizer)), state, window)
+    global_batch = jax.tree.map(lambda column: jnp.asarray(column, jnp.bfloat16), WINDOW)
+    inside = look_inside(jax.jit(bfloat16_step(optimizer)), state, global_batch)
     assert inside.faults == {"accumulator", "norm or guard", "params", "opt_state", "report"}
     assert () in inside.narrow_sums, "the loss"
 

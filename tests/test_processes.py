@@ -92,7 +92,7 @@ def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path):
     codes, texts = ends(start(1, options=["--set", "mesh={data: 1}"]))
     assert codes == [0], texts
     one = summary(tmp_path)
-    for name in ("params_sha256", "steps", "examples_seen", "n_eval_examples", "final"):
+    for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
         assert one[name] == two[name]
     folders = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("run", "two")]
     assert folders[0] == folders[1]
@@ -165,7 +165,7 @@ def test_a_state_in_parts_over_two_processes_has_the_bits_of_one_device(start, t
     codes, texts = ends(start(1, mesh={"data": 1}))
     assert codes == [0], texts
     one = summary(tmp_path)
-    for name in ("params_sha256", "steps", "examples_seen", "n_eval_examples", "final"):
+    for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
         assert one[name] == two[name]
     saved = [read_snapshot(tmp_path / name / "checkpoints" / "snapshot_ep2") for name in LAST]
     arrays = [{path: a.tobytes() for path, a in each.arrays.items()} for each in saved]
@@ -237,10 +237,10 @@ def test_a_process_that_dies_ends_the_other_which_names_it(start, tmp_path):
     processes = start(2, epochs=5000, options=["--heartbeat-timeout=10"])
     wait_for_training(tmp_path, processes)
     processes[1].kill()
-    began = time.monotonic()
+    started_at = time.monotonic()
     codes, texts = ends(processes)
     assert codes[0] not in (0, 2, 75) and codes[1] == -signal.SIGKILL
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - started_at < 60
     by_us = "process 1 of 2 gave no sign of life" in texts[0]
     by_heartbeat = "stopped sending heartbeats" in texts[0]  # where it waits outside a step
     assert by_us or by_heartbeat, texts[0]

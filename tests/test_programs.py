@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from test_models import LinenNormed, PlainLinear, squared_error
 
 from aetheria import LossOutput
-from aetheria.engine.interfaces import Alone
+from aetheria.engine.interfaces import SingleProcess
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware.jax.strategy import select_strategy
 
@@ -68,7 +68,9 @@ def make_program(strategy, model=MODEL):
 
         from aetheria.hardware.torch.strategy import select_torch_strategy
 
-        torch_strategy = select_torch_strategy({}, Alone(), host="", listen=None, device_ids=None)
+        torch_strategy = select_torch_strategy(
+            {}, SingleProcess(), host="", listen=None, device_ids=None
+        )
         return torch_strategy.compile(Twinned() if model is MODEL else model, spec)
     return select_strategy(*STRATEGIES[strategy]).compile(model, spec)
 
@@ -86,10 +88,10 @@ def jax_program(request):
     return program_of(request.param)
 
 
-def advance(program, state, windows):
+def advance(program, state, global_batches):
     report = None
-    for window in windows:
-        state, report = train_step(program, state, window, report)
+    for global_batch in global_batches:
+        state, report = train_step(program, state, global_batch, report)
     return state, report
 
 
@@ -152,7 +154,7 @@ def test_the_same_steps_give_the_same_bits(program):
     assert not equal(exported(program, first), exported(program, other))
 
 
-CHUNK = {name: np.stack([window[name] for window in WINDOWS]) for name in WINDOWS[0]}
+CHUNK = {name: np.stack([global_batch[name] for global_batch in WINDOWS]) for name in WINDOWS[0]}
 
 
 @pytest.mark.parametrize("cuts", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
@@ -177,19 +179,19 @@ def test_a_chunk_gives_what_its_windows_give_one_by_one(program):
 
 def test_a_report_is_the_mean_of_its_interval_without_skipped_windows(program):
     bad = {**WINDOWS[1], "inputs": np.full_like(WINDOWS[1]["inputs"], np.nan)}
-    windows = [make_window(num_valid=5), bad, WINDOWS[2]]
+    global_batches = [make_window(num_valid=5), bad, WINDOWS[2]]
     state, each = program.init(), []
-    for window in windows:
-        state, alone = train_step(program, state, window)
+    for global_batch in global_batches:
+        state, alone = train_step(program, state, global_batch)
         each.append(program.fetch(alone))
-        if each[-1].guard.held_step:
-            state = program.release(state, each[-1].guard.step)
+        if each[-1].guard.frozen_step:
+            state = program.unfreeze(state, each[-1].guard.step)
     state, report = program.init(), None
-    for window in windows:
-        state, report = train_step(program, state, window, report)
+    for global_batch in global_batches:
+        state, report = train_step(program, state, global_batch, report)
         fetched = program.fetch(report)
-        if fetched.guard.held_step:
-            state = program.release(state, fetched.guard.step)
+        if fetched.guard.frozen_step:
+            state = program.unfreeze(state, fetched.guard.step)
         report = program.import_report(fetched.sums)  # as a resumed run begins
     assert np.isnan(each[1].metrics["loss"]) and np.isnan(each[1].metrics["grad_norm"])
     first, _, last = (report.metrics for report in each)
@@ -205,13 +207,13 @@ def test_a_chunk_is_compiled_once_wherever_it_is_cut(strategy):
     state = program.init()
     for start, count in ((0, 3), (0, 1), (1, 2), (2, 1)):
         state, _ = program.train_steps(state, CHUNK, start, count)
-    assert program.compiles["train_step"] == 1
+    assert program.num_compilations["train_step"] == 1
 
 
 def test_large_steps_are_dispatched_one_at_a_time():
     small, large = PlainLinear(), make_model_of_many_operations()
-    assert make_program("cpu", small).windows_per_chunk > 1
-    assert make_program("cpu", large).windows_per_chunk == 1
+    assert make_program("cpu", small).steps_per_call > 1
+    assert make_program("cpu", large).steps_per_call == 1
 
 
 def make_model_of_many_operations():
@@ -273,8 +275,8 @@ def test_import_without_a_part_of_the_state_continues_otherwise(program, field):
 
 def test_reports_can_be_fetched_after_later_steps(program):
     state, reports = program.init(), []
-    for window in WINDOWS:
-        state, report = train_step(program, state, window)
+    for global_batch in WINDOWS:
+        state, report = train_step(program, state, global_batch)
         reports.append(report)
     assert [program.fetch(report).guard.step for report in reports] == [1, 2, 3]
 
@@ -296,12 +298,12 @@ def test_a_state_holds_after_a_bad_window_until_it_is_released(program):
     bad["inputs"][1, 3] = np.nan
     state, report = advance(program, program.init(), [bad, *WINDOWS])
     assert program.fetch(report).guard[:5] == (1, 1, 1, 1, 1)
-    held, compiles = exported(program, state), program.compiles
-    state, report = advance(program, program.release(state, 1), WINDOWS)
+    held, num_compilations = exported(program, state), program.num_compilations
+    state, report = advance(program, program.unfreeze(state, 1), WINDOWS)
     assert program.fetch(report).guard[:5] == (4, 1, 0, 1, 0)
     after = exported(program, state)
     assert not equal(after, held)
-    assert program.compiles == compiles
+    assert program.num_compilations == num_compilations
 
 
 @pytest.mark.parametrize(
@@ -356,18 +358,18 @@ def test_each_step_is_compiled_once_over_padded_and_full_windows(strategy, caplo
         for num_valid in (8, 3, 8):
             totals = program.eval_step(state, make_batch(num_valid=num_valid), totals)
         assert sorted(compiled(caplog.records)) == ["eval_step", "train_steps"]
-        assert program.compiles == {"train_step": 1, "eval_step": 1}
+        assert program.num_compilations == {"train_step": 1, "eval_step": 1}
         # The control: a window that is cut instead of padded is compiled again, and counted.
         cut = {name: column[:1] for name, column in make_window().items()}
         train_step(program, state, cut)
     assert sorted(compiled(caplog.records)) == ["eval_step", "train_steps", "train_steps"]
-    assert program.compiles == {"train_step": 2, "eval_step": 1}
+    assert program.num_compilations == {"train_step": 2, "eval_step": 1}
 
 
 def train_and_evaluate(program, state, fetch_every_step=False):
     totals = None
-    for window in WINDOWS:
-        state, report = train_step(program, state, window)
+    for global_batch in WINDOWS:
+        state, report = train_step(program, state, global_batch)
         if fetch_every_step:
             program.fetch(report)
     program.export_state(state)
@@ -381,7 +383,7 @@ def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
     device_get read a value by one property of jax's arrays; NumPy may read their memory itself.
     """
     program = jax_program
-    kind, asked, waited = type(jnp.zeros(())), [], []
+    kind, asked, stalls = type(jnp.zeros(())), [], []
     read, wait, convert = kind._value, jax.block_until_ready, np.asarray
 
     def record_array(value, *rest, **options):
@@ -392,16 +394,16 @@ def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
     recorded = property(lambda array: (asked.append("read"), read.fget(array))[1])
     monkeypatch.setattr(kind, "_value", recorded)
     monkeypatch.setattr(np, "asarray", record_array)
-    monkeypatch.setattr(jax, "block_until_ready", lambda x: (waited.append(x), wait(x))[1])
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: (stalls.append(x), wait(x))[1])
     _, newest, _ = train_and_evaluate(program, program.init())
     assert asked == []
 
     def only_old_reports():
         """A call may be waited for when two have followed it: the device always has the next."""
-        kinds = {type(one) for one in waited}
-        return kinds <= {type(newest)} and all(one is not newest for one in waited)
+        kinds = {type(one) for one in stalls}
+        return kinds <= {type(newest)} and all(one is not newest for one in stalls)
 
-    assert only_old_reports() and len(waited) <= len(WINDOWS)
+    assert only_old_reports() and len(stalls) <= len(WINDOWS)
     jax.block_until_ready(newest)
     assert not only_old_reports(), "the control"
     train_and_evaluate(program, program.init(), fetch_every_step=True)
@@ -414,8 +416,8 @@ def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
 @pytest.mark.parametrize(("name", "size"), [("cpu", 1), ("mesh2", 2), ("mesh8", 8)])
 def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(name, size):
     program = program_of(name, PlainLinear())
-    state, window = program.init(), make_window()
-    chunk = {name: column[None] for name, column in window.items()}
+    state, global_batch = program.init(), make_window()
+    chunk = {name: column[None] for name, column in global_batch.items()}
     executable = program._train_steps.lower(state, chunk, 0, 1, program.no_rows).compile()
     state_shardings, chunk_shardings, *_ = executable.input_shardings[0]
     for column in ("inputs", "labels", "mask"):
@@ -431,7 +433,7 @@ def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(
     text = executable.as_text()
     assert f"f32[1,2,{MICRO_BATCH // size},6]" in text
     assert ("all-reduce" in text) == (size > 1)
-    stepped, _ = train_step(program, state, window)
+    stepped, _ = train_step(program, state, global_batch)
     shards = jax.tree.leaves(stepped.params)[0].addressable_shards
     assert [shard.device for shard in shards] == jax.devices()[:size]
     assert all(np.array_equal(shard.data, shards[0].data) for shard in shards)
@@ -439,11 +441,11 @@ def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "cpu"])
 def test_a_mesh_gives_the_parameters_of_one_device(name):
-    windows = [*WINDOWS, make_window(seed=3, num_valid=5)]
+    global_batches = [*WINDOWS, make_window(seed=3, num_valid=5)]
     states = {}
     for each in ("cpu", name):
         program = program_of(each)
-        state, _ = advance(program, program.init(), windows)
+        state, _ = advance(program, program.init(), global_batches)
         states[each] = exported(program, state)
     for path, want in states["cpu"].items():
         np.testing.assert_allclose(states[name][path], want, rtol=0, atol=1e-5, err_msg=path)
@@ -508,7 +510,7 @@ def test_an_optimizer_with_a_state_of_its_own_kind_trains_and_resumes(name):
     uninterrupted, _ = advance(program, state, WINDOWS)
     resumed, _ = advance(program, program.import_state(arrays), WINDOWS)
     assert equal(exported(program, resumed), exported(program, uninterrupted))
-    assert program.compiles["train_step"] == 1
+    assert program.num_compilations["train_step"] == 1
 
 
 def test_parameters_of_weak_type_become_strong():

@@ -11,7 +11,7 @@ from conftest import DIGITS, Finished, without_rate
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
-from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
+from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.records import CsvLogger, JsonlLogger
 
@@ -133,7 +133,7 @@ def started(step):
 def step_events(step, loss=None):
     progress = Progress(step=step, micro_step=step, examples_seen=4 * step, epoch=1 + step // 4)
     metrics = {"loss": 1 / step if loss is None else loss, "accuracy": step / 8}
-    yield StepsCompleted(progress=progress, metrics=metrics, steps_per_second=2.0)
+    yield TrainMetrics(progress=progress, metrics=metrics, steps_per_second=2.0)
     if step % 3 == 0:
         yield EvaluationCompleted(progress=progress, metrics=metrics, num_examples=9, seconds=0.1)
 

@@ -67,7 +67,7 @@ def test_it_leaves_without_the_evaluation_and_ends_as_if_it_had_not(train, step)
     resumed = train("run", **LOUD, resume="latest")
     assert resumed.exit_code == 0
     assert told(resumed) == told(whole)
-    for key in ("params_sha256", "final", "best", "n_eval_examples"):
+    for key in ("params_sha256", "final", "best", "num_eval_examples"):
         assert resumed.summary[key] == whole.summary[key]
 
 

@@ -86,14 +86,14 @@ def test_training_on_a_gpu_stays_there_and_lowers_the_loss():
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(2, 16, 6)).astype(np.float32)
     mask = np.ones((2, 16), np.float32)
-    window = {"inputs": inputs, "labels": inputs[..., :1], "mask": mask}
+    global_batch = {"inputs": inputs, "labels": inputs[..., :1], "mask": mask}
     model = SimpleMLP(input_dim=6, hidden_dim=16, learning_rate=1e-2)
-    spec = make_spec(window, total_steps=60, mixed_precision=True)
+    spec = make_spec(global_batch, total_steps=60, mixed_precision=True)
     program = select_strategy("gpu", {}).compile(model, spec)
-    state, first = train_step(program, program.init(), window)
+    state, first = train_step(program, program.init(), global_batch)
     with jax.transfer_guard_device_to_host("disallow_explicit"):
         for _ in range(60):
-            state, last = train_step(program, state, window)
+            state, last = train_step(program, state, global_batch)
     # The control: a fetch in that loop is what the guard refuses.
     with (
         jax.transfer_guard_device_to_host("disallow_explicit"),

@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
-from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, StepsCompleted
+from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.tensorboard import TensorBoardLogger
 
@@ -93,7 +93,7 @@ def report(logger, *numbers):
     for step in numbers:
         metrics = {"loss": 1.0 / step}
         logger.notify(
-            StepsCompleted(progress=Progress(step=step), metrics=metrics, steps_per_second=1.0)
+            TrainMetrics(progress=Progress(step=step), metrics=metrics, steps_per_second=1.0)
         )
 
 

@@ -34,11 +34,11 @@ COURSES = {
 }
 
 
-def compiled_course(windows, scaled, examined):
+def compiled_course(global_batches, scaled, examined):
     """What `aetheria.model` makes of the same windows: the course of counters and scales."""
     counters = initial_counters().at[5].set(examined)
     scale, updates, course = jnp.array([INITIAL_SCALE, 0.0]), 0, []
-    for total, weight, norm, *bad in windows:
+    for total, weight, norm, *bad in global_batches:
         state = scale if scaled else ()
         finite_loss = jnp.isfinite(total) & jnp.isfinite(weight)
         gradient = finite_loss & jnp.isfinite(norm)
@@ -109,7 +109,7 @@ def make_state(rule, ema_decay, on_host, *, rates=None, max_grad_norm=0.5):
 
 
 RULES = {
-    "adamw": AdamW(weight_decay=0.1, decayed="0.weight"),
+    "adamw": AdamW(weight_decay=0.1, decay_mask="0.weight"),
     "sgd": SGD(momentum=0.9),
     "lion": Lion(weight_decay=0.1),
 }

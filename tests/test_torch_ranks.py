@@ -98,7 +98,7 @@ def test_two_ranks_give_the_parameters_of_one(start, tmp_path):
     assert one["params/Conv_0/kernel"].dtype == np.float64
     assert 0 < far_apart(one, two) <= 1e-12
     summaries = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("one", "two")]
-    for name in ("steps", "examples_seen", "n_eval_examples"):
+    for name in ("steps", "examples_seen", "num_eval_examples"):
         assert summaries[0][name] == summaries[1][name]
     for name, value in summaries[0]["final"].items():
         assert summaries[1]["final"][name] == pytest.approx(value, rel=1e-10)

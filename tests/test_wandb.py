@@ -134,11 +134,11 @@ def test_two_runs_have_two_ids(sessions, tmp_path):
 
 
 @pytest.mark.parametrize("forked", [False, True])
-def test_a_fork_is_a_run_of_its_own(tmp_path, forked):
-    context = RunContext(run_dir=tmp_path, config={}, stop=StopSignal(), forked=forked)
+def test_a_fork_is_a_run_of_its_own(tmp_path, is_fork):
+    context = RunContext(run_dir=tmp_path, config={}, stop=StopSignal(), is_fork=is_fork)
     logger = WandbLogger(context, mode="offline")
     logger.import_state({"run_id": "parent"})
-    assert logger.export_state()["run_id"] == (None if forked else "parent")
+    assert logger.export_state()["run_id"] == (None if is_fork else "parent")
 
 
 def test_the_project_and_the_config_are_recorded(run, sessions):

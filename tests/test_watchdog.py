@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished
 
-from aetheria.engine.heartbeat import Activity
-from aetheria.engine.interfaces import Alone
+from aetheria.engine.heartbeat import Heartbeat
+from aetheria.engine.interfaces import SingleProcess
 from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.tools.prove.runs import Place
 
@@ -21,9 +21,13 @@ class Watched:
     """An activity under a watchdog that notes what it would leave with."""
 
     def __init__(self, folder, peers=None, seconds=0.3):
-        self.activity, self.left, self.gone = Activity(), [], threading.Event()
+        self.heartbeat, self.left, self.gone = Heartbeat(), [], threading.Event()
         self.watchdog = Watchdog(
-            self.activity, seconds=seconds, folder=folder, peers=peers or Alone(), leave=self.leave
+            self.heartbeat,
+            seconds=seconds,
+            folder=folder,
+            peers=peers or SingleProcess(),
+            leave=self.leave,
         )
 
     def leave(self, reason):
@@ -34,8 +38,8 @@ class Watched:
 def test_what_stands_still_is_left_with_its_stacks(tmp_path):
     watched = Watched(tmp_path)
     with watched.watchdog.watching():
-        watched.activity.turn_to("training")
-        watched.activity.step = 12
+        watched.heartbeat.enter("training")
+        watched.heartbeat.step = 12
         assert watched.gone.wait(20)
     (reason,) = watched.left
     assert reason.startswith("process 0 of 1: training after step 12, nothing done for ")
@@ -47,9 +51,9 @@ def test_what_stands_still_is_left_with_its_stacks(tmp_path):
 def test_what_moves_is_left_alone(tmp_path):
     watched = Watched(tmp_path, seconds=1.0)
     with watched.watchdog.watching():
-        watched.activity.turn_to("training")
+        watched.heartbeat.enter("training")
         for _ in range(40):
-            watched.activity.beats += 1
+            watched.heartbeat.count += 1
             assert not watched.gone.wait(0.05)
     assert not (tmp_path / "hang_rank0.txt").exists()
 
@@ -58,20 +62,20 @@ def test_starting_and_compiling_take_as_long_as_they_take(tmp_path):
     watched = Watched(tmp_path)
     with watched.watchdog.watching():
         assert not watched.gone.wait(1)
-        watched.activity.turn_to("compiling", unbounded=True)
+        watched.heartbeat.enter("compiling", no_timeout=True)
         assert not watched.gone.wait(1)
-        watched.activity.turn_to("training")
+        watched.heartbeat.enter("training")
         assert watched.gone.wait(20)
 
 
 def test_zero_seconds_is_for_ever(tmp_path):
     watched = Watched(tmp_path, seconds=0)
     with watched.watchdog.watching():
-        watched.activity.turn_to("training")
+        watched.heartbeat.enter("training")
         assert not watched.gone.wait(0.5)
 
 
-class Two(Alone):
+class Two(SingleProcess):
     """This process, and one of which only the board tells."""
 
     count = 2
@@ -79,13 +83,13 @@ class Two(Alone):
 
 def test_who_waits_for_one_that_compiles_is_left_alone(tmp_path):
     peers = Two()
-    peers.post("unbounded/1", True)
+    peers.put("no_timeout/1", True)
     watched = Watched(tmp_path, peers)
     with watched.watchdog.watching():
-        watched.activity.turn_to("training")
+        watched.heartbeat.enter("training")
         assert not watched.gone.wait(1)
-        peers.post("hang/1", "training after step 3, nothing done for 9 s")
-        peers.post("unbounded/1", False, replace=True)
+        peers.put("hang/1", "training after step 3, nothing done for 9 s")
+        peers.put("no_timeout/1", False, replace=True)
         assert watched.gone.wait(20)
     assert "process 1 of 2: training after step 3" in watched.left[0]
 
@@ -159,10 +163,10 @@ def start(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_data_stops_ends_with_76_and_says_so(start, tmp_path):
-    began = time.monotonic()
+    started_at = time.monotonic()
     codes, texts = start(stuck=[0], watchdog_seconds=3)
     assert codes == [76], texts
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - started_at < 60
     assert "process 0 of 1: waiting for data after step " in texts[0].splitlines()[-1]
     assert "in read" in (tmp_path / "run" / "hang_rank0.txt").read_text()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -174,7 +178,7 @@ def test_a_run_whose_data_stops_ends_with_76_and_says_so(start, tmp_path):
 def test_a_compilation_longer_than_the_limit_is_no_hang(start, tmp_path):
     codes, texts = start(model_name="project:SlowToTrace", watchdog_seconds=2, epochs=1)
     assert codes == [0], texts
-    seconds = Finished(0, tmp_path / "run").summary["ledger"]["seconds"]
+    seconds = Finished(0, tmp_path / "run").summary["goodput"]["seconds"]
     assert seconds["compile"] > 3
 
 

@@ -30,13 +30,13 @@ from aetheria.model.optimizers import schedules
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.by_name import make_model
 from aetheria.observe import EventBus
-from aetheria.observe.goodput import Ledger
+from aetheria.observe.goodput import GoodputRecorder
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS
 from aetheria.plugins.arguments import call_with, prepare_call
 from aetheria.plugins.checks import check_listener, find_dataset, find_listener
 from aetheria.config.precision_policy import parse_policy
-from aetheria.engine.interfaces import Alone, Peers
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.engine.interfaces import SingleProcess, Peers
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.observe.listener import Listener, RunContext
 from aetheria.engine.stop import StopSignal
 from aetheria.build.provenance import ListenerChoice, describe_provenance, describe_run, model_params
@@ -105,18 +105,18 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
         keep_freed_memory(environ)
 
 
-def join_peers(options: JoinOptions, environ: Mapping[str, str]) -> Peers:
+def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:
     """Meets the other processes of the run, if a launcher or the options say that there are any.
 
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.join_timeout))
+    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.initialization_timeout))
     if launch is None:
-        return Alone()
+        return SingleProcess()
     return JaxProcessGroup(
         launch,
-        join_timeout=options.join_timeout,
+        initialization_timeout=options.initialization_timeout,
         heartbeat_timeout=options.heartbeat_timeout,
     )
 
@@ -134,19 +134,19 @@ def build_run(
     project: Path | None,
     stop_at_step: int | None = None,
     peers: Peers | None = None,
-    began: float | None = None,
+    started_at: float | None = None,
     accept_changes: bool = False,
 ) -> Run:
     """Makes and wires every part of a run.
 
     Of several processes, the first alone has listeners and writes; each reads the data of its own
-    devices. `began` is when its time begins to count, in seconds since the epoch; None: now.
+    devices. `started_at` is when its time begins to count, in seconds since the epoch; None: now.
     `accept_changes`: go on from the plan's snapshot although the run takes another course from it.
 
     Raises:
         AetheriaError: something in the config does not exist or does not fit.
     """
-    peers = peers or Alone()
+    peers = peers or SingleProcess()
     leads = peers.index == 0
     if plan.snapshot is not None:
         check_names(plan.snapshot.record, config)
@@ -172,7 +172,7 @@ def build_run(
         changes = check_resume(plan.snapshot.record, config, provenance, accept=accept_changes)
     schedule = build_schedule(config, feed, stop_at_step)
     spec = ProgramSpec(
-        example_window=feed.example_window(),
+        example_global_batch=feed.example_global_batch(),
         total_steps=schedule.total_steps,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
@@ -188,8 +188,8 @@ def build_run(
         stop=stop,
         eval_metrics=program.eval_metrics,
         schedules=schedules(model.optimizer(schedule.total_steps)),
-        forked=plan.parent is not None,
-        began=time.time() if began is None else began,
+        is_fork=plan.parent is not None,
+        started_at=time.time() if started_at is None else started_at,
     )
     extra = describe_run(config, feed.example_spec(), plan.lineage(), provenance.record())
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
@@ -353,10 +353,10 @@ def check_decomposes(model: Model, config: Config, num_processes: int) -> None:
 def check_batch_fits(feed: Feed) -> None:
     """Raises ConfigError if this process's part of a batch is larger than the machine's memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if feed.window_bytes > memory:
+    if feed.global_batch_bytes > memory:
         raise ConfigError(
             f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
-            f"memory, got {feed.batch_size} examples of {size_text(feed.window_bytes)} in all; "
+            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in all; "
             "use fewer"
         )
 
@@ -425,7 +425,7 @@ def _make_listener(make: ListenerFactory, key: str, name: str, context: RunConte
 
 def _attach(bus: EventBus, chosen: Mapping[str, ListenerFactory], context: RunContext) -> None:
     listeners = {name: make(context) for name, make in chosen.items()}
-    bus.attach({**listeners, "the run's ledger": Ledger(context)})
+    bus.attach({**listeners, "goodput": GoodputRecorder(context)})
 
 
 def check_monitor(config: Config, eval_metrics: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from aetheria.cli.argument_types import address, duration, local_path, positive,
 from aetheria.cli.train import TrainCommand
 from aetheria.errors import AetheriaError
 from aetheria.hardware.processes.address import MAX_PROCESSES
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -131,16 +131,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "AETHERIA_TOKEN keeps it out of the list of processes",
     )
     group.add_argument(
+        "--initialization-timeout",
         "--join-timeout",
         type=duration,
-        default=JoinOptions.join_timeout,
+        default=DistributedConfig.initialization_timeout,
         metavar="SECONDS",
         help="how long to wait for all to come (default: %(default)g)",
     )
     group.add_argument(
         "--heartbeat-timeout",
         type=duration,
-        default=JoinOptions.heartbeat_timeout,
+        default=DistributedConfig.heartbeat_timeout,
         metavar="SECONDS",
         help="after this long a silent process counts as dead, which ends all "
         "(default: %(default)g)",
@@ -161,7 +162,7 @@ def make_command(
         project=options.project,
         stop_at_step=options.stop_at_step,
         traceback=options.traceback,
-        join=JoinOptions(
-            **{item.name: getattr(options, item.name) for item in fields(JoinOptions)}
+        join=DistributedConfig(
+            **{item.name: getattr(options, item.name) for item in fields(DistributedConfig)}
         ),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aetheria.cli.terminal import safe_output
 from aetheria.config.files import load_config
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ class TrainCommand:
     project: str | Path | None = None
     traceback: bool = False
     stop_at_step: int | None = None
-    join: JoinOptions = field(default_factory=JoinOptions)
+    join: DistributedConfig = field(default_factory=DistributedConfig)
 
     def execute(self) -> int:
         """Trains and returns the exit code.

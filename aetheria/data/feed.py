@@ -64,7 +64,7 @@ class Feed:
         return self.batch_size // self.grad_accumulation_steps
 
     @property
-    def window_bytes(self) -> int:
+    def global_batch_bytes(self) -> int:
         """What the window, or this process's part of it, takes in memory."""
         num_micro, rows = (
             len(range(size)[part]) for size, part in zip(self._lead, self.part, strict=True)
@@ -76,7 +76,7 @@ class Feed:
     def _lead(self) -> tuple[int, int]:
         return self.grad_accumulation_steps, self.micro_batch
 
-    def example_window(self) -> Mapping[str, np.ndarray]:
+    def example_global_batch(self) -> Mapping[str, np.ndarray]:
         """A whole window of the run's shapes and dtypes, made of the first example alone."""
         # Views of one example: a window may be large, and this one is asked for its shape.
         columns = {**self.splits.train.read(np.zeros(1, np.int64)), "mask": np.ones(1, np.float32)}
@@ -88,12 +88,14 @@ class Feed:
         """Column name -> shape and dtype of one example, JSON values, the mask included."""
         return {
             name: {"shape": list(column.shape[2:]), "dtype": str(column.dtype)}
-            for name, column in self.example_window().items()
+            for name, column in self.example_global_batch().items()
         }
 
-    def train_chunks(self, examples_seen: int, max_windows: int) -> Generator[Chunk, None, None]:
+    def train_chunks(
+        self, examples_seen: int, max_global_batches: int
+    ) -> Generator[Chunk, None, None]:
         """Endless chunks from the position `examples_seen` on; no window crosses an epoch."""
-        return _serve(self.splits.train, self._read_train(examples_seen, max_windows))
+        return _serve(self.splits.train, self._read_train(examples_seen, max_global_batches))
 
     def train_indices(self, examples_seen: int) -> list[int]:
         """The places in the training split of the examples of the window that begins there."""
@@ -105,24 +107,24 @@ class Feed:
         """The evaluation split in order, once, in batches [micro_batch, ...]."""
         return chain.from_iterable(_serve(self.splits.eval, self._read_eval()))
 
-    def _read_train(self, examples_seen: int, max_windows: int) -> Iterator[Chunk]:
+    def _read_train(self, examples_seen: int, max_global_batches: int) -> Iterator[Chunk]:
         source = self.splits.train
         epoch, start = divmod(examples_seen, len(source))
-        num_windows = self._windows_per_read(source, max_windows)
-        stride = self.batch_size * num_windows
+        num_global_batches = self._windows_per_read(source, max_global_batches)
+        stride = self.batch_size * num_global_batches
         while True:
             order = epoch_order(self.seed, epoch, len(source))
             for position in range(start, len(source), stride):
                 indices = order[position : position + stride]
                 full, rest = divmod(len(indices), self.batch_size)
                 counts = [self.batch_size] * full + [rest] * (rest > 0)
-                yield Chunk(self._pack(source, indices, num_windows), counts)
+                yield Chunk(self._pack(source, indices, num_global_batches), counts)
             epoch, start = epoch + 1, 0
 
     def _read_eval(self) -> Iterator[list[dict[str, np.ndarray]]]:
         source = self.splits.eval
-        num_windows = self._windows_per_read(source, _MAX_EVAL_WINDOWS_PER_READ)
-        stride = self.batch_size * num_windows
+        num_global_batches = self._windows_per_read(source, _MAX_EVAL_WINDOWS_PER_READ)
+        stride = self.batch_size * num_global_batches
         for position in range(0, len(source), stride):
             indices = np.arange(position, min(position + stride, len(source)))
             columns = self._pack(source, indices, -(-len(indices) // self.batch_size))
@@ -132,13 +134,15 @@ class Feed:
             num_batches = -(-len(indices) // self.micro_batch) if alone else len(flat["mask"])
             yield [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
-    def _pack(self, source: Source, indices: np.ndarray, num_windows: int) -> dict[str, np.ndarray]:
+    def _pack(
+        self, source: Source, indices: np.ndarray, num_global_batches: int
+    ) -> dict[str, np.ndarray]:
         """Reads `indices` into [num_windows, grad_accumulation_steps, micro_batch, ...], padded
         and masked.
 
         Padding repeats a real example: zeros could give a NaN that a zero mask does not silence.
         """
-        lead = (num_windows, self.grad_accumulation_steps, self.micro_batch)
+        lead = (num_global_batches, self.grad_accumulation_steps, self.micro_batch)
         places = np.arange(math.prod(lead)).reshape(lead)[:, *self.part]
         num_real = int((places < len(indices)).sum())  # they come first, in whatever part
         taken = indices[places.ravel()[:num_real]] if num_real else indices[-1:]
@@ -146,14 +150,14 @@ class Feed:
         columns["mask"] = (np.arange(places.size) < num_real).astype(np.float32)
         return {name: a.reshape(places.shape + a.shape[1:]) for name, a in columns.items()}
 
-    def _windows_per_read(self, source: Source, max_windows: int) -> int:
+    def _windows_per_read(self, source: Source, max_global_batches: int) -> int:
         """As many as the bounds allow, and as even as possible over a pass: less is padded."""
         example = source.read(np.zeros(1, np.int64))
-        window_bytes = self.batch_size * sum(column.nbytes for column in example.values())
-        most = max(1, min(max_windows, _MAX_BYTES_PER_READ // max(window_bytes, 1)))
-        windows = -(-len(source) // self.batch_size)
-        reads = -(-windows // most)
-        return -(-windows // reads)
+        global_batch_bytes = self.batch_size * sum(column.nbytes for column in example.values())
+        most = max(1, min(max_global_batches, _MAX_BYTES_PER_READ // max(global_batch_bytes, 1)))
+        global_batches = -(-len(source) // self.batch_size)
+        reads = -(-global_batches // most)
+        return -(-global_batches // reads)
 
 
 def _pad(column: np.ndarray, size: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aetheria.engine.interfaces import DataFeed, Program, State
-from aetheria.engine.stall_timer import Waits
+from aetheria.engine.stall_timer import StallTimer
 
 
 class BadEvaluation(NamedTuple):
@@ -23,7 +23,9 @@ class BadEvaluation(NamedTuple):
     first: str = ""
 
 
-def find_bad_batches(program: Program, state: State, feed: DataFeed, waits: Waits) -> BadEvaluation:
+def find_bad_batches(
+    program: Program, state: State, feed: DataFeed, waits: StallTimer
+) -> BadEvaluation:
     """Evaluates each batch by itself. Sums cannot tell which of their examples was not finite; the
     data can, if it is the cause. All processes make the same calls.
     """

@@ -1,21 +1,21 @@
 """What a run is doing at the moment, for another thread to see."""
 
 
-class Activity:
+class Heartbeat:
     """What a run is doing, for who looks from another thread. The engine writes, nobody else.
 
     Attributes:
         doing: in a word or two.
-        unbounded: whether this takes as long as it takes, as compilers do.
+        no_timeout: whether this takes as long as it takes, as compilers do.
         step: optimizer steps dispatched.
-        beats: grows with everything done.
+        count: grows with everything done.
     """
 
     def __init__(self) -> None:
-        self.doing, self.unbounded = "starting", True
-        self.step = self.beats = 0
+        self.doing, self.no_timeout = "starting", True
+        self.step = self.count = 0
 
-    def turn_to(self, doing: str, *, unbounded: bool = False) -> None:
+    def enter(self, doing: str, *, no_timeout: bool = False) -> None:
         """Something else is done from here on."""
-        self.doing, self.unbounded = doing, unbounded
-        self.beats += 1
+        self.doing, self.no_timeout = doing, no_timeout
+        self.count += 1

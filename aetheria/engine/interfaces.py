@@ -24,8 +24,8 @@ class Chunk(NamedTuple):
     Attributes:
         arrays: column name -> [num_windows, grad_accumulation_steps, micro_batch, ...], with a
             `mask` column f32 that is 1 for an example and 0 for padding.
-        num_examples: real examples in each window. Shorter than `num_windows` where an epoch ends
-            inside the chunk; the windows beyond are no data and are never trained on.
+        num_examples: real examples in each global batch. Shorter than `num_global_batches` where an
+            epoch ends inside the chunk; the rows beyond are no data and are never trained on.
     """
 
     arrays: Mapping[str, Any]
@@ -40,7 +40,7 @@ class GuardCounters(NamedTuple):
         num_skipped: windows skipped.
         consecutive_skips: those in a row, up to this step.
         last_skipped_step: the last of them; 0 for none.
-        held_step: the non-finite window at which the state holds, and waits for the host to
+        frozen_step: the non-finite window at which the state holds, and waits for the host to
             release it; 0: it does not.
         what: what was not finite in the last window skipped.
     """
@@ -49,7 +49,7 @@ class GuardCounters(NamedTuple):
     num_skipped: int
     consecutive_skips: int
     last_skipped_step: int
-    held_step: int = 0
+    frozen_step: int = 0
     what: str = LOSS_OR_GRADIENT
 
     @classmethod
@@ -85,7 +85,7 @@ class Program(Protocol):
     """Strategy's product: one model, compiled for one set of devices."""
 
     @property
-    def windows_per_chunk(self) -> int:
+    def steps_per_call(self) -> int:
         """How many windows one call should be offered: several where dispatching each step on its
         own would take a share of its time.
         """
@@ -130,7 +130,7 @@ class Program(Protocol):
         """The inverse of `export_state`; raises SnapshotError naming a leaf that does not fit."""
         ...
 
-    def release(self, state: State, examined_step: int) -> State:
+    def unfreeze(self, state: State, ignore_until_step: int) -> State:
         """Lets a state that holds go on; up to that step, non-finite windows do not hold it again.
         The given state is used up.
         """
@@ -143,8 +143,10 @@ class DataFeed(Protocol):
     @property
     def num_train_examples(self) -> int: ...
 
-    def train_chunks(self, examples_seen: int, max_windows: int) -> Generator[Chunk, None, None]:
-        """Endless chunks of at most `max_windows` windows, all of one shape, from that position on;
+    def train_chunks(
+        self, examples_seen: int, max_global_batches: int
+    ) -> Generator[Chunk, None, None]:
+        """Endless chunks of at most `max_global_batches`, all of one shape, from that position on;
         `close()` frees what it holds.
         """
         ...
@@ -176,7 +178,7 @@ class Snapshot(NamedTuple):
     record: Mapping[str, Any]
 
 
-class SnapshotKeeper(Protocol):
+class SnapshotManager(Protocol):
     """Writes snapshots in the background, one at a time, and reads the newest back."""
 
     def busy(self) -> bool:
@@ -198,14 +200,14 @@ class SnapshotKeeper(Protocol):
         ...
 
 
-class DumpKeeper(Protocol):
+class DumpWriter(Protocol):
     """Keeps what is needed to replay a non-finite window and find out where it went wrong."""
 
-    def wants_more(self) -> bool:
+    def has_budget(self) -> bool:
         """Whether another dump would be kept; the first few of a run tell enough."""
         ...
 
-    def keep(
+    def write(
         self, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
     ) -> str | None:
         """Writes a dump, and waits for it.
@@ -228,32 +230,32 @@ class Peers(Protocol):
     index: int
     count: int
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Process 0's JSON value, on every process."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every process's JSON value, on every process, in their order."""
         ...
 
-    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+    def put(self, key: str, value: Any, *, replace: bool = False) -> None:
         """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
         thread.
         """
         ...
 
-    def look(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         """What is put up; None if nothing is. From any thread."""
         ...
 
-    def last_words(self, mine: str) -> list[str | None]:
+    def exchange_exit_reasons(self, mine: str) -> list[str | None]:
         """Leaves word of what ended this process, and collects the others'; None from a process
         that sends none within seconds.
         """
         ...
 
 
-class Alone:
+class SingleProcess:
     """Peers of a run with one process."""
 
     index, count = 0, 1
@@ -261,18 +263,18 @@ class Alone:
     def __init__(self) -> None:
         self._board: dict[str, Any] = {}
 
-    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+    def put(self, key: str, value: Any, *, replace: bool = False) -> None:
         if replace or key not in self._board:
             self._board[key] = value
 
-    def look(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         return self._board.get(key)
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def last_words(self, mine: str) -> list[str | None]:
+    def exchange_exit_reasons(self, mine: str) -> list[str | None]:
         return [mine]

@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from aetheria.engine.bad_evaluation import BadEvaluation, find_bad_batches
-from aetheria.engine.heartbeat import Activity
+from aetheria.engine.heartbeat import Heartbeat
 from aetheria.engine.interfaces import (
     Bus,
     DataFeed,
     Program,
     Report,
     Snapshot,
-    SnapshotKeeper,
+    SnapshotManager,
     State,
 )
 from aetheria.engine.nonfinite import NonFinitePolicy
 from aetheria.engine.phases import Phase, check_transition, is_terminal
 from aetheria.engine.reports import Frozen, TrainReports
-from aetheria.engine.run_state import Standing
+from aetheria.engine.run_state import RunState
 from aetheria.engine.schedule import Schedule
-from aetheria.engine.stall_timer import Waits
+from aetheria.engine.stall_timer import StallTimer
 from aetheria.engine.stop import StopSignal
-from aetheria.engine.train_data import Windows
+from aetheria.engine.train_data import TrainBatches
 from aetheria.events import (
     EvaluationCompleted,
     PhaseChanged,
@@ -58,7 +58,7 @@ class Engine:
     the guard's counters on the device and the listeners' states, all of which are in the snapshot.
 
     Attributes:
-        activity: what it is doing, for other threads to see.
+        heartbeat: what it is doing, for other threads to see.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class Engine:
         feed: DataFeed,
         schedule: Schedule,
         bus: Bus,
-        snapshots: SnapshotKeeper,
+        snapshots: SnapshotManager,
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
     ):
         self._program, self._feed, self._schedule = program, feed, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
         self._nonfinite = nonfinite
-        self.activity = Activity()
-        self._waits = Waits(self.activity)
+        self.heartbeat = Heartbeat()
+        self._waits = StallTimer(self.heartbeat)
         self._reports = TrainReports(
             program, schedule, bus, self._waits, nonfinite.max_consecutive_skips
         )
-        self._windows = Windows(feed, program.windows_per_chunk, self._waits)
+        self._batches = TrainBatches(feed, program.steps_per_call, self._waits)
         self._phase = Phase.STARTING
-        self._now = Standing()
+        self._now = RunState()
         self._state: State = None
         self._interval: Report | None = None  # of the steps since the last that was reported
         self._restored: Snapshot | None = None
@@ -96,14 +96,14 @@ class Engine:
             RunEnded event with status `failed`.
         """
         try:
-            with contextlib.closing(self._windows):
+            with contextlib.closing(self._batches):
                 self._start(restored)
                 while not is_terminal(self._phase):
                     report = self._train_to_boundary()
                     if frozen := self._settle(report):
-                        self._attend_nonfinite(frozen)
+                        self._handle_nonfinite(frozen)
                     elif self._phase is Phase.TRAINING:
-                        self._attend_boundary()
+                        self._handle_boundary()
             self._emit_saves(wait=True)
         except BaseException as error:
             self._fail(error)
@@ -115,14 +115,14 @@ class Engine:
         if restored is None:
             self._state = self._program.init()
         else:
-            self._restore(restored, examined_step=self._nonfinite.examined_at_start)
+            self._restore(restored, ignore_until_step=self._nonfinite.ignore_until_at_start)
         self._bus.emit(
             RunStarted(
                 progress=self._now.progress,
                 total_steps=self._schedule.total_steps,
                 steps_per_epoch=self._schedule.steps_per_epoch,
                 resumed=restored is not None,
-                tells_again=self._now.pending is not None,
+                replays=self._now.pending is not None,
             )
         )
         self._stop.agree()
@@ -130,35 +130,35 @@ class Engine:
         finished = self._stop.requested and not self._stop.preempt
         ends = (done or finished) and self._now.pending is None
         self._enter(Phase.COMPLETED if ends else Phase.TRAINING)
-        self._begin_here()
+        self._restart_from()
         self._evaluate_pending()
         if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
             self._save(wait=False)  # if there is none yet: a place to go back to
 
-    def _restore(self, snapshot: Snapshot, *, examined_step: int | None) -> None:
+    def _restore(self, snapshot: Snapshot, *, ignore_until_step: int | None) -> None:
         """Puts everything that decides the future to where it was when the snapshot was taken."""
         self._state = None  # frees its memory first
         self._state = self._program.import_state(snapshot.arrays)
-        if examined_step is not None:
-            self._state = self._program.release(self._state, examined_step)
-        self._now = Standing.from_record(snapshot.record)
+        if ignore_until_step is not None:
+            self._state = self._program.unfreeze(self._state, ignore_until_step)
+        self._now = RunState.from_record(snapshot.record)
         self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
         self._reports.interval = sums = snapshot.record["engine"].get("interval", {})
         self._interval = self._program.import_report(sums) if sums else None
         self._bus.import_state(snapshot.record["listeners"])
 
-    def _begin_here(self) -> None:
+    def _restart_from(self) -> None:
         """Takes data and reports up from where the run stands now."""
-        self._windows.seek(self._now.progress.examples_seen)
+        self._batches.seek(self._now.progress.examples_seen)
         self._reports.start(self._now.progress)
 
     def _evaluate_pending(self) -> None:
         """Takes up the boundary in whose evaluation the run was stopped."""
         if (told := self._now.pending) is not None:
-            self._reports.tell_again(self._now.progress, told)
+            self._reports.replay(self._now.progress, told)
             if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
                 self._now.pending = None
-            self._attend_boundary()
+            self._handle_boundary()
 
     def _train_to_boundary(self) -> Report:
         """Dispatches steps without waiting for any, until something else is due."""
@@ -167,7 +167,7 @@ class Engine:
         cursors = [progress.examples_seen]
         due = self._schedule.steps_to_boundary(progress)
         while due:
-            taken = self._windows.take(due)
+            taken = self._batches.take(due)
             with self._waits.for_compiler("train_steps"):
                 self._state, report = self._program.train_steps(
                     self._state, taken.arrays, taken.start, len(taken.num_examples), report
@@ -179,13 +179,13 @@ class Engine:
         self._reports.follow(cursors[1:])
         step = progress.step + len(cursors) - 1
         self._now.progress = self._schedule.progress(step, cursors[-1])
-        self.activity.step, self._interval = step, report
+        self.heartbeat.step, self._interval = step, report
         return report
 
     def _settle(self, report: Report) -> Frozen | None:
         """Fetches, some steps late, if anything at this boundary needs host values."""
         progress, schedule, frozen = self._now.progress, self._schedule, None
-        attend = self._must_attend()
+        attend = self._needs_host()
         if attend or schedule.is_log_due(progress):
             self._reports.hold(progress, report)
         if attend or schedule.is_fetch_due(progress):
@@ -193,7 +193,7 @@ class Engine:
             self._stop.agree()
         return frozen
 
-    def _attend_nonfinite(self, frozen: Frozen) -> None:
+    def _handle_nonfinite(self, frozen: Frozen) -> None:
         """A window was not finite: keeps it for who wants to know why, and does what the policy
         says. The device waits in the state before that window.
         """
@@ -201,19 +201,19 @@ class Engine:
         self._interval = frozen.report
         self._emit_saves(wait=True)
         dump = None
-        if self._nonfinite.dumps.wants_more():
+        if self._nonfinite.dumps.has_budget():
             arrays = self._program.export_state(self._state)
-            dump = self._nonfinite.dumps.keep(step, frozen.began, arrays, what)
-        self._reports.tell_skips(frozen.progress, frozen.guard, dump)
+            dump = self._nonfinite.dumps.write(step, frozen.started_at, arrays, what)
+        self._reports.emit_skips(frozen.progress, frozen.guard, dump)
         if self._nonfinite.halts(frozen.guard):
             in_a_row = frozen.guard.consecutive_skips
             self._halt(f"non-finite {what} at step {step}, {in_a_row} in a row")
         elif self._nonfinite.rolls_back:
             self._roll_back(step, what)
         else:
-            self._state = self._program.release(self._state, self._nonfinite.examined(step))
-            self._begin_here()
-            self._attend_boundary()
+            self._state = self._program.unfreeze(self._state, self._nonfinite.examined(step))
+            self._restart_from()
+            self._handle_boundary()
 
     def _roll_back(self, step: int, what: str) -> None:
         """Goes back to the newest sound snapshot and takes the same steps again: a state that had
@@ -223,37 +223,37 @@ class Engine:
         if snapshot is None:
             self._halt(f"non-finite {what} at step {step}, and no snapshot to go back to")
             return
-        self._restore(snapshot, examined_step=step)
+        self._restore(snapshot, ignore_until_step=step)
         self._bus.emit(
             RolledBack(
                 progress=self._now.progress,
                 from_step=step,
                 snapshot=snapshot.path.name,
-                tells_again=self._now.pending is not None,
+                replays=self._now.pending is not None,
             )
         )
-        self._begin_here()
+        self._restart_from()
         self._evaluate_pending()
 
     def _halt(self, reason: str) -> None:
         self._halt_reason = reason
         self._enter(Phase.HALTED)
 
-    def _must_attend(self) -> bool:
+    def _needs_host(self) -> bool:
         progress, schedule = self._now.progress, self._schedule
         return (
             self._stop.requested
-            or self._leaves_here()
+            or self._stops_here()
             or schedule.is_finished(progress)
             or schedule.is_eval_due(progress)
             or schedule.is_step_save_due(progress)
             or schedule.is_epoch_save_due(progress)
         )
 
-    def _leaves_here(self) -> bool:
+    def _stops_here(self) -> bool:
         return self._now.progress.step == self._schedule.stop_at_step
 
-    def _attend_boundary(self) -> None:
+    def _handle_boundary(self) -> None:
         """Evaluates, saves, and decides whether the run goes on, in this order: the snapshot then
         holds what the listeners made of the evaluation.
         """
@@ -262,7 +262,7 @@ class Engine:
         if schedule.is_eval_due(progress):
             self._evaluate()
         self._stop.agree()
-        ends = schedule.is_finished(progress) or self._stop.requested or self._leaves_here()
+        ends = schedule.is_finished(progress) or self._stop.requested or self._stops_here()
         if ends or schedule.is_epoch_save_due(progress):
             self._save(wait=True)
         elif schedule.is_step_save_due(progress):
@@ -270,7 +270,7 @@ class Engine:
         finished = schedule.is_finished(progress) and self._now.pending is None
         if finished or (self._stop.requested and not self._stop.preempt):
             self._enter(Phase.COMPLETED)
-        elif self._stop.requested or self._leaves_here():
+        elif self._stop.requested or self._stops_here():
             self._enter(Phase.PREEMPTED)
 
     def _evaluate(self) -> None:
@@ -278,13 +278,13 @@ class Engine:
         signal asks for a stop.
         """
         self._enter(Phase.EVALUATING)
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         totals, now = None, self._now
         for batch in self._feed.eval_batches():
             with self._waits.for_compiler("eval_step"):
                 totals = self._program.eval_step(self._state, batch, totals)
             if self._stop.poll() and self._stop.preempt:
-                now.pending = self._reports.told_of(now.progress.step)
+                now.pending = self._reports.logged_at(now.progress.step)
                 self._enter(Phase.TRAINING)
                 return
         if now.pending is not None:
@@ -301,7 +301,7 @@ class Engine:
                 progress=self._now.progress,
                 metrics=fetched.metrics,
                 num_examples=fetched.num_examples,
-                seconds=time.perf_counter() - began,
+                seconds=time.perf_counter() - started_at,
                 num_nonfinite_batches=bad.num_batches,
                 num_nonfinite_examples=bad.num_examples,
                 first_nonfinite=bad.first,
@@ -337,13 +337,13 @@ class Engine:
     def _enter(self, target: Phase) -> None:
         check_transition(self._phase, target)
         source, self._phase = self._phase, target
-        self.activity.turn_to(target.value)
+        self.heartbeat.enter(target.value)
         self._bus.emit(
             PhaseChanged(
                 progress=self._now.progress,
                 source=source.value,
                 target=target.value,
-                waited=self._waits.told(),
+                stalls=self._waits.told(),
             )
         )
 

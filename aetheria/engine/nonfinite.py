@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from aetheria.engine.interfaces import DumpKeeper, GuardCounters
+from aetheria.engine.interfaces import DumpWriter, GuardCounters
 
 _FOREVER = 2**31 - 1  # no step is later
 
@@ -22,7 +22,7 @@ class NonFinitePolicy:
 
     action: Literal["skip", "halt", "rollback"]
     max_consecutive_skips: int
-    dumps: DumpKeeper
+    dumps: DumpWriter
 
     @property
     def rolls_back(self) -> bool:
@@ -39,9 +39,9 @@ class NonFinitePolicy:
         A stop costs the steps dispatched meanwhile, so where skips are all that is wanted, it is
         made no more often than a dump is kept.
         """
-        return step if self.dumps.wants_more() else _FOREVER
+        return step if self.dumps.has_budget() else _FOREVER
 
     @property
-    def examined_at_start(self) -> int | None:
+    def ignore_until_at_start(self) -> int | None:
         """The same for a run that goes on from a snapshot; None: what that run had settled on."""
         return None if self.action == "skip" else 0

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report
 from aetheria.engine.schedule import Schedule
-from aetheria.engine.stall_timer import Waits
-from aetheria.events import NonFiniteDetected, Progress, StepsCompleted
+from aetheria.engine.stall_timer import StallTimer
+from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
 
 
 class Frozen(NamedTuple):
@@ -20,13 +20,13 @@ class Frozen(NamedTuple):
 
     Attributes:
         progress: after the window that was not finite.
-        began: `examples_seen` before it.
+        started_at: `examples_seen` before it.
         guard: the counters.
         report: of the interval up to there.
     """
 
     progress: Progress
-    began: int
+    started_at: int
     guard: GuardCounters
     report: Report
 
@@ -45,14 +45,14 @@ class TrainReports:
         program: Program,
         schedule: Schedule,
         bus: Bus,
-        waits: Waits,
+        waits: StallTimer,
         max_consecutive_skips: int,
     ):
         self._program, self._schedule, self._bus, self._waits = program, schedule, bus, waits
         self._max_consecutive_skips = max_consecutive_skips
         self._held: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
-        self.last: StepsCompleted | None = None
+        self.last: TrainMetrics | None = None
         self.interval: Mapping[str, Sequence[float]] = {}
         self.start(Progress())
 
@@ -85,20 +85,20 @@ class TrainReports:
             fetched = self._program.fetch(report)
             guard, self.interval = fetched.guard, fetched.sums
             assert guard is not None, "a train report carries the guard's counters"
-            frozen = guard.held_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
+            frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             if not frozen:
-                self.tell_skips(progress, guard)
+                self.emit_skips(progress, guard)
             if self._schedule.is_log_due(progress) and progress.step == guard.step:
                 metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
-                self._tell_metrics(progress, fetched.metrics, dispatched)
+                self._emit_metrics(progress, fetched.metrics, dispatched)
             if frozen:
-                began, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
+                started_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
                 progress = self._schedule.progress(guard.step, cursor)
-                return Frozen(progress, began, guard, report)
+                return Frozen(progress, started_at, guard, report)
             self._forget(progress.step)
         return None
 
-    def tell_skips(self, progress: Progress, guard: GuardCounters, dump: str | None = None) -> None:
+    def emit_skips(self, progress: Progress, guard: GuardCounters, dump: str | None = None) -> None:
         """Tells the bus of windows the guard has skipped since it was last told, and where the last
         of them is kept.
         """
@@ -116,7 +116,7 @@ class TrainReports:
             )
             self.num_skipped = guard.num_skipped
 
-    def _tell_metrics(
+    def _emit_metrics(
         self, progress: Progress, metrics: Mapping[str, float], dispatched: Progress
     ) -> None:
         now, (then, step) = time.perf_counter(), self._clock
@@ -124,21 +124,21 @@ class TrainReports:
         rate = (dispatched.step - step) / max(now - then, 1e-9)
         self._tell(progress, metrics, rate)
 
-    def tell_again(self, progress: Progress, told: Mapping[str, Any]) -> None:
+    def replay(self, progress: Progress, told: Mapping[str, Any]) -> None:
         """Tells what had been told of a step before the evaluation that a stop cut short."""
         if told:
             self._tell(progress, told["metrics"], told["steps_per_second"])
 
-    def told_of(self, step: int) -> Mapping[str, Any]:
-        """What `tell_again` will need: JSON values; empty if nothing was told of that step."""
+    def logged_at(self, step: int) -> Mapping[str, Any]:
+        """What `replay` will need: JSON values; empty if nothing was told of that step."""
         if self.last is None or self.last.progress.step != step:
             return {}
         metrics, rate = dict(self.last.metrics), self.last.steps_per_second
         return {"metrics": metrics, "steps_per_second": rate}
 
     def _tell(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
-        self.last = StepsCompleted(
-            progress=progress, metrics=metrics, steps_per_second=rate, waited=self._waits.told()
+        self.last = TrainMetrics(
+            progress=progress, metrics=metrics, steps_per_second=rate, stalls=self._waits.told()
         )
         self._bus.emit(self.last)
 

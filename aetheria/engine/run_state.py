@@ -8,7 +8,7 @@ from aetheria.events import Progress, progress_from
 
 
 @dataclass(kw_only=True)
-class Standing:
+class RunState:
     """What the engine knows of a run.
 
     Attributes:
@@ -55,7 +55,7 @@ class Standing:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Standing":
+    def from_record(cls, record: Mapping[str, Any]) -> "RunState":
         """The inverse of `record`."""
         progress, engine = progress_from(record["progress"]), record["engine"]
         return cls(

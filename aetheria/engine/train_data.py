@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aetheria.engine.interfaces import Chunk, DataFeed
-from aetheria.engine.stall_timer import Waits
+from aetheria.engine.stall_timer import StallTimer
 
 
 class Taken(NamedTuple):
@@ -15,17 +15,17 @@ class Taken(NamedTuple):
     num_examples: Sequence[int]
 
 
-class Windows:
+class TrainBatches:
     """Takes windows from a feed; `seek` first, `close` last."""
 
-    def __init__(self, feed: DataFeed, max_windows: int, waits: Waits):
-        self._feed, self._max_windows, self._waits = feed, max_windows, waits
+    def __init__(self, feed: DataFeed, max_global_batches: int, waits: StallTimer):
+        self._feed, self._max_global_batches, self._waits = feed, max_global_batches, waits
         self._chunks: Generator[Chunk, None, None] | None = None
 
     def seek(self, examples_seen: int) -> None:
         """Goes to the window that begins there; what was read ahead is dropped."""
         self.close()
-        self._chunks = self._feed.train_chunks(examples_seen, self._max_windows)
+        self._chunks = self._feed.train_chunks(examples_seen, self._max_global_batches)
         self._chunk, self._next = Chunk({}, ()), 0
 
     def take(self, most: int) -> Taken:

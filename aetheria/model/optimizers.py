@@ -1,4 +1,4 @@
-"""An optimizer as a description, which every backend realises: hyperparameters are written once.
+"""An optimizer as a description, which every backend can make: hyperparameters are written once.
 
 What is described is what PyTorch's and optax's optimizers of one name have in common. A model that
 needs anything else returns optax's own, and then trains with JAX alone.
@@ -24,7 +24,7 @@ class AdamW:
     Attributes:
         weight_decay: times the learning rate, what a parameter loses of itself in a step. The
             libraries' defaults differ by a factor of a hundred, so there is none here.
-        decayed: a regular expression searched in a parameter's path, such as
+        decay_mask: a regular expression searched in a parameter's path, such as
             `Dense_0/kernel`; parameters in which it is not found do not decay.
     """
 
@@ -32,9 +32,9 @@ class AdamW:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    decayed: str = ""
+    decay_mask: str = ""
 
-    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Makes it of optax."""
         return optax.adamw(
             schedule,
@@ -42,7 +42,7 @@ class AdamW:
             self.b2,
             self.eps,
             weight_decay=self.weight_decay,
-            mask=_mask(self.decayed),
+            mask=_mask(self.decay_mask),
         )
 
 
@@ -54,7 +54,7 @@ class Adam:
     b2: float = 0.999
     eps: float = 1e-8
 
-    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Makes it of optax."""
         return optax.adam(schedule, self.b1, self.b2, self.eps)
 
@@ -68,7 +68,7 @@ class SGD:
     momentum: float = 0.0
     nesterov: bool = False
 
-    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Makes it of optax."""
         return optax.sgd(schedule, self.momentum or None, self.nesterov)
 
@@ -84,16 +84,16 @@ class Lion:
     weight_decay: float
     b1: float = 0.9
     b2: float = 0.99
-    decayed: str = ""
+    decay_mask: str = ""
 
-    def realise(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         """Makes it of optax."""
         return optax.lion(
             schedule,
             self.b1,
             self.b2,
             weight_decay=self.weight_decay,
-            mask=_mask(self.decayed),
+            mask=_mask(self.decay_mask),
         )
 
 
@@ -133,7 +133,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         ema_decay: float = 0.0,
     ):
         schedule = _counted_widely(learning_rate) if callable(learning_rate) else learning_rate
-        made = with_average(ema_decay, clip(max_grad_norm, rule.realise(schedule)))
+        made = with_average(ema_decay, clip(max_grad_norm, rule.to_optax(schedule)))
         made = optax.with_extra_args_support(made)
         self = super().__new__(cls, made.init, made.update)
         self.rule, self.max_grad_norm, self.ema_decay = rule, max_grad_norm, ema_decay
@@ -171,7 +171,7 @@ def schedules(
     return {"learning rate": lambda step: float(optimizer.schedule(max(0, step - 1)))}
 
 
-def is_decayed(rule: UpdateRule, path: str) -> bool:
+def has_weight_decay(rule: UpdateRule, path: str) -> bool:
     """Whether weight decay takes of the parameter at this path.
 
     >>> rule = AdamW(weight_decay=0.1, decayed="kernel$")

@@ -28,9 +28,9 @@ class RunContext:
         stop: the way to ask for a stop.
         eval_metrics: what an evaluation will report, `eval/loss` style names.
         schedules: name -> value at a step, of the optimizer's hyperparameters that can be read.
-        forked: the run continues another one's snapshot in a folder of its own; what identified
+        is_fork: the run continues another one's snapshot in a folder of its own; what identified
             that run to a service must not be used again.
-        began: when the process began to work on it, in seconds since the epoch.
+        started_at: when the process began to work on it, in seconds since the epoch.
     """
 
     run_dir: Path
@@ -38,5 +38,5 @@ class RunContext:
     stop: StopSignal
     eval_metrics: tuple[str, ...] = ()
     schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
-    forked: bool = False
-    began: float = field(default_factory=time.time)
+    is_fork: bool = False
+    started_at: float = field(default_factory=time.time)

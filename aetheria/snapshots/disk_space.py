@@ -11,7 +11,7 @@ from aetheria.snapshots.sizes import folder_bytes, size_text
 from aetheria.snapshots.store import list_snapshots
 
 
-def check_room(
+def check_disk_space(
     run_dir: Path, snapshot_bytes: int, retention: Retention, *, overwrite: bool = False
 ) -> list[str]:
     """Compares what the snapshots kept will take, but for those there, with what is free.

@@ -18,7 +18,7 @@ from aetheria.errors import SnapshotError
 from aetheria.snapshots.snapshot_files import one_line, read_snapshot, write_snapshot
 
 KIND = "nonfinite"
-_WINDOW = "window"
+_GLOBAL_BATCH = "window"
 _LEFT_OUT = "opt_state"  # most of the bytes, and no part of a loss or a gradient
 _MOST = 3  # a run's: what goes wrong first tells most
 
@@ -37,11 +37,11 @@ class NonFiniteDumps:
         self._folder, self._feed, self._extra, self._writes = folder, feed, dict(extra), writes
         self._num_asked = 0
 
-    def wants_more(self) -> bool:
+    def has_budget(self) -> bool:
         """Whether another dump would be kept; the same on every process."""
         return self._num_asked < _MOST
 
-    def keep(
+    def write(
         self, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
     ) -> str | None:
         """Writes a dump; one that fails costs a line on stderr, and not the run."""
@@ -61,7 +61,7 @@ class NonFiniteDumps:
     ) -> None:
         whole = what == UPDATE_OR_STATE
         kept = {n: a for n, a in arrays.items() if whole or n.split("/")[0] != _LEFT_OUT}
-        window = self._window(examples_seen)
+        global_batch = self._global_batch(examples_seen)
         record = {
             "kind": KIND,
             "step": step,
@@ -72,10 +72,10 @@ class NonFiniteDumps:
         }
         shutil.rmtree(path, ignore_errors=True)  # of an earlier start of this run
         self._folder.mkdir(parents=True, exist_ok=True)
-        columns = {f"{_WINDOW}/{name}": column for name, column in window.items()}
+        columns = {f"{_GLOBAL_BATCH}/{name}": column for name, column in global_batch.items()}
         write_snapshot(path, {**kept, **columns}, record)
 
-    def _window(self, examples_seen: int) -> dict[str, np.ndarray]:
+    def _global_batch(self, examples_seen: int) -> dict[str, np.ndarray]:
         """Reads the window again: data is a function of its position."""
         chunks = self._feed.train_chunks(examples_seen, 1)
         arrays = next(chunks).arrays
@@ -100,14 +100,14 @@ def read_dump(path: Path) -> tuple[Snapshot, dict[str, np.ndarray]]:
             f"dump: expected a dump of a non-finite window, got {path}, a snapshot; name a folder "
             "in the run's dumps/"
         )
-    prefix = f"{_WINDOW}/"
-    window = {
+    prefix = f"{_GLOBAL_BATCH}/"
+    global_batch = {
         name.removeprefix(prefix): array
         for name, array in snapshot.arrays.items()
         if name.startswith(prefix)
     }
     arrays = {name: a for name, a in snapshot.arrays.items() if not name.startswith(prefix)}
-    return snapshot._replace(arrays=arrays), window
+    return snapshot._replace(arrays=arrays), global_batch
 
 
 def newest_dump(run_dir: Path) -> str | None:

@@ -34,7 +34,7 @@ def _told_by_others(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def one_report() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
     """While Orbax works: what fails is raised, and said nowhere else.
 
     The filter of late messages stays after a failure, since they come at any time.

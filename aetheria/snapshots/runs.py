@@ -31,6 +31,7 @@ OUTPUTS = (
     "summary.json",
     "metrics.jsonl",
     "metrics.csv",
+    "goodput.jsonl",
     "ledger.jsonl",
     "tensorboard",
     "wandb",
@@ -80,8 +81,8 @@ class RunPlan:
             f"resuming from {self.snapshot.path} (step {progress['step']}, "
             f"epoch {progress['epoch']}, verified)"
         )
-        forked = f" (forked from {self.parent})" if self.parent else ""
-        return [*lines, f"run folder: {self.run_dir}{forked}"]
+        is_fork = f" (forked from {self.parent})" if self.parent else ""
+        return [*lines, f"run folder: {self.run_dir}{is_fork}"]
 
     def lineage(self) -> dict[str, Any] | None:
         """Where a forked run comes from, for its config and snapshots; None if it is no fork."""
@@ -200,8 +201,8 @@ class RunRequest:
             return RunPlan(run_dir=current, snapshot=newest, damaged=tuple(damaged), found=found)
         if damaged:
             raise SnapshotError(f"{damaged[0][1]} (no other snapshot in {current} is sound)")
-        if current is not None and (forked := _forked_from(current)):
-            parent, path = forked
+        if current is not None and (is_fork := _forked_from(current)):
+            parent, path = is_fork
             return RunPlan(
                 run_dir=current, snapshot=read_snapshot(path), parent=parent, found=found
             )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aetheria.engine.interfaces import Peers, Snapshot, SnapshotKeeper
+from aetheria.engine.interfaces import Peers, Snapshot, SnapshotManager
 from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
 from aetheria.snapshots.runs import RunPlan
@@ -20,12 +20,12 @@ class SharedStore:
         store: process 0's; None elsewhere.
     """
 
-    def __init__(self, peers: Peers, store: SnapshotKeeper | None):
+    def __init__(self, peers: Peers, store: SnapshotManager | None):
         self._peers, self._store = peers, store
 
     def busy(self) -> bool:
         """Whether a save is still under way; called by all processes alike."""
-        return self._peers.share(self._store is not None and self._store.busy())
+        return self._peers.broadcast(self._store is not None and self._store.busy())
 
     def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Starts a save on process 0."""
@@ -39,13 +39,13 @@ class SharedStore:
     def read_newest(self) -> Snapshot | None:
         """The newest that proves sound, if every process can read it, else None."""
         mine = None if self._store is None else self._store.read_newest()
-        path = self._peers.share(mine and str(mine.path))
+        path = self._peers.broadcast(mine and str(mine.path))
         if path is None:
             return None
         if self._store is None:
             with contextlib.suppress(SnapshotError):
                 mine = read_snapshot(Path(path))
-        everywhere = all(self._peers.gather(mine is not None))
+        everywhere = all(self._peers.all_gather(mine is not None))
         return mine if everywhere else None
 
 
@@ -59,7 +59,7 @@ def share_plan(peers: Peers, plan: RunPlan | None) -> RunPlan:
     if plan is not None:
         snapshot = plan.snapshot and str(plan.snapshot.path)
         message = [str(plan.run_dir), snapshot, plan.parent and str(plan.parent)]
-    run_dir, snapshot, parent = peers.share(message)
+    run_dir, snapshot, parent = peers.broadcast(message)
     if plan is not None:
         return plan
     return RunPlan(

@@ -14,7 +14,7 @@ from aetheria.engine.interfaces import Snapshot
 from aetheria.errors import SnapshotError
 from aetheria.model.nesting import nested_columns
 from aetheria.snapshots.manifest import check_manifest, make_manifest
-from aetheria.snapshots.quiet_orbax import one_report
+from aetheria.snapshots.quiet_orbax import quiet_orbax
 
 
 def write_snapshot(path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> int:
@@ -24,7 +24,7 @@ def write_snapshot(path: Path, arrays: Mapping[str, Any], record: Mapping[str, A
     from aetheria.snapshots.orbax_items import ManifestSave, make_checkpointer
 
     host = {name: np.asarray(array) for name, array in arrays.items()}
-    with one_report(), make_checkpointer() as checkpointer:
+    with quiet_orbax(), make_checkpointer() as checkpointer:
         checkpointer.save(
             path.resolve(),
             ocp.args.Composite(
@@ -48,7 +48,7 @@ def read_snapshot(path: Path) -> Snapshot:
 
     try:
         _check_inside(path)
-        with one_report(), make_checkpointer() as checkpointer:
+        with quiet_orbax(), make_checkpointer() as checkpointer:
             texts = checkpointer.restore(
                 path.resolve(),
                 ocp.args.Composite(record=ocp.args.JsonRestore(), manifest=ManifestRestore()),

@@ -108,7 +108,7 @@ class SnapshotStore:
 
     def _write(self, name: str, box: list[Mapping[str, Any]], record: dict[str, Any]) -> None:
         """The arrays come in a box, so that nobody holds them any more when they are written."""
-        began, step = time.perf_counter(), record["progress"]["step"]
+        started_at, step = time.perf_counter(), record["progress"]["step"]
         try:
             self._clean()
             size = write_snapshot(self._folder / name, box.pop(), record)
@@ -117,7 +117,7 @@ class SnapshotStore:
             with contextlib.suppress(OSError):
                 self._clean()  # frees what the disk may lack
             return
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         self._events.append(SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds))
         self._written.add(self._folder / name)
         self._retire(SnapshotInfo.of(self._folder / name, record))

@@ -21,12 +21,12 @@ from aetheria.build import (
 from aetheria.config import Config
 from aetheria.engine.interfaces import Peers
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.hardware.processes.all_or_none import leave_peers, together
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.all_or_none import all_or_none, exit_together
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.signals import stop_on_signals
 from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.snapshots.claim import claim
-from aetheria.snapshots.disk_space import check_room
+from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.manifest import part_sha256
 from aetheria.snapshots.runs import RunPlan, RunRequest, write_json
 from aetheria.snapshots.shared_store import share_plan
@@ -66,7 +66,7 @@ class TrainingSession:
     overwrite: bool = False
     accept_changes: bool = False
     stop_at_step: int | None = None
-    distributed: JoinOptions = field(default_factory=JoinOptions)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     traceback: bool = False
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -88,14 +88,14 @@ class TrainingSession:
             raise
         except BaseException as error:
             if peers.count > 1:
-                leave_peers(peers, error, whole=self.traceback)
+                exit_together(peers, error, whole=self.traceback)
             raise
 
     def _train(self, peers: Peers, held: contextlib.ExitStack) -> ExitCode:
         run, notes = self._prepare(peers, held)
         notes += describe_devices(run, peers)
         leads, folder = peers.index == 0, run.plan.run_dir
-        together(peers, lambda: _begin(run, self.config) if leads else None)
+        all_or_none(peers, lambda: _begin(run, self.config) if leads else None)
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
 
@@ -106,7 +106,7 @@ class TrainingSession:
             os._exit(ExitCode.HANG)
 
         watchdog = Watchdog(
-            run.engine.activity,
+            run.engine.heartbeat,
             seconds=self.config.watchdog_seconds,
             folder=folder,
             peers=peers,
@@ -119,7 +119,7 @@ class TrainingSession:
             if leads:
                 _write_summary(folder, summarize_failure(run, error, self._seconds()))
             if peers.count > 1 and isinstance(error, AetheriaError):
-                leave_peers(peers, error, whole=self.traceback)  # the others would wait
+                exit_together(peers, error, whole=self.traceback)  # the others would wait
             raise
         exit_code = _EXIT_CODES[outcome.status]
         # Of all processes: a state that is split over them is gathered by all together.
@@ -149,12 +149,12 @@ class TrainingSession:
             overwrite=self.overwrite,
             retention=build_retention(self.config),
         )
-        found = together(
+        found = all_or_none(
             peers,
             lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,
         )
-        plan = together(peers, lambda: share_plan(peers, found))
-        return together(peers, lambda: self._build(peers, plan))
+        plan = all_or_none(peers, lambda: share_plan(peers, found))
+        return all_or_none(peers, lambda: self._build(peers, plan))
 
     def _build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
         run = build_run(
@@ -168,7 +168,7 @@ class TrainingSession:
         )
         changes = list(run.changes)
         if peers.index == 0:
-            changes += check_room(
+            changes += check_disk_space(
                 run.plan.run_dir,
                 run.program.state_bytes,
                 build_retention(self.config),

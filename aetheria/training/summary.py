@@ -9,7 +9,7 @@ from aetheria.build import Run
 from aetheria.build.provenance import versions
 from aetheria.engine import Outcome
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.observe.goodput import account, read_ledger
+from aetheria.observe.goodput import account, read_goodput
 from aetheria.snapshots.dumps import newest_dump
 
 
@@ -26,17 +26,19 @@ def summarize(
         "micro_steps": progress.micro_step,
         "examples_seen": progress.examples_seen,
         "epoch": progress.epoch,
-        "n_eval_examples": outcome.num_eval_examples,
+        "num_eval_examples": outcome.num_eval_examples,
+        "n_eval_examples": outcome.num_eval_examples,  # its name in 0.1.0
         "skipped": {"num_steps": outcome.num_skipped, "dump": newest_dump(run.plan.run_dir)},
         "final": finite(outcome.metrics),
         "best": run.store.best(),
         "saved": not run.store.has_saved_nothing(),
         "snapshot_failures": run.store.failures,
         "detached_listeners": run.bus.detached,
-        "compiles": run.program.compiles,
+        "num_compilations": run.program.num_compilations,
+        "compiles": run.program.num_compilations,  # its name in 0.1.0
         "params_sha256": params_sha256,
         "wall_seconds": round(wall_seconds, 3),
-        "ledger": _ledger(run.plan.run_dir),
+        **_goodput(run.plan.run_dir),
         "lineage": run.plan.lineage(),
         "versions": versions(),
     }
@@ -64,7 +66,7 @@ def _cut_short(
         "reason": reason,
         "detached_listeners": run.bus.detached,
         "wall_seconds": round(wall_seconds, 3),
-        "ledger": _ledger(run.plan.run_dir),
+        **_goodput(run.plan.run_dir),
         "lineage": run.plan.lineage(),
         "versions": versions(),
     }
@@ -103,11 +105,12 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     Console(highlight=False).print(table)
 
 
-def _ledger(run_dir: Path) -> dict[str, Any]:
+def _goodput(run_dir: Path) -> dict[str, Any]:
     """Where the time went, over all processes of the run: seconds by kind."""
-    sessions = read_ledger(run_dir)
+    sessions = read_goodput(run_dir)
     seconds = {kind: round(spent, 3) for kind, spent in account(sessions).items()}
-    return {"processes": len(sessions), "seconds": seconds}
+    goodput = {"processes": len(sessions), "seconds": seconds}
+    return {"goodput": goodput, "ledger": goodput}  # the second is its name in 0.1.0
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -52,11 +52,11 @@ def main() -> None:
     file.write_text(json.dumps(make_config(spec)))
     assert TrainCommand(config_file=file, workdir=folder / "run").execute() == os.EX_OK
     last = CADENCE + spec["num_steps"]
-    (began, _), (ended, loss) = Clock.marks[CADENCE], Clock.marks[last]
+    (started_at, _), (ended, loss) = Clock.marks[CADENCE], Clock.marks[last]
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        times=ended.since(began),
+        times=ended.since(started_at),
         num_params=count_params(folder / "run"),
         loss=loss,
         packages=("jax", "flax", "optax"),

@@ -30,9 +30,9 @@ def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Cal
     gradient = make_gradient(model, precision)
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: TrainState, window: Any) -> Any:
+    def train_step(state: TrainState, global_batch: Any) -> Any:
         rng = step_key(state.base_key, state.counters[STEP])
-        grads, sums, model_state = gradient(state.params, state.model_state, window, rng)
+        grads, sums, model_state = gradient(state.params, state.model_state, global_batch, rng)
         factor = jnp.where(sums.weight > 0, 1 / sums.weight, 0)
         grad_norm = optax.tree.norm(grads) * factor
         mean = jax.tree.map(lambda g: g * factor, grads)
@@ -64,13 +64,13 @@ class Bout:
 
     def run(self, num_calls: int) -> float:
         """Takes that many calls of the whole chunk; returns seconds."""
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(num_calls):
             self._state, _ = self._steps(
                 self._state, self._chunk.arrays, 0, len(self._chunk.num_examples), self._rows
             )
         jax.block_until_ready(self._state)
-        return time.perf_counter() - began
+        return time.perf_counter() - started_at
 
 
 def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
@@ -78,7 +78,7 @@ def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
     config = make_config(spec["config"], "bench")
     model, feed, program = make_parts(config)
     optimizer, precision = model.optimizer(TOTAL_STEPS), Precision.parse(config.mixed_precision)
-    chunk = next(feed.train_chunks(0, program.windows_per_chunk))
+    chunk = next(feed.train_chunks(0, program.steps_per_call))
     guarded = make_train_step(model, optimizer, precision, config.max_consecutive_skips)
     unguarded = make_unguarded_step(model, optimizer, precision)
     make = lambda step: Bout(step, program.init(), chunk, program.no_rows)

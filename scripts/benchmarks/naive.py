@@ -85,10 +85,10 @@ def make_optimizer(work: str, size: dict[str, Any], num_steps: int) -> Any:
         0.0, size["learning_rate"], max(1, num_steps // 10), num_steps
     )
     matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-    decayed = matrices if work == "lm" else None
+    decay_mask = matrices if work == "lm" else None
     return optax.chain(
         optax.clip_by_global_norm(size["max_grad_norm"]),
-        optax.adamw(schedule, weight_decay=size["weight_decay"], mask=decayed),
+        optax.adamw(schedule, weight_decay=size["weight_decay"], mask=decay_mask),
     )
 
 

@@ -24,7 +24,7 @@ def make_parts(config: Config) -> Parts:
     model = build_model(config, None)
     feed = build_feed(config, None, model)
     spec = ProgramSpec(
-        example_window=feed.example_window(),
+        example_global_batch=feed.example_global_batch(),
         total_steps=TOTAL_STEPS,
         seed=config.seed,
         mixed_precision=config.mixed_precision,

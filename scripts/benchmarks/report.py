@@ -27,8 +27,8 @@ class Times(NamedTuple):
     def now(cls) -> "Times":
         return cls(time.perf_counter(), time.process_time())
 
-    def since(self, began: "Times") -> "Times":
-        return Times(self.wall - began.wall, self.cpu - began.cpu)
+    def since(self, started_at: "Times") -> "Times":
+        return Times(self.wall - started_at.wall, self.cpu - started_at.cpu)
 
 
 class Stopwatch:
@@ -37,10 +37,10 @@ class Stopwatch:
     times = Times(0.0, 0.0)
 
     def start(self) -> None:
-        self._began = Times.now()
+        self._started_at = Times.now()
 
     def stop(self) -> None:
-        self.times = Times.now().since(self._began)
+        self.times = Times.now().since(self._started_at)
 
 
 def write_speed(

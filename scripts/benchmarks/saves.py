@@ -84,9 +84,9 @@ class Bench:
         """As the loop saves: behind a step that is still being computed."""
         shutil.rmtree(self._folder / "ours" / _NAME)
         self._state, _ = self._program.train_steps(self._state, self._chunk.arrays, 0, 1)
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         self._store.save(_NAME, self._program.export_state(self._state), _RECORD)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         self._store.finished(wait=True)
         for written in ("raw", "orbax", "ours"):
             for path in (self._folder / written).iterdir():
@@ -96,9 +96,9 @@ class Bench:
 
 def _timed(work: Callable[[], Any]) -> float:
     os.sync()  # what was written before is nobody's burden
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
 def _write_raw(path: Path, host: Mapping[str, np.ndarray]) -> None:

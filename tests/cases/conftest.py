@@ -53,9 +53,9 @@ def run(
     def call(*arguments: str) -> Answer:
         before = files()
         capfd.readouterr()
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         code = main([str(argument) for argument in arguments])
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         out, err = capfd.readouterr()
         return Answer(code, out, err, files() - before, seconds)
 

@@ -306,7 +306,7 @@ def test_no_malformed_config_is_a_traceback(tmp_path, capsys, case):
     name, content = case
     file = tmp_path / name
     file.write_bytes(content)
-    began, problems = time.perf_counter(), ()
+    started_at, problems = time.perf_counter(), ()
     try:
         config = load_config(file)
         json.dumps(config.to_dict())  # what is taken can be kept in a run folder
@@ -318,4 +318,4 @@ def test_no_malformed_config_is_a_traceback(tmp_path, capsys, case):
         assert len(capsys.readouterr().err.splitlines()) == len(problems)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     file.unlink()
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - started_at < 20

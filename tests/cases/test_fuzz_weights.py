@@ -159,7 +159,7 @@ def test_what_is_bounded_may_take_the_time_that_its_arrays_are_worth(monkeypatch
 )
 def test_no_malformed_file_of_weights_is_a_traceback(tmp_path, case):
     name, content = case
-    began, problems = time.perf_counter(), ()
+    started_at, problems = time.perf_counter(), ()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         load(tmp_path, name, content)
@@ -167,5 +167,5 @@ def test_no_malformed_file_of_weights_is_a_traceback(tmp_path, case):
         problems = error.problems
     assert all("\n" not in line and len(line) < 2000 for line in problems)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - started_at < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # 1 GiB

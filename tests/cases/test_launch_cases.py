@@ -11,7 +11,7 @@ import pytest
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.clusters import detect_cluster
 from aetheria.hardware.jax.local_devices import choose_local_devices, count_visible_gpus
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch import Launch, detect_launch
 
 TORCHRUN = {
@@ -55,7 +55,7 @@ def no_launcher(monkeypatch):
 
 
 def detect(environ, **options):
-    return detect_launch(environ, JoinOptions(**options))
+    return detect_launch(environ, DistributedConfig(**options))
 
 
 LAUNCHED = {
@@ -204,7 +204,7 @@ def test_a_run_under_a_broken_launcher_is_one_line(train, monkeypatch, environ, 
 def test_a_token_is_in_no_text():
     launch = detect(TORCHRUN, token="hunter2")
     assert launch is not None and launch.token == "hunter2"
-    assert "hunter2" not in repr(launch) + repr(JoinOptions(token="hunter2"))
+    assert "hunter2" not in repr(launch) + repr(DistributedConfig(token="hunter2"))
     given = detect({**TORCHRUN, "AETHERIA_TOKEN": "hunter3"})
     assert given is not None and given.token == "hunter3"
 
@@ -220,7 +220,7 @@ def test_tokens_of_two_jobs_differ_and_those_of_one_do_not():
 def ask_jax(environ, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    return detect_launch(os.environ, JoinOptions(), lambda: detect_cluster(os.environ, 5.0))
+    return detect_launch(os.environ, DistributedConfig(), lambda: detect_cluster(os.environ, 5.0))
 
 
 def test_what_jax_detects_is_taken_where_we_find_nothing(monkeypatch):

@@ -12,7 +12,7 @@ from flax import linen as nn
 from aetheria.errors import AetheriaError, ModelError
 from aetheria.hardware.jax.prediction import PredictProgram
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.signature import make_signature
 from aetheria.inference import Predictor
 from aetheria.plugins import MODELS
 
@@ -150,13 +150,13 @@ def test_no_two_draws_of_streams_are_the_same():
 def test_a_network_that_draws_in_evaluations_cannot_be_predicted_with():
     stray = model("Noise", stray=True)
     spec = ProgramSpec(
-        example_window=WINDOW,
+        example_global_batch=WINDOW,
         total_steps=2,
         seed=0,
         mixed_precision=False,
         max_consecutive_skips=3,
     )
-    assert make_outline(stray, spec).eval_metrics == ("eval/loss",)
+    assert make_signature(stray, spec).eval_metrics == ("eval/loss",)
     params, state = stray.init(jax.random.key(0), {"inputs": ROWS[0]})
     with pytest.raises(Exception, match="noise"):
         stray.predict(params, state, ROWS[0])

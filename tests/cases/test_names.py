@@ -140,13 +140,13 @@ def forge_snapshot(name: object, params: object) -> Path:
 
 def forge_dump(name: object, params: object) -> Path:
     path = Path("hostile/dumps/nonfinite_step1")
-    window = {
+    global_batch = {
         "window/inputs": np.ones((1, 2, 3), np.float32),
         "window/mask": np.ones((1, 2), np.float32),
     }
     key = {"base_key": np.zeros(2, np.uint32)}
     says = {**record(name, params), "kind": KIND, "step": 1, "examples_seen": 0, "indices": [0, 1]}
-    write_snapshot(path, {"params/w": np.ones(3, np.float32), **key, **window}, says)
+    write_snapshot(path, {"params/w": np.ones(3, np.float32), **key, **global_batch}, says)
     return path
 
 

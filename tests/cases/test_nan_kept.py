@@ -132,9 +132,9 @@ def make_window(name, size):
 
 def make_program(name, size, elastic):
     model = make_model(name, MODELS[name][0], None)
-    window = {key: column[None] for key, column in make_window(name, size).items()}
+    global_batch = {key: column[None] for key, column in make_window(name, size).items()}
     spec = ProgramSpec(
-        example_window=window,
+        example_global_batch=global_batch,
         total_steps=10,
         seed=0,
         mixed_precision=False,
@@ -180,11 +180,11 @@ def test_prediction_keeps_it_in_every_bucket(name):
 def trained_and_evaluated(name, elastic):
     """Windows skipped, and the evaluation's loss, of one batch of 64 whose last row is NaN."""
     program = make_program(name, 64, elastic)
-    window = make_window(name, 64)
-    arrays, window["inputs"] = poison(initial(name), window["inputs"])
+    global_batch = make_window(name, 64)
+    arrays, global_batch["inputs"] = poison(initial(name), global_batch["inputs"])
     state = program.import_state(arrays)
-    totals = program.fetch(program.eval_step(state, window))
-    chunk = {key: column[None, None] for key, column in window.items()}
+    totals = program.fetch(program.eval_step(state, global_batch))
+    chunk = {key: column[None, None] for key, column in global_batch.items()}
     _, report = program.train_steps(state, chunk, 0, 1)
     return program.fetch(report).guard.num_skipped, totals.metrics["loss"]
 

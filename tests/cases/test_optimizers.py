@@ -12,7 +12,7 @@ from aetheria.hardware.jax.mesh import make_mesh
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.step import make_train_step
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import make_init
 from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
@@ -48,9 +48,9 @@ ROWS = np.random.default_rng(0).normal(size=(1, 8, 3)).astype(np.float32)
 WINDOW = {"inputs": ROWS, "labels": ROWS.sum(2), "mask": np.ones((1, 8), np.float32)}
 
 
-def spec(window=None):
+def spec(global_batch=None):
     return ProgramSpec(
-        example_window=window or WINDOW,
+        example_global_batch=global_batch or WINDOW,
         total_steps=10,
         seed=0,
         mixed_precision=False,
@@ -58,15 +58,17 @@ def spec(window=None):
     )
 
 
-def steps(name, num_steps, window=None):
+def steps(name, num_steps, global_batch=None):
     """The state after some steps of the pure train step."""
     model = MODEL(name)
-    window = window or WINDOW
-    optimizer = make_outline(model, spec(window)).optimizer
-    state = make_init(model, optimizer)(jax.random.key(0), {n: c[0] for n, c in window.items()})
+    global_batch = global_batch or WINDOW
+    optimizer = make_signature(model, spec(global_batch)).optimizer
+    state = make_init(model, optimizer)(
+        jax.random.key(0), {n: c[0] for n, c in global_batch.items()}
+    )
     step = jax.jit(make_train_step(model, optimizer, Precision(), 3))
     for _ in range(num_steps):
-        state, _ = step(state, window)
+        state, _ = step(state, global_batch)
     return state
 
 
@@ -78,7 +80,7 @@ def test_an_optimizer_of_optax_trains(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_optimizer_that_needs_more_is_refused_by_name(name):
     with pytest.raises(ModelError) as caught:
-        make_outline(MODEL(name), spec())
+        make_signature(MODEL(name), spec())
     for word in ("optimized.py:", *REFUSED[name]):
         assert word in str(caught.value), (word, str(caught.value))
     assert "\n" not in str(caught.value)
@@ -111,9 +113,9 @@ def test_lanes_are_given_the_same_values(name):
     lanes = {n: c.reshape((2, 4, *c.shape[2:])) for n, c in WINDOW.items()}
     mesh = make_mesh({}, jax.devices()[:1])
     ends = []
-    for kind, window in ((JaxProgram, WINDOW), (ElasticProgram, lanes)):
-        program = kind(model, spec(window), mesh)
-        chunk = {n: c[None] for n, c in window.items()}
+    for kind, global_batch in ((JaxProgram, WINDOW), (ElasticProgram, lanes)):
+        program = kind(model, spec(global_batch), mesh)
+        chunk = {n: c[None] for n, c in global_batch.items()}
         state, _ = program.train_steps(program.init(), chunk, 0, 1)
         ends.append(program.export_state(state)["params/w"])
     np.testing.assert_allclose(*ends, rtol=1e-5)

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from aetheria.cli.terminal import SafeStream, safe_output
 from aetheria.engine.stop import StopSignal
-from aetheria.events import Progress, RolledBack, RunEnded, RunStarted, StepsCompleted
-from aetheria.observe.goodput import Ledger, read_ledger
+from aetheria.events import Progress, RolledBack, RunEnded, RunStarted, TrainMetrics
+from aetheria.observe.goodput import GoodputRecorder, read_goodput
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.console import _Lines
 from aetheria.observe.loggers.records import CsvLogger, JsonlLogger
-from aetheria.observe.loggers.retrying_file import PatientFile
+from aetheria.observe.loggers.retrying_file import RetryingFile
 
 
 def full():
@@ -199,7 +199,7 @@ def back(to, step):
 
 def report(step):
     progress = Progress(step=step, micro_step=step, examples_seen=step, epoch=1)
-    return StepsCompleted(progress=progress, metrics={"loss": 1.0}, steps_per_second=2.0)
+    return TrainMetrics(progress=progress, metrics={"loss": 1.0}, steps_per_second=2.0)
 
 
 ENDED = RunEnded(progress=Progress(step=9), status="completed", reason="end of schedule")
@@ -286,19 +286,19 @@ def test_a_strange_line_in_the_middle_costs_no_other(tmp_path, disk, whole, logg
 def test_the_ledger_of_a_resume_while_the_disk_is_full_goes_on(tmp_path, disk):
     for is_full in (False, False, True):
         disk.is_full = is_full
-        ledger = make(Ledger, tmp_path)
+        ledger = make(GoodputRecorder, tmp_path)
         ledger.notify(started(0))
         tell(ledger, 1, 2)
         disk.is_full = False
         ledger.notify(ENDED)
-        with (tmp_path / "ledger.jsonl").open("a") as file:
+        with (tmp_path / "goodput.jsonl").open("a") as file:
             file.write('{"half')
-    assert [session.status for session in read_ledger(tmp_path)] == ["completed"] * 3
+    assert [session.status for session in read_goodput(tmp_path)] == ["completed"] * 3
 
 
 def test_writing_a_file_anew_would_fail_then(tmp_path, disk):
     """The control: the disk of these tests refuses what the old way needs."""
-    file = PatientFile(tmp_path / "lines")
+    file = RetryingFile(tmp_path / "lines")
     file.write(b"one\ntwo\n")
     file.flush()
     disk.is_full = True
@@ -313,7 +313,7 @@ def test_writing_a_file_anew_would_fail_then(tmp_path, disk):
 @pytest.mark.parametrize("is_renamed", [False, True])
 def test_a_file_that_is_removed_is_written_anew_with_all_that_was_in_it(tmp_path, is_renamed):
     folder = tmp_path / "run"
-    file = PatientFile(folder / "lines")
+    file = RetryingFile(folder / "lines")
     file.write(b"one\n")
     file.flush()
     if is_renamed:

@@ -29,14 +29,14 @@ HERE = socket.gethostname()
 
 def taken_by_threads(plans):
     """The folders that as many threads as there are plans get, all holding theirs at once."""
-    together, folders = threading.Barrier(len(plans)), []
+    all_or_none, folders = threading.Barrier(len(plans)), []
 
     def take(plan):
-        together.wait()
+        all_or_none.wait()
         with contextlib.suppress(SnapshotError), claim(plan) as mine:
             folders.append(mine.run_dir)
             with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(timeout=1)
+                all_or_none.wait(timeout=1)
 
     threads = [threading.Thread(target=take, args=(plan,)) for plan in plans]
     for thread in threads:

@@ -134,10 +134,10 @@ def test_a_run_meets_whoever_else_speaks(speak, capfd):
 
     threading.Thread(target=talk, daemon=True).start()
     time.sleep(0.1)
-    began = time.monotonic()
+    started_at = time.monotonic()
     meetings.come(1)
     assert meetings.end() == {"0": None, "1": None}
-    assert time.monotonic() - began < PROMPT_SECONDS
+    assert time.monotonic() - started_at < PROMPT_SECONDS
     assert len(capfd.readouterr().err.splitlines()) <= 1
 
 
@@ -147,10 +147,10 @@ def test_many_silent_strangers_hold_up_nobody(capfd):
     with contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(meetings.connect())
-        began = time.monotonic()
+        started_at = time.monotonic()
         meetings.come(1)
         assert meetings.end() == {"0": None, "1": None}
-        assert time.monotonic() - began < PROMPT_SECONDS
+        assert time.monotonic() - started_at < PROMPT_SECONDS
     lines = capfd.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 5, "one line a second, however many come"
     assert "dropped a connection from 127.0.0.1" in lines[0]
@@ -160,12 +160,12 @@ def test_a_conversation_has_one_deadline_however_it_drips(monkeypatch, capfd):
     monkeypatch.setattr(meeting, "_HELLO_SECONDS", 0.5)
     meetings = Meetings(timeout=1.2)
     meetings.come(0)
-    began = time.monotonic()
+    started_at = time.monotonic()
     with contextlib.suppress(OSError), meetings.connect() as line:
-        while time.monotonic() - began < 5:
+        while time.monotonic() - started_at < 5:
             line.sendall(b" ")
             time.sleep(0.1)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - started_at < 1.5
     assert "it did not say who it is within 0.5 s" in capfd.readouterr().err
     assert "got none for process 1" in str(meetings.end()["0"])
 
@@ -173,12 +173,12 @@ def test_a_conversation_has_one_deadline_however_it_drips(monkeypatch, capfd):
 def test_a_false_token_is_refused_at_once_and_the_right_one_meets():
     meetings = Meetings()
     meetings.come(0)
-    began = time.monotonic()
+    started_at = time.monotonic()
     meetings.come(1, token="another", name="false").join(10)
     assert "another token; give all the same --token or AETHERIA_TOKEN" in str(
         meetings.said["false"]
     )
-    assert time.monotonic() - began < PROMPT_SECONDS
+    assert time.monotonic() - started_at < PROMPT_SECONDS
     meetings.come(1)
     assert meetings.end() | {"false": None} == {"0": None, "1": None, "false": None}
 
@@ -251,9 +251,9 @@ def test_a_process_that_meets_another_server_says_so_in_time(answer):
     with socket.create_server(("127.0.0.1", meetings.port)) as server:
         server.settimeout(0.5)
         meetings.come(1)
-        began = time.monotonic()
+        started_at = time.monotonic()
         with contextlib.suppress(OSError):
-            while time.monotonic() - began < 1.0:
+            while time.monotonic() - started_at < 1.0:
                 line, _ = server.accept()
                 with line:
                     line.sendall(answer)

@@ -13,9 +13,9 @@ import pytest
 from conftest import DIGITS, without_rate
 
 from aetheria.cli.main import main
-from aetheria.events import StepsCompleted
-from aetheria.observe.loggers.retrying_file import PatientFile
-from aetheria.snapshots.disk_space import check_room
+from aetheria.events import TrainMetrics
+from aetheria.observe.loggers.retrying_file import RetryingFile
+from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.retention import Retention
 from aetheria.snapshots.snapshot_files import read_snapshot
 from aetheria.snapshots.store import find_newest
@@ -60,7 +60,7 @@ class Filler:
         self._from, self._until = full_from, full_until
 
     def notify(self, event):
-        if not isinstance(event, StepsCompleted):
+        if not isinstance(event, TrainMetrics):
             return
         if event.progress.step == self._from:
             while not (self._checkpoints / "snapshot_ep2").exists():
@@ -150,18 +150,18 @@ def test_a_full_disk_is_one_line_before_anything_starts(disk, capfd):
 
 def test_room_is_compared_with_what_is_kept(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    assert check_room(tmp_path / "run", 1000, Retention()) == []
-    (line,) = check_room(tmp_path / "run", free // 5, Retention(keep_last=5))
+    assert check_disk_space(tmp_path / "run", 1000, Retention()) == []
+    (line,) = check_disk_space(tmp_path / "run", free // 5, Retention(keep_last=5))
     assert line.startswith("disk: up to 7 more snapshots of ") and "the run goes on" in line
 
 
 def test_room_that_a_run_has_taken_already_is_no_room_it_wants(tmp_path):
     free, run, few = shutil.disk_usage(tmp_path).free, tmp_path / "run", Retention(keep_last=4)
-    assert check_room(run, free // 5, few)  # 4 + 1 + 1 do not fit
+    assert check_disk_space(run, free // 5, few)  # 4 + 1 + 1 do not fit
     for step in range(4):
         (run / "checkpoints" / f"snapshot_step{step}").mkdir(parents=True)
-    assert check_room(run, free // 5, few) == []  # 2 more do
-    assert check_room(run, free // 5, few, overwrite=True)
+    assert check_disk_space(run, free // 5, few) == []  # 2 more do
+    assert check_disk_space(run, free // 5, few, overwrite=True)
 
 
 def test_a_run_may_be_overwritten_on_the_disk_that_it_fills(disk):
@@ -193,7 +193,7 @@ def test_what_the_disk_does_not_take_is_kept_and_written_once(tmp_path, monkeypa
         return taken
 
     monkeypatch.setattr("aetheria.observe.loggers.retrying_file.os.write", write)
-    file = PatientFile(tmp_path / "lines")
+    file = RetryingFile(tmp_path / "lines")
     for line in (b"one\n", b"two\n"):
         file.write(line)
         file.flush()

@@ -49,7 +49,7 @@ class MixingProgram:
     export that comes next after it. At the moment `signal`, it asks for a stop in that evaluation.
     """
 
-    windows_per_chunk = 3
+    steps_per_call = 3
 
     def __init__(self, moment, at, stop):
         self._moment, self._at, self._stop, self._armed = moment, at, stop, False
@@ -107,7 +107,7 @@ class MixingProgram:
 
 
 class NoDumps:
-    def wants_more(self):
+    def has_budget(self):
         return False
 
 

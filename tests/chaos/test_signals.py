@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import DIGITS, Finished, without_rate
 
-from aetheria.observe.goodput import read_ledger
+from aetheria.observe.goodput import read_goodput
 from aetheria.snapshots.store import find_newest
 from aetheria.tools.prove.runs import Place
 
@@ -65,7 +65,7 @@ def said(tmp_path):
 
 
 def num_starts(folder):
-    return len(read_ledger(folder))
+    return len(read_goodput(folder))
 
 
 @pytest.mark.slow

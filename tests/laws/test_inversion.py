@@ -27,7 +27,9 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_engine_loads_no_framework_directly_or_through_others():
     assert loaded_by("import aetheria.engine") == set()
-    assert "jax" in loaded_by("import aetheria.hardware"), "the check can see a framework"
+    assert "jax" in loaded_by("import aetheria.hardware.jax.program"), (
+        "the check can see a framework"
+    )
 
 
 def test_import_contracts_hold():
@@ -55,9 +57,9 @@ def test_the_same_engine_drives_both_frameworks(train):
     """Nothing but the config differs; the engine takes the same steps over the same examples."""
     pytest.importorskip("torch")
     summaries = [train(name, strategy=name, epochs=1).summary for name in ("cpu", "torch")]
-    for key in ("status", "steps", "micro_steps", "examples_seen", "n_eval_examples"):
+    for key in ("status", "steps", "micro_steps", "examples_seen", "num_eval_examples"):
         assert summaries[0][key] == summaries[1][key]
-    assert [s["compiles"] for s in summaries] == [{"train_step": 1, "eval_step": 1}, {}]
+    assert [s["num_compilations"] for s in summaries] == [{"train_step": 1, "eval_step": 1}, {}]
 
 
 def imports_of(source: str) -> Iterator[str]:
@@ -87,7 +89,7 @@ def test_core_imports_no_concrete_model_config_or_script():
 class CountingProgram:
     """A framework of its own: the state is a dict of whole numbers."""
 
-    windows_per_chunk = 2
+    steps_per_call = 2
 
     def init(self) -> dict[str, int]:
         return {"step": 0, "sum": 0}
@@ -95,8 +97,8 @@ class CountingProgram:
     def train_steps(
         self, state: Mapping, arrays: Mapping, start: int, count: int, since: Mapping | None
     ) -> tuple[dict, dict]:
-        for window in arrays["x"][start : start + count]:
-            state = {"step": state["step"] + 1, "sum": state["sum"] + sum(window)}
+        for global_batch in arrays["x"][start : start + count]:
+            state = {"step": state["step"] + 1, "sum": state["sum"] + sum(global_batch)}
         return state, state
 
     def eval_step(self, state: Mapping, batch: Mapping, totals: dict | None) -> dict:
@@ -113,7 +115,7 @@ class CountingProgram:
     def import_state(self, arrays: Mapping) -> dict:
         return dict(arrays)
 
-    def release(self, state: Mapping, examined_step: int) -> dict:
+    def unfreeze(self, state: Mapping, ignore_until_step: int) -> dict:
         return dict(state)
 
 
@@ -122,12 +124,12 @@ class CountingFeed:
 
     num_train_examples = 6
 
-    def train_chunks(self, examples_seen: int, max_windows: int):
+    def train_chunks(self, examples_seen: int, max_global_batches: int):
         while True:
             start = examples_seen % 6
-            windows = [[i, i + 1] for i in range(start, 6, 2)][:max_windows]
-            yield Chunk({"x": windows}, [2] * len(windows))
-            examples_seen += 2 * len(windows)
+            global_batches = [[i, i + 1] for i in range(start, 6, 2)][:max_global_batches]
+            yield Chunk({"x": global_batches}, [2] * len(global_batches))
+            examples_seen += 2 * len(global_batches)
 
     def eval_batches(self):
         yield {"x": [0, 1, 2]}
@@ -153,7 +155,7 @@ class MemoryWriter:
 
 
 class NoDumps:
-    def wants_more(self) -> bool:
+    def has_budget(self) -> bool:
         return False
 
 

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 import pytest
 
 from aetheria.engine import Engine
-from aetheria.events import StepsCompleted
+from aetheria.events import TrainMetrics
 
 LOGGERS = ("console", "jsonl", "csv", "tensorboard")
 
@@ -122,7 +122,7 @@ def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
     bus = run.engine._bus
     keeper = bus._listeners["keeper"] = Keeper()
     run.execute()
-    assert any(isinstance(event, StepsCompleted) for event in keeper.events)
+    assert any(isinstance(event, TrainMetrics) for event in keeper.events)
     held = reachable_from([list(bus._listeners.values()), keeper.events])
     assert not [item for item in held if isinstance(item, (Engine, jax.Array))]
     keeper.engine = run.engine

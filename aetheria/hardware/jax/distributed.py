@@ -20,7 +20,7 @@ class JaxProcessGroup(ProcessGroup):
 
     Args:
         launch: which of how many this process is.
-        join_timeout: seconds to wait for all to come.
+        initialization_timeout: seconds to wait for all to come.
         heartbeat_timeout: seconds after which a silent process counts as dead, and ends the others.
 
     Attributes:
@@ -31,7 +31,7 @@ class JaxProcessGroup(ProcessGroup):
             by its processes.
     """
 
-    def __init__(self, launch: Launch, *, join_timeout: float, heartbeat_timeout: float):
+    def __init__(self, launch: Launch, *, initialization_timeout: float, heartbeat_timeout: float):
         self.device_ids = choose_local_devices(
             launch,
             os.environ,
@@ -42,9 +42,9 @@ class JaxProcessGroup(ProcessGroup):
         LauncherVariables(os.environ, "JAX").optional_number("JAX_PARTITION_INDEX")
         bind_address = None
         if launch.index == 0:
-            bind_address = find_bind_address(launch, os.environ, join_timeout)
-        meet(launch, join_timeout, bind_address)
-        _start_jax(launch, self.device_ids, bind_address, join_timeout, heartbeat_timeout)
+            bind_address = find_bind_address(launch, os.environ, initialization_timeout)
+        meet(launch, initialization_timeout, bind_address)
+        _start_jax(launch, self.device_ids, bind_address, initialization_timeout, heartbeat_timeout)
         # jax has no public door to its key-value store; Orbax uses this one too (jax 0.10 to 0.12).
         from jax._src import distributed
 
@@ -62,7 +62,7 @@ class JaxProcessGroup(ProcessGroup):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible and mine.startswith("cuda:"):
             mine = f"{mine} of CUDA_VISIBLE_DEVICES={visible[:100]}"
-        places = self.gather([socket.gethostname(), mine])
+        places = self.all_gather([socket.gethostname(), mine])
         return [
             f"process {index} of {self.count} on host {host}: {devices}"
             for index, (host, devices) in enumerate(places)
@@ -73,7 +73,7 @@ def _start_jax(
     launch: Launch,
     device_ids: tuple[int, ...] | None,
     bind_address: str | None,
-    join_timeout: float,
+    initialization_timeout: float,
     heartbeat_timeout: float,
 ) -> None:
     import jax
@@ -87,7 +87,7 @@ def _start_jax(
         local_device_ids=device_ids,
         # JAX would choose other devices: see `local_devices`.
         cluster_detection_method="deactivate",
-        initialization_timeout=max(1, int(join_timeout)),
+        initialization_timeout=max(1, int(initialization_timeout)),
         heartbeat_timeout_seconds=max(1, int(heartbeat_timeout)),
         coordinator_bind_address=bind_address and for_jax(bind_address),
     )

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from aetheria.engine.interfaces import HostReport
 from aetheria.hardware.jax.compiler import jit_for
-from aetheria.hardware.jax.guard import release
+from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.lanes import (
     LaneSums,
     add_lanes,
@@ -78,9 +78,9 @@ class ElasticProgram:
         placed = place_state(model.partition_rules(), abstract, mesh)
         self._shards = Shards(abstract, placed, mine)
         self._export_parts = make_export(placed)
-        self._compiles = dict.fromkeys(self._first.compiles, 0)
+        self._num_compilations = dict.fromkeys(self._first.num_compilations, 0)
         self._devices, self._num_devices = mine, len(devices)
-        self._share = len(spec.example_window["mask"]) // len(devices)
+        self._share = len(spec.example_global_batch["mask"]) // len(devices)
         self._first_lane = devices.index(mine[0]) * self._share
         self._mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
         precision = Precision.parse(spec.mixed_precision)
@@ -90,7 +90,7 @@ class ElasticProgram:
         # A leading dim of 1: the parts of all devices, side by side, are an array over the mesh.
         lead = lambda *lane: jax.tree.map(lambda a: a[None], gradient(*lane))
         jit = jit_for(mine[0].platform)
-        self._lane_gradient = jit(count_traces(self._compiles, "train_step", lead))
+        self._lane_gradient = jit(count_traces(self._num_compilations, "train_step", lead))
         add = make_adder(self._first.train_rows)
 
         def step(state: TrainState, total: LaneSums, rows: Any) -> tuple[TrainState, StepOutput]:
@@ -100,14 +100,16 @@ class ElasticProgram:
         self._update = jit(step, donate_argnums=0)
         # The report is the first device's; the others add to nothing.
         self._no_rows = [jax.device_put(self._first.no_rows, device) for device in mine]
-        self._release = jax.jit(release, donate_argnums=0)
-        self._lane_eval = jit(count_traces(self._compiles, "eval_step", evaluate), donate_argnums=2)
+        self._unfreeze = jax.jit(unfreeze, donate_argnums=0)
+        self._lane_eval = jit(
+            count_traces(self._num_compilations, "eval_step", evaluate), donate_argnums=2
+        )
         self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
         self._add_over_devices = self._butterfly()
         self._ahead = RunAhead()
 
     @property
-    def windows_per_chunk(self) -> int:
+    def steps_per_call(self) -> int:
         """One: a step is several dispatches already."""
         return 1
 
@@ -122,9 +124,9 @@ class ElasticProgram:
         return self._first.state_bytes
 
     @property
-    def compiles(self) -> dict[str, int]:
+    def num_compilations(self) -> dict[str, int]:
         """How many times each step was traced: 1, or a shape is not constant."""
-        return dict(self._compiles)
+        return dict(self._num_compilations)
 
     def init(self) -> Replicas:
         """Makes the state of step 0 on the first device, and gives the others theirs."""
@@ -141,10 +143,10 @@ class ElasticProgram:
         """Takes `count` steps; every replica is donated."""
         report = since
         for index in range(start, start + count):
-            window = {name: column[index] for name, column in arrays.items()}
+            global_batch = {name: column[index] for name, column in arrays.items()}
             whole = self._shards.gather(state, "params", free=True)
             totals = self._over_devices(
-                tree_sum(self._gradients(whole[place], window, place), self._add_lanes)
+                tree_sum(self._gradients(whole[place], global_batch, place), self._add_lanes)
                 for place in range(len(self._devices))
             )
             if self._shards.is_split:
@@ -198,10 +200,10 @@ class ElasticProgram:
         """
         return self._shards.spread(self._first.import_state(arrays))
 
-    def release(self, state: Replicas, examined_step: int) -> Replicas:
+    def unfreeze(self, state: Replicas, ignore_until_step: int) -> Replicas:
         """Lets a state that holds go on, on every device."""
         return [
-            replica._replace(counters=self._release(replica.counters, examined_step))
+            replica._replace(counters=self._unfreeze(replica.counters, ignore_until_step))
             for replica in state
         ]
 
@@ -214,11 +216,11 @@ class ElasticProgram:
         return self._first.adapt_state(arrays)
 
     def _gradients(
-        self, replica: TrainState, window: Mapping[str, Any], place: int
+        self, replica: TrainState, global_batch: Mapping[str, Any], place: int
     ) -> Iterator[LaneSums]:
         replica = _without_optimizer(replica)
         for row in range(place * self._share, (place + 1) * self._share):
-            batch = {name: column[row] for name, column in window.items()}
+            batch = {name: column[row] for name, column in global_batch.items()}
             yield self._lane_gradient(replica, np.int32(self._first_lane + row), batch)
 
     def _no_totals(self, state: Replicas) -> LaneTotals:

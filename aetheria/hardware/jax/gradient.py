@@ -45,11 +45,11 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
     micro_gradient = make_micro_gradient(model, precision)
 
     def gradient(
-        params: Any, model_state: Any, window: Batch, rng: jax.Array, scaling: Any = ()
+        params: Any, model_state: Any, global_batch: Batch, rng: jax.Array, scaling: Any = ()
     ) -> Any:
-        num_micro = jax.tree.leaves(window)[0].shape[0]
+        num_micro = jax.tree.leaves(global_batch)[0].shape[0]
         if num_micro == 1:
-            batch = jax.tree.map(lambda a: a[0], window)
+            batch = jax.tree.map(lambda a: a[0], global_batch)
             return micro_gradient(params, model_state, batch, jax.random.fold_in(rng, 0), scaling)
 
         def accumulate(carry: Any, item: Any) -> Any:
@@ -64,10 +64,12 @@ def make_gradient(model: Model, precision: Precision) -> Callable[..., Any]:
             )
             return (*jax.tree.map(jnp.add, carry, more), model_state), None
 
-        first = jax.tree.map(lambda a: a[0], window)
+        first = jax.tree.map(lambda a: a[0], global_batch)
         shapes = jax.eval_shape(micro_gradient, params, model_state, first, rng, scaling)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
-        carry, _ = jax.lax.scan(accumulate, (*zeros, model_state), (jnp.arange(num_micro), window))
+        carry, _ = jax.lax.scan(
+            accumulate, (*zeros, model_state), (jnp.arange(num_micro), global_batch)
+        )
         return carry
 
     return gradient

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from aetheria.hardware.layout.counters import (
     CONSECUTIVE,
-    EXAMINED,
-    HELD,
+    FROZEN,
+    IGNORE_UNTIL,
     LAST_SKIPPED,
     NUM_SKIPPED,
     STEP,
@@ -21,7 +21,7 @@ from aetheria.hardware.layout.counters import (
 
 def is_frozen(counters: jax.Array, max_consecutive_skips: int) -> jax.Array:
     """Whether a state takes no further step: it holds, or has skipped too often in a row."""
-    return (counters[HELD] > 0) | (counters[CONSECUTIVE] >= max_consecutive_skips)
+    return (counters[FROZEN] > 0) | (counters[CONSECUTIVE] >= max_consecutive_skips)
 
 
 def count(
@@ -44,12 +44,12 @@ def count(
             counters[NUM_SKIPPED] + jnp.where(finite, 0, 1),
             jnp.where(finite, 0, counters[CONSECUTIVE] + jnp.where(forgiven, 0, 1)),
             jnp.where(finite, counters[LAST_SKIPPED], jnp.where(finite_gradient, -step, step)),
-            jnp.where(bad & (step > counters[EXAMINED]), step, counters[HELD]),
-            counters[EXAMINED],
+            jnp.where(bad & (step > counters[IGNORE_UNTIL]), step, counters[FROZEN]),
+            counters[IGNORE_UNTIL],
         ]
     )
 
 
-def release(counters: jax.Array, examined: jax.Array) -> jax.Array:
+def unfreeze(counters: jax.Array, examined: jax.Array) -> jax.Array:
     """Ends a hold; bad windows up to the step `examined` will be skipped without another."""
-    return counters.at[HELD].set(0).at[EXAMINED].set(examined)
+    return counters.at[FROZEN].set(0).at[IGNORE_UNTIL].set(examined)

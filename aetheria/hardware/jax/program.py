@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.engine.interfaces import GuardCounters, HostReport
 from aetheria.hardware.jax.compiler import jit_for
-from aetheria.hardware.jax.guard import release
+from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.run_ahead import RunAhead
 from aetheria.hardware.jax.shards import make_export
 from aetheria.hardware.jax.state import place_state
@@ -27,7 +27,7 @@ from aetheria.hardware.layout.report_rows import (
     rows_by_name,
     sums_by_name,
 )
-from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, make_init
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
@@ -36,7 +36,7 @@ from aetheria.model.sharding import BATCH_AXES
 # Three steps of the small Transformer make a call, or five of SimpleCNN: a fifth of a second of two
 # fast cores, two seconds of a slow one. That is long against a dispatch (0.4 ms, the caches cold),
 # and short against a scheduler's patience with a signal, which is heard between calls.
-_MAX_WINDOWS_PER_CALL = 32
+_MAX_STEPS_PER_CALL = 32
 _MAX_FLOPS_PER_CALL = 4e10
 
 
@@ -53,12 +53,12 @@ class JaxProgram:
         self._seed = spec.seed
         self._mesh = mesh
         self._precision = precision = Precision.parse(spec.mixed_precision)
-        example = {name: column[0] for name, column in spec.example_window.items()}
-        self._outline = outline = make_outline(model, spec)
-        self.optimizer = optimizer = outline.optimizer
+        example = {name: column[0] for name, column in spec.example_global_batch.items()}
+        self._signature = signature = make_signature(model, spec)
+        self.optimizer = optimizer = signature.optimizer
         init = make_init(model, optimizer, precision)
-        self._abstract, eval_sums = outline.state, outline.eval_sums
-        self._compiles = {"train_step": 0, "eval_step": 0}
+        self._abstract, eval_sums = signature.state, signature.eval_sums
+        self._num_compilations = {"train_step": 0, "eval_step": 0}
 
         whole = NamedSharding(mesh, PartitionSpec())
         chunk = NamedSharding(mesh, PartitionSpec(None, None, BATCH_AXES))
@@ -66,28 +66,28 @@ class JaxProgram:
         placed = place_state(model.partition_rules(), self._abstract, mesh)
         self._placed, self._chunk, self._batch = placed, chunk, batch
         self._example = example
-        self._one_window = {
+        self._one_global_batch = {
             name: jax.ShapeDtypeStruct((1, *column.shape), column.dtype, sharding=chunk)
-            for name, column in spec.example_window.items()
+            for name, column in spec.example_global_batch.items()
         }
         jit = jit_for(mesh.devices.flat[0].platform)
         self._init = jit(init, out_shardings=placed)
-        num_micro = len(spec.example_window["mask"])  # a loop, whose body is counted once
+        num_micro = len(spec.example_global_batch["mask"])  # a loop, whose body is counted once
         step = jax.jit(make_train_step(model, optimizer, precision, spec.max_consecutive_skips))
         rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
-        window = {
+        global_batch = {
             name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=rows)
-            for name, column in spec.example_window.items()
+            for name, column in spec.example_global_batch.items()
         }
 
         # On the mesh, as the train steps are traced, so that both share one trace.
         def step_flops() -> float:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return num_micro * _flops(step.lower(self.abstract_state, window))
+                return num_micro * _flops(step.lower(self.abstract_state, global_batch))
 
         self._step_flops = step_flops
         self._train_steps = jit(
-            self._counted("train_step", make_train_steps(step, make_adder(outline.train_rows))),
+            self._counted("train_step", make_train_steps(step, make_adder(signature.train_rows))),
             donate_argnums=0,
             in_shardings=(placed, chunk, whole, whole, whole),
             out_shardings=(placed, whole),
@@ -102,22 +102,22 @@ class JaxProgram:
             lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), eval_sums),
             out_shardings=whole,
         )
-        self._release = jax.jit(release, donate_argnums=0, out_shardings=whole)
-        self.no_rows = no_rows(outline.train_rows, wide=precision.is_wide)
+        self._unfreeze = jax.jit(unfreeze, donate_argnums=0, out_shardings=whole)
+        self.no_rows = no_rows(signature.train_rows, wide=precision.is_wide)
         # As the step gives them back: rows from the host would be another set of shapes to it.
         self._place_rows = jax.jit(lambda rows: rows, out_shardings=whole)
         self._ahead = RunAhead()
         self._export = make_export(placed)
 
     @property
-    def windows_per_chunk(self) -> int:
+    def steps_per_call(self) -> int:
         """How many steps to offer in one call; a function of the model and the window's shapes."""
-        return _windows_per_chunk(self._mesh, self._step_flops)
+        return _steps_per_call(self._mesh, self._step_flops)
 
     @property
     def train_rows(self) -> tuple[str, ...]:
         """What the rows of a training report are called."""
-        return self._outline.train_rows
+        return self._signature.train_rows
 
     @functools.cached_property
     def _rows_of_no_step(self) -> jax.Array:
@@ -126,12 +126,12 @@ class JaxProgram:
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, known before anything is compiled."""
-        return self._outline.eval_metrics
+        return self._signature.eval_metrics
 
     @property
-    def compiles(self) -> dict[str, int]:
+    def num_compilations(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
-        return dict(self._compiles)
+        return dict(self._num_compilations)
 
     @property
     def mesh_shape(self) -> Mapping[str, int]:
@@ -147,16 +147,16 @@ class JaxProgram:
     @property
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
-        return self._outline.state_bytes
+        return self._signature.state_bytes
 
     @property
-    def abstract_window(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+    def abstract_global_batch(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         """The columns of a chunk of one window, likewise."""
-        return self._one_window
+        return self._one_global_batch
 
     def trace_train_step(self) -> jax.stages.Traced:
         """Traces `train_steps` on a chunk of one window, to be looked at; nothing runs."""
-        return self._train_steps.trace(self._abstract, self._one_window, 0, 1, self.no_rows)
+        return self._train_steps.trace(self._abstract, self._one_global_batch, 0, 1, self.no_rows)
 
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""
@@ -194,15 +194,15 @@ class JaxProgram:
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, Sums):
             values, num_examples = jax.device_get((pack_values(report), report.num_examples))
-            return HostReport(means(self._outline.eval_rows, values), int(num_examples), None)
+            return HostReport(means(self._signature.eval_rows, values), int(num_examples), None)
         # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
         values, counters = np.asarray(report.values), np.asarray(report.counters)
-        guard, names = GuardCounters.of(counters.tolist()), self._outline.train_rows
+        guard, names = GuardCounters.of(counters.tolist()), self._signature.train_rows
         return HostReport(means(names, values), None, guard, sums_by_name(names, values))
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """A report to add to, of the sums that were fetched from one."""
-        rows = rows_by_name(self._outline.train_rows, sums, self.no_rows)
+        rows = rows_by_name(self._signature.train_rows, sums, self.no_rows)
         return StepOutput(self._place_rows(rows), jnp.zeros(()))
 
     def export_state(self, state: TrainState) -> dict[str, jax.Array]:
@@ -225,9 +225,9 @@ class JaxProgram:
         )
         return place([np.asarray(arrays[path]) for path in leaf_paths(self._abstract)])
 
-    def release(self, state: TrainState, examined_step: int) -> TrainState:
+    def unfreeze(self, state: TrainState, ignore_until_step: int) -> TrainState:
         """Lets a state that holds go on; its counters are donated."""
-        return state._replace(counters=self._release(state.counters, examined_step))
+        return state._replace(counters=self._unfreeze(state.counters, ignore_until_step))
 
     def check_state(self, arrays: Mapping[str, Any]) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
@@ -256,7 +256,7 @@ class JaxProgram:
             with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
                 return step(*args)
 
-        return count_traces(self._compiles, name, on_mesh)
+        return count_traces(self._num_compilations, name, on_mesh)
 
 
 def count_traces(counts: dict[str, int], name: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -272,7 +272,7 @@ def count_traces(counts: dict[str, int], name: str, step: Callable[..., Any]) ->
     return traced
 
 
-def _windows_per_chunk(mesh: Mesh, step_flops: Callable[[], float]) -> int:
+def _steps_per_call(mesh: Mesh, step_flops: Callable[[], float]) -> int:
     """Several where a step is small, so that its dispatch counts; one elsewhere.
 
     The bound is in operations, not in measured time: how a run is cut decides which program is
@@ -281,7 +281,7 @@ def _windows_per_chunk(mesh: Mesh, step_flops: Callable[[], float]) -> int:
     """
     if mesh.devices.flat[0].platform != "cpu":
         return 1
-    return max(1, min(_MAX_WINDOWS_PER_CALL, int(_MAX_FLOPS_PER_CALL / max(step_flops(), 1.0))))
+    return max(1, min(_MAX_STEPS_PER_CALL, int(_MAX_FLOPS_PER_CALL / max(step_flops(), 1.0))))
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:

@@ -45,10 +45,10 @@ def make_train_step(
     gradient = make_gradient(model, precision)
     update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
 
-    def train_step(state: TrainState, window: Batch) -> tuple[TrainState, StepOutput]:
+    def train_step(state: TrainState, global_batch: Batch) -> tuple[TrainState, StepOutput]:
         rng = step_key(state.base_key, state.counters[STEP])
         grads, sums, model_state = gradient(
-            state.params, state.model_state, window, rng, state.loss_scale
+            state.params, state.model_state, global_batch, rng, state.loss_scale
         )
         return update(state, grads, sums, model_state)
 
@@ -68,8 +68,8 @@ def make_train_steps(
 
     def train_steps(state: TrainState, chunk: Batch, start: Any, count: Any, rows: Any) -> Any:
         def take(index: Any, carry: Any) -> Any:
-            window = jax.tree.map(lambda column: column[index], chunk)
-            state, report = train_step(carry[0], window)
+            global_batch = jax.tree.map(lambda column: column[index], chunk)
+            state, report = train_step(carry[0], global_batch)
             return state, StepOutput(add(carry[1].values, report.values), report.counters)
 
         before = state, StepOutput(rows, jnp.zeros_like(state.counters))

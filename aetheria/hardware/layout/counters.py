@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 # LAST_SKIPPED is negative where that window's loss and gradient were finite, and what the step
 # would have written was not.
-STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED, HELD, EXAMINED = range(6)
+STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED, FROZEN, IGNORE_UNTIL = range(6)
 NUM_COUNTERS = 6
 
 

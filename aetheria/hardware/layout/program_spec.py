@@ -11,14 +11,14 @@ class ProgramSpec:
     """What a program is compiled for.
 
     Attributes:
-        example_window: a window of the run's shapes, host arrays [accumulation, micro_batch, ...].
+        example_global_batch: one of the run's shapes, host arrays [accumulation, micro_batch, ...].
         total_steps: the length of the run, for the model's schedule.
         seed: the run's seed.
         mixed_precision: compute in bfloat16; or a precision policy.
         max_consecutive_skips: non-finite windows in a row after which the state freezes.
     """
 
-    example_window: Mapping[str, np.ndarray]
+    example_global_batch: Mapping[str, np.ndarray]
     total_steps: int
     seed: int
     mixed_precision: bool | str

@@ -14,7 +14,11 @@ LOSS_SCALE = "loss_scale"
 
 
 def pack_values(sums: Sums, **others: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Packs loss, other values and metrics as rows of one array; an `Outline` names them."""
+    """Packs loss, other values and metrics as rows of one array.
+
+    A `ProgramSignature` names them.
+    .
+    """
     rows = [(sums.total, sums.weight), *others.values()]
     rows += [sums.metrics[name] for name in sorted(sums.metrics)]
     return jnp.stack([jnp.stack([total, weight]) for total, weight in rows])

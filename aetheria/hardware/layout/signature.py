@@ -18,7 +18,7 @@ from aetheria.model.model import Batch, LossOutput, Model
 from aetheria.model.precision import Precision, widen
 
 
-class Outline(NamedTuple):
+class ProgramSignature(NamedTuple):
     """Shapes, dtypes and names.
 
     Attributes:
@@ -58,7 +58,7 @@ class Outline(NamedTuple):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state))
 
 
-def make_outline(model: Model, spec: ProgramSpec) -> Outline:
+def make_signature(model: Model, spec: ProgramSpec) -> ProgramSignature:
     """Traces the model once in each of its hooks; nothing runs.
 
     Raises:
@@ -66,14 +66,14 @@ def make_outline(model: Model, spec: ProgramSpec) -> Outline:
             a metric as we name one.
     """
     precision = Precision.parse(spec.mixed_precision)
-    example = {name: column[0] for name, column in spec.example_window.items()}
+    example = {name: column[0] for name, column in spec.example_global_batch.items()}
     with named_missing_column(model, example):
         return _trace(model, spec, precision, example)
 
 
 def _trace(
     model: Model, spec: ProgramSpec, precision: Precision, example: dict[str, np.ndarray]
-) -> Outline:
+) -> ProgramSignature:
     key = jax.random.key(0)
     optimizer = optimizer_of(model, spec.total_steps)
     state = jax.eval_shape(make_init(model, optimizer, precision), key, example)
@@ -93,7 +93,7 @@ def _trace(
     eval_sums = jax.eval_shape(make_eval_sums(model, precision), state, example)
     optimizer = fit_optimizer(model, optimizer, state.params, state.opt_state)
     own_names = ("grad_norm", *([LOSS_SCALE] if precision.scales_loss else []))
-    return Outline(
+    return ProgramSignature(
         optimizer=optimizer,
         state=state,
         eval_sums=eval_sums,

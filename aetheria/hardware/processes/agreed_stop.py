@@ -43,7 +43,7 @@ class SharedStopSignal(StopSignal):
         if self._thread.ident is None and not self._closed.is_set():
             self._thread.start()
         mine = self._wish
-        self._settle(self._group.share(None if mine is None or mine[1] else mine))
+        self._settle(self._group.broadcast(None if mine is None or mine[1] else mine))
 
     def poll(self) -> bool:
         """Whether the stop is now; called by all processes equally often."""
@@ -58,7 +58,7 @@ class SharedStopSignal(StopSignal):
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(_LEAVE_SECONDS)
-        self._group.post(f"{_POLLS}/{self._group.index}", self._num_polls)
+        self._group.put(f"{_POLLS}/{self._group.index}", self._num_polls)
 
     def _settle(self, wish: list[Any] | None) -> None:
         if wish is not None and not self.requested:
@@ -68,13 +68,13 @@ class SharedStopSignal(StopSignal):
         while not self._closed.wait(_LOOK_SECONDS):
             wish = self._wish
             if wish is not None and wish[1]:
-                self._group.post(_STOP, wish)
-            if found := self._group.look(_STOP):
+                self._group.put(_STOP, wish)
+            if found := self._group.get(_STOP):
                 self._find_poll(found)
                 return
 
     def _find_poll(self, wish: list[Any]) -> None:
         with self._gate:
-            self._group.post(f"{_POLLS}/{self._group.index}", self._num_polls)
-            counts = [self._group.await_post(f"{_POLLS}/{i}") for i in range(self._group.count)]
+            self._group.put(f"{_POLLS}/{self._group.index}", self._num_polls)
+            counts = [self._group.wait_for_key(f"{_POLLS}/{i}") for i in range(self._group.count)]
             self._stop_at = max(counts) + 1, wish

@@ -13,7 +13,7 @@ from aetheria.plugins.user_code import print_user_error
 Made = TypeVar("Made")
 
 
-def together(peers: Peers, make: Callable[[], Made]) -> Made:
+def all_or_none(peers: Peers, make: Callable[[], Made]) -> Made:
     """Makes something on every process.
 
     Raises:
@@ -27,7 +27,7 @@ def together(peers: Peers, make: Callable[[], Made]) -> Made:
         problems = error.problems
         if peers.count == 1:
             raise
-    said = peers.gather(list(problems))
+    said = peers.all_gather(list(problems))
     if not any(said):
         assert made is not None or not problems
         return made  # type: ignore[return-value]
@@ -39,7 +39,7 @@ def together(peers: Peers, make: Callable[[], Made]) -> Made:
     raise AetheriaError(*lines)
 
 
-def leave_peers(peers: Peers, error: BaseException, *, whole: bool) -> NoReturn:
+def exit_together(peers: Peers, error: BaseException, *, whole: bool) -> NoReturn:
     """Ends a process of several. Its last words are its traceback (of a user's mistake its lines,
     of an exception in a user's code the user's own frames, unless `whole`) and what became of the
     others. A normal exit would wait for all of them, and so for ever for one that is dead.
@@ -49,7 +49,7 @@ def leave_peers(peers: Peers, error: BaseException, *, whole: bool) -> NoReturn:
         print(*error.problems, sep="\n", file=sys.stderr)
     elif whole or not print_user_error(error):
         traceback.print_exception(error)
-    for index, words in enumerate(peers.last_words(f"{type(error).__name__}: {error}")):
+    for index, words in enumerate(peers.exchange_exit_reasons(f"{type(error).__name__}: {error}")):
         if index != peers.index:
             fate = "gave no sign of life; look at its log" if words is None else f"ended: {words}"
             print(f"process {index} of {peers.count} {fate}", file=sys.stderr)

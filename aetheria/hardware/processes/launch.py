@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from aetheria.errors import HardwareError
 from aetheria.hardware.processes.address import MAX_PROCESSES, join_address, split_address
-from aetheria.hardware.processes.distributed_config import JoinOptions
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch_variables import (
     LauncherVariables,
     first_host,
@@ -50,7 +50,7 @@ class Launch:
 
 def detect_launch(
     environ: Mapping[str, str],
-    options: JoinOptions,
+    options: DistributedConfig,
     ask_framework: Callable[[], Launch | None] | None = None,
 ) -> Launch | None:
     """Takes the explicit settings, else those of `torchrun`, else those of `srun`, else what the
@@ -136,7 +136,7 @@ def make_launch(
     )
 
 
-def _from_options(options: JoinOptions, environ: Mapping[str, str]) -> Launch | None:
+def _from_options(options: DistributedConfig, environ: Mapping[str, str]) -> Launch | None:
     coordinator = options.coordinator or environ.get("JAX_COORDINATOR_ADDRESS")
     index, count = options.process_id, options.num_processes
     if coordinator is None or index is None or count is None:

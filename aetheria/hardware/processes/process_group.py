@@ -50,41 +50,41 @@ class ProcessGroup:
         self._store, self._bind_address = store, bind_address
         self._number = 0
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Process 0's JSON value, on every process."""
         return self._exchange(value, [0])[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every process's JSON value, on every process, in their order."""
         return self._exchange(value, range(self.count))
 
-    def post(self, key: str, value: Any, *, replace: bool = False) -> None:
+    def put(self, key: str, value: Any, *, replace: bool = False) -> None:
         """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
         thread; does nothing when the coordinator is gone.
         """
         with contextlib.suppress(RuntimeError):
             self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value), replace)
 
-    def look(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         """What is put up; None if nothing is."""
         try:
             return json.loads(self._store.key_value_try_get(f"aetheria/board/{key}"))
         except RuntimeError:
             return None
 
-    def await_post(self, key: str, timeout_ms: int = _FOREVER_MS) -> Any:
+    def wait_for_key(self, key: str, timeout_ms: int = _FOREVER_MS) -> Any:
         """The same, once something is; raises RuntimeError if nothing is by then."""
         return json.loads(self._store.blocking_key_value_get(f"aetheria/board/{key}", timeout_ms))
 
-    def last_words(self, mine: str) -> list[str | None]:
+    def exchange_exit_reasons(self, mine: str) -> list[str | None]:
         """What ended each process; None for one that is silent."""
-        self.post(f"left/{self.index}", mine)
+        self.put(f"left/{self.index}", mine)
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
         words: list[str | None] = []
         for index in range(self.count):
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))
             try:
-                words.append(self.await_post(f"left/{index}", left_ms))
+                words.append(self.wait_for_key(f"left/{index}", left_ms))
             except RuntimeError:
                 words.append(mine if index == self.index else None)
         return words

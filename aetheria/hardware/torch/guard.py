@@ -16,8 +16,8 @@ from torch import Tensor
 
 from aetheria.hardware.layout.counters import (
     CONSECUTIVE,
-    EXAMINED,
-    HELD,
+    FROZEN,
+    IGNORE_UNTIL,
     LAST_SKIPPED,
     NUM_SKIPPED,
     STEP,
@@ -101,7 +101,7 @@ class HostGuard:
         grad_norm = norm.item() * factor
         finite_loss = math.isfinite(total) and math.isfinite(weight)
         finite_gradient = finite_loss and math.isfinite(grad_norm)
-        frozen = counters[HELD] > 0 or counters[CONSECUTIVE] >= self._max_skips
+        frozen = counters[FROZEN] > 0 or counters[CONSECUTIVE] >= self._max_skips
         finite_state = finite_statistics or not weight > 0
         clipped = self.clip_factor(grad_norm)
         factor *= clipped
@@ -167,7 +167,7 @@ class DeviceGuard:
         grad_norm = norm * factor
         finite_loss = torch.isfinite(total) & torch.isfinite(weight)
         finite_gradient = finite_loss & torch.isfinite(grad_norm)
-        frozen = (counters[HELD] > 0) | (counters[CONSECUTIVE] >= self._max_skips)
+        frozen = (counters[FROZEN] > 0) | (counters[CONSECUTIVE] >= self._max_skips)
         finite_state = ~(weight > 0) | finite_statistics
         clipped = torch.ones_like(grad_norm)
         if self._max_norm:
@@ -214,8 +214,8 @@ def _count_on_device(
             counters[NUM_SKIPPED] + (~finite).int(),
             torch.where(finite, 0, counters[CONSECUTIVE] + (~forgiven).int()),
             torch.where(finite, counters[LAST_SKIPPED], torch.where(finite_gradient, -step, step)),
-            torch.where(bad & (step > counters[EXAMINED]), step, counters[HELD]),
-            counters[EXAMINED],
+            torch.where(bad & (step > counters[IGNORE_UNTIL]), step, counters[FROZEN]),
+            counters[IGNORE_UNTIL],
         ]
     ).int()
 

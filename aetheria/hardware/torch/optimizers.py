@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from aetheria.errors import AetheriaError
-from aetheria.model.optimizers import SGD, Adam, AdamW, Lion, Optimizer, UpdateRule, is_decayed
+from aetheria.model.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Lion,
+    Optimizer,
+    UpdateRule,
+    has_weight_decay,
+)
 
 # What optax calls a parameter's moments, and what PyTorch does.
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
@@ -22,7 +30,7 @@ def described(optimizer: Any, model: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise AetheriaError(
             f"strategy: expected with 'torch' a model whose optimizer is an aetheria Optimizer, "
-            f"which PyTorch can realise, got {type(model).__name__}'s, of optax alone; describe "
+            f"which PyTorch can run, got {type(model).__name__}'s, of optax alone; describe "
             "it, or train with another strategy"
         )
     return optimizer
@@ -32,18 +40,20 @@ def make_optimizer(rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]
     """Makes it with all its moments in place, zero.
 
     Args:
-        rule: what is realised.
+        rule: the rule.
         params: a parameter's path here -> its tensors.
     """
-    decayed = [p for path, tensors in params.items() if is_decayed(rule, path) for p in tensors]
-    known = set(map(id, decayed))
+    decay_mask = [
+        p for path, tensors in params.items() if has_weight_decay(rule, path) for p in tensors
+    ]
+    known = set(map(id, decay_mask))
     plain = [p for tensors in params.values() for p in tensors if id(p) not in known]
     groups = [
         {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, getattr(rule, "weight_decay", 0.0)), (plain, 0.0))
+        for group, decay in ((decay_mask, getattr(rule, "weight_decay", 0.0)), (plain, 0.0))
         if group
     ]
-    made = _realise(rule, groups)
+    made = _to_torch(rule, groups)
     for group in made.param_groups:
         for param in group["params"]:
             made.state[param].update(_first_state(rule, param))
@@ -61,7 +71,7 @@ def moments(rule: UpdateRule) -> tuple[str, ...]:
             return ("momentum_buffer",) if rule.momentum else ()
 
 
-def _realise(rule: UpdateRule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _to_torch(rule: UpdateRule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     # Fused: one pass over each parameter, and it skips a step by a flag on the device.
     match rule:
         case AdamW() | Adam():

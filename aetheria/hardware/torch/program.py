@@ -11,11 +11,11 @@ from torch import Tensor
 from aetheria.engine.interfaces import GuardCounters, HostReport
 from aetheria.errors import ConfigError
 from aetheria.hardware.layout.adapt import adapt_state
-from aetheria.hardware.layout.counters import EXAMINED, HELD, STEP
+from aetheria.hardware.layout.counters import FROZEN, IGNORE_UNTIL, STEP
 from aetheria.hardware.layout.leaves import check_leaves, export_leaves, named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, sums_by_name
-from aetheria.hardware.layout.signature import make_outline
+from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import make_init
 from aetheria.hardware.torch.correspondence import Correspondence
 from aetheria.hardware.torch.guard import Numbers
@@ -31,7 +31,7 @@ from aetheria.model.precision import Precision
 _NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What one call should be offered: few calls where steps are short, few steps between two looks at a
 # signal where they are long.
-_MAX_WINDOWS_PER_CALL = 16
+_MAX_STEPS_PER_CALL = 16
 _MAX_BYTES_PER_CALL = 2**20
 _MAX_FLOPS_PER_CALL = 1e10
 
@@ -62,10 +62,10 @@ class TorchProgram:
         self._model, self._spec, self._ranks = model, spec, ranks
         self._precision = Precision.parse(spec.mixed_precision)
         wide, compute = _dtypes(self._precision)
-        self._outline = make_outline(model, spec)
-        self._abstract = jax.eval_shape(export_leaves, self._outline.state)
-        self._example = {name: column[0] for name, column in spec.example_window.items()}
-        self._optimizer = optimizer = described(self._outline.optimizer, model)
+        self._signature = make_signature(model, spec)
+        self._abstract = jax.eval_shape(export_leaves, self._signature.state)
+        self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
+        self._optimizer = optimizer = described(self._signature.optimizer, model)
         if "inputs" not in self._example:
             raise ConfigError(
                 f"strategy: expected with 'torch' data with one column 'inputs', got "
@@ -89,32 +89,32 @@ class TorchProgram:
         )
 
     @property
-    def windows_per_chunk(self) -> int:
+    def steps_per_call(self) -> int:
         """How many steps to offer in one call. It changes no bit."""
         if self._ranks.device.type != "cpu":
             return 1
-        window = self._spec.example_window
-        size = sum(column.nbytes for column in window.values())
+        global_batch = self._spec.example_global_batch
+        size = sum(column.nbytes for column in global_batch.values())
         sizes = [leaf.size for path, leaf in self._abstract.items() if path.startswith("params/")]
         # Each parameter meets each example, or each token, forward once and backward twice.
-        inputs = window.get("inputs", window["mask"])
-        items = inputs if inputs.dtype.kind == "i" else window["mask"]
+        inputs = global_batch.get("inputs", global_batch["mask"])
+        items = inputs if inputs.dtype.kind == "i" else global_batch["mask"]
         flops = 6 * sum(sizes) * items.size
         fit = min(_MAX_BYTES_PER_CALL // size, int(_MAX_FLOPS_PER_CALL / flops))
-        return max(1, min(_MAX_WINDOWS_PER_CALL, fit))
+        return max(1, min(_MAX_STEPS_PER_CALL, fit))
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports."""
-        return self._outline.eval_metrics
+        return self._signature.eval_metrics
 
     @property
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
-        return self._outline.state_bytes
+        return self._signature.state_bytes
 
     @property
-    def compiles(self) -> dict[str, int]:
+    def num_compilations(self) -> dict[str, int]:
         """Nothing is compiled."""
         return {}
 
@@ -136,8 +136,8 @@ class TorchProgram:
         """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
         columns, values = self.to_device(arrays), None if since is None else since.values
         for index in range(start, start + count):
-            window = {name: column[index] for name, column in columns.items()}
-            values = self.stepper.train_step(state, window, values)
+            global_batch = {name: column[index] for name, column in columns.items()}
+            values = self.stepper.train_step(state, global_batch, values)
         assert values is not None, "at least one step"
         return state, TorchReport(values, state.numbers)
 
@@ -152,19 +152,19 @@ class TorchProgram:
 
     def fetch(self, report: TorchReport | TorchTotals) -> HostReport:
         """Waits for the device and turns sums into weighted means."""
-        outline = self._outline
+        signature = self._signature
         if isinstance(report, TorchTotals):
             values = self._ranks.sum(report.values.clone()).cpu().numpy()
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
-            return HostReport(means(outline.eval_rows, values), num_examples, None)
+            return HostReport(means(signature.eval_rows, values), num_examples, None)
         counters = self.stepper.update.guard.read(report.numbers).counters
-        guard, names = GuardCounters.of(counters), outline.train_rows
+        guard, names = GuardCounters.of(counters), signature.train_rows
         values = report.values.cpu().numpy()
         return HostReport(means(names, values), None, guard, sums_by_name(names, values))
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
         """A report to add to, of the sums that were fetched from one."""
-        names = self._outline.train_rows
+        names = self._signature.train_rows
         rows = rows_by_name(names, sums, no_rows(names, wide=self._precision.is_wide))
         numbers = Numbers(None, None, None)  # the next step brings its own
         return TorchReport(torch.from_numpy(rows).to(self._ranks.device), numbers)
@@ -200,12 +200,12 @@ class TorchProgram:
         self.link.load(state, arrays)
         return state
 
-    def release(self, state: TorchState, examined_step: int) -> TorchState:
+    def unfreeze(self, state: TorchState, ignore_until_step: int) -> TorchState:
         """Lets a state that holds go on."""
         guard = self.stepper.update.guard
         counters, loss_scale, num_updates = guard.read(state.numbers)
         counters = np.asarray(counters, np.int32)
-        counters[HELD], counters[EXAMINED] = 0, examined_step
+        counters[FROZEN], counters[IGNORE_UNTIL] = 0, ignore_until_step
         scale = None if loss_scale is None else np.asarray(loss_scale, np.float32)
         state.numbers = guard.place(counters, scale, num_updates)
         state.step = int(counters[STEP])

@@ -40,19 +40,21 @@ class Stepper:
     wide: torch.dtype
     ranks: Ranks
 
-    def train_step(self, state: TorchState, window: Columns, since: Tensor | None = None) -> Tensor:
+    def train_step(
+        self, state: TorchState, global_batch: Columns, since: Tensor | None = None
+    ) -> Tensor:
         """Takes one optimizer step.
 
         Args:
             state: changed in place.
-            window: columns [grad_accumulation_steps, micro_batch, ...].
+            global_batch: columns [grad_accumulation_steps, micro_batch, ...].
             since: the rows of the interval so far; None: of no step.
 
         Returns:
             f [2 + metrics, 2], those with this step's, as in `layout.report_rows`.
         """
         before = [statistic.clone() for statistic in state.statistics]
-        rows = self.gradient(state, window)
+        rows = self.gradient(state, global_batch)
         counts, norm, *scale = self.update(state, rows[0], before)
         norm = torch.as_tensor(norm, dtype=self.wide, device=rows.device)
         rows = torch.cat([rows[:1], torch.stack([norm, torch.ones_like(norm)])[None], rows[1:]])
@@ -68,7 +70,7 @@ class Stepper:
             total[2] = rows[2]
         return total
 
-    def gradient(self, state: TorchState, window: Columns) -> Tensor:
+    def gradient(self, state: TorchState, global_batch: Columns) -> Tensor:
         """Leaves the gradient of the summed loss of the window, of all ranks, in `.grad`; returns
         rows (sum, weight) of the loss and of the metrics.
         """
@@ -76,9 +78,9 @@ class Stepper:
             param.grad = None
         if not state.module.training:
             state.module.train()
-        num_micro, sums = len(window["mask"]), None
+        num_micro, sums = len(global_batch["mask"]), None
         for micro in range(num_micro):
-            batch = {name: column[micro] for name, column in window.items()}
+            batch = {name: column[micro] for name, column in global_batch.items()}
             before = [s.clone() for s in state.statistics] if num_micro > 1 else []
             self._seed(state, micro)
             outputs, loss = self._loss(state.module, batch)

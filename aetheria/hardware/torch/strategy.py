@@ -120,7 +120,7 @@ def _join(
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-    port = peers.share(None if store is None else store.port)
+    port = peers.broadcast(None if store is None else store.port)
     store = store or TCPStore(host, port, peers.count, is_master=False)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",

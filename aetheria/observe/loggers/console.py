@@ -14,7 +14,7 @@ from aetheria.events import (
     RunEnded,
     RunStarted,
     SnapshotFailed,
-    StepsCompleted,
+    TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import register_logger
@@ -33,7 +33,7 @@ class ConsoleLogger:
         match event:
             case RunStarted():
                 self._view.start(event)
-            case StepsCompleted():
+            case TrainMetrics():
                 self._view.step(event)
             case EvaluationCompleted():
                 progress = event.progress
@@ -96,7 +96,7 @@ class _Lines:
         at = f"from step {event.progress.step} " if event.resumed else ""
         self.line(f"training {at}to step {event.total_steps} ({event.steps_per_epoch} an epoch)")
 
-    def step(self, event: StepsCompleted) -> None:
+    def step(self, event: TrainMetrics) -> None:
         if self._clock() - self._told_at < _SILENT_SECONDS:
             return
         step, rate = event.progress.step, event.steps_per_second
@@ -144,7 +144,7 @@ class _Bar:
         )
         self._progress.start()
 
-    def step(self, event: StepsCompleted) -> None:
+    def step(self, event: TrainMetrics) -> None:
         self._progress.update(
             self._task,
             completed=event.progress.step,

@@ -15,10 +15,10 @@ from aetheria.events import (
     RolledBack,
     RunEnded,
     RunStarted,
-    StepsCompleted,
+    TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
-from aetheria.observe.loggers.retrying_file import PatientFile
+from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
 
@@ -69,7 +69,7 @@ class CsvLogger:
 def metric_record(event: Event) -> dict[str, Any] | None:
     """The flat record of an event that carries metrics, None for any other."""
     match event:
-        case StepsCompleted():
+        case TrainMetrics():
             extra = {"steps_per_second": round(event.steps_per_second, 3)}
             return {**_counters(event.progress, "train"), **metric_values(event), **extra}
         case EvaluationCompleted():
@@ -79,7 +79,7 @@ def metric_record(event: Event) -> dict[str, Any] | None:
             return None
 
 
-def metric_values(event: StepsCompleted | EvaluationCompleted) -> dict[str, Any]:
+def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
     """The metrics of an event, and of an evaluation how many examples are not finite, if any."""
     count = event.num_nonfinite_examples if isinstance(event, EvaluationCompleted) else 0
     return {**event.metrics, **({"num_nonfinite_examples": count} if count else {})}
@@ -122,13 +122,13 @@ class _LineFile:
 
     def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
         self._path, self._step_of, self._header = path, step_of, header
-        self._file: PatientFile | None = None
+        self._file: RetryingFile | None = None
 
     def follow(self, event: Event) -> None:
         """Opens with the run, is cut where the run goes back, and closes with it."""
         if isinstance(event, (RunStarted, RolledBack)):
-            self._file = self._file or PatientFile(self._path)
-            self._forget_after(event.last_told)
+            self._file = self._file or RetryingFile(self._path)
+            self._forget_after(event.last_logged)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()
 

@@ -8,7 +8,7 @@ _MOST_PENDING_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 20
 
 
-class PatientFile:
+class RetryingFile:
     """Appends bytes. What the disk does not take is kept, and tried again with the next.
 
     An outage is one line on stderr, and so is what is lost where it outlasts the run. A file that

@@ -11,11 +11,11 @@ from aetheria.events import (
     RolledBack,
     RunEnded,
     RunStarted,
-    StepsCompleted,
+    TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.records import metric_values
-from aetheria.observe.loggers.retrying_file import PatientFile
+from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
 _SCHEME = "patient"  # of a file name, by which tensorboardX finds who opens it
@@ -26,8 +26,8 @@ class _PatientFiles:
     """Opens files for tensorboardX."""
 
     @staticmethod
-    def open(path: str) -> PatientFile:
-        return PatientFile(Path(path.removeprefix(f"{_SCHEME}:")))
+    def open(path: str) -> RetryingFile:
+        return RetryingFile(Path(path.removeprefix(f"{_SCHEME}:")))
 
 
 @register_logger("tensorboard")
@@ -48,10 +48,10 @@ class TensorBoardLogger:
     def notify(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._open(event.last_told)
+                self._open(event.last_logged)
             case RolledBack():
-                self._forget_after(event.last_told)
-            case StepsCompleted():
+                self._forget_after(event.last_logged)
+            case TrainMetrics():
                 rate = {"steps_per_second": event.steps_per_second}
                 self._write("train", {**event.metrics, **rate}, event.progress.step)
             case EvaluationCompleted():

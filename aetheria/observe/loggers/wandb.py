@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from aetheria.errors import AetheriaError
-from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, StepsCompleted
+from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.records import metric_values
 from aetheria.plugins import register_logger
@@ -60,7 +60,7 @@ class WandbLogger:
         match event:
             case RunStarted():
                 self._start()
-            case StepsCompleted():
+            case TrainMetrics():
                 self._log("train", event)
             case EvaluationCompleted():
                 self._log("eval", event)
@@ -72,7 +72,7 @@ class WandbLogger:
 
     def import_state(self, state: dict[str, Any]) -> None:
         # A fork is another run: it must not write into its parent's curves.
-        self._run_id = None if self._context.forked else state["run_id"]
+        self._run_id = None if self._context.is_fork else state["run_id"]
 
     def _start(self) -> None:
         self._run = self._wandb.init(
@@ -87,7 +87,7 @@ class WandbLogger:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def _log(self, split: str, event: StepsCompleted | EvaluationCompleted) -> None:
+    def _log(self, split: str, event: TrainMetrics | EvaluationCompleted) -> None:
         metrics = {f"{split}/{name}": value for name, value in metric_values(event).items()}
         counters = {"step": event.progress.step, "epoch": event.progress.epoch}
         self._run.log({**counters, **metrics})

@@ -52,14 +52,14 @@ class DebugNanCommand:
         """
         from aetheria.snapshots.dumps import read_dump
 
-        snapshot, window = read_dump(self.dump)
+        snapshot, global_batch = read_dump(self.dump)
         record = snapshot.record
-        finding = self._find(snapshot.arrays, window, record)
-        for name, text in _describe(finding, record, window):
+        finding = self._find(snapshot.arrays, global_batch, record)
+        for name, text in _describe(finding, record, global_batch):
             print(f"{name:10} {text}")
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
-    def _find(self, arrays: Any, window: Any, record: Mapping[str, Any]) -> "Finding | None":
+    def _find(self, arrays: Any, global_batch: Any, record: Mapping[str, Any]) -> "Finding | None":
         from aetheria.build import is_elastic
         from aetheria.build.provenance import model_params
         from aetheria.config import make_config
@@ -81,7 +81,7 @@ class DebugNanCommand:
             mixed_precision=config.mixed_precision,
             carries_state=not is_elastic(config),  # lanes all begin with the same
             arrays=arrays,
-            window=window,
+            global_batch=global_batch,
             step=record["step"],
             total_steps=record.get("total_steps", 1),
         )
@@ -89,9 +89,9 @@ class DebugNanCommand:
 
 
 def _describe(
-    finding: "Finding | None", record: Mapping[str, Any], window: Mapping[str, Any]
+    finding: "Finding | None", record: Mapping[str, Any], global_batch: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    num_micro, size = window["mask"].shape
+    num_micro, size = global_batch["mask"].shape
     yield "window", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
     if finding is None:
         yield (

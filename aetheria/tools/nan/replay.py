@@ -62,7 +62,7 @@ class Replay:
         carries_state: whether the model state goes from one micro-batch to the next.
         arrays: the dump's leaves: params, model_state, base_key and the like; with opt_state, the
             update is replayed too.
-        window: column name -> [grad_accumulation_steps, micro_batch, ...].
+        global_batch: column name -> [grad_accumulation_steps, micro_batch, ...].
         step: the step the window was for.
         total_steps: the length of the run, for the schedule.
 
@@ -77,12 +77,12 @@ class Replay:
         mixed_precision: bool | str,
         carries_state: bool,
         arrays: Mapping[str, np.ndarray],
-        window: Mapping[str, np.ndarray],
+        global_batch: Mapping[str, np.ndarray],
         step: int,
         total_steps: int = 1,
     ):
         precision = Precision.parse(mixed_precision)
-        self._window, self._carries_state = window, carries_state
+        self._global_batch, self._carries_state = global_batch, carries_state
         abstract = abstract_weights(model, precision, self._batch(0))
         self._params, self._model_state = place_weights(arrays, abstract, "dump")
         self._scaling = jnp.asarray(arrays["loss_scale"]) if "loss_scale" in arrays else ()
@@ -95,7 +95,7 @@ class Replay:
     def find(self) -> Finding | None:
         """Looks for what is not finite; None: everything is, here."""
         state, total = self._model_state, None
-        for index in range(len(self._window["mask"])):
+        for index in range(len(self._global_batch["mask"])):
             grads, sums, new_state = self._run(state, self._batch(index), index)
             if self._is_bad(state, grads, sums, new_state):
                 return self._examine(state, index, grads, sums)
@@ -236,7 +236,7 @@ class Replay:
         return jax.random.fold_in(self._step_key, index)
 
     def _batch(self, index: int) -> dict[str, np.ndarray]:
-        return {name: column[index] for name, column in self._window.items()}
+        return {name: column[index] for name, column in self._global_batch.items()}
 
 
 def _in_backward_pass(origin: Origin | None) -> None:

@@ -113,7 +113,7 @@ class Parity:
         feed = build_feed(self.config, self.project, model)
         model = without_dropout(model)
         spec = ProgramSpec(
-            example_window=feed.example_window(),
+            example_global_batch=feed.example_global_batch(),
             total_steps=max(build_schedule(self.config, feed).total_steps, self.steps),
             seed=self.config.seed,
             mixed_precision=POLICIES[self.precision],
@@ -125,11 +125,11 @@ class Parity:
         yield Comparison(0, _differences(state, there.export_state()), self._tolerance(0))
         chunks = feed.train_chunks(0, 1)
         for step in range(1, self.steps + 1):
-            window = {name: column[0] for name, column in next(chunks).arrays.items()}
+            global_batch = {name: column[0] for name, column in next(chunks).arrays.items()}
             if step > 1 and self.precision == "float32":
                 there.begin(state)
-            loss, grads = here.step(window)
-            their_loss, their_grads = there.step(window)
+            loss, grads = here.step(global_batch)
+            their_loss, their_grads = there.step(global_batch)
             state = here.export_state()
             differences = {
                 "loss": _relative(loss, their_loss),
@@ -152,18 +152,20 @@ class JaxSide:
     def __init__(self, model: Model, spec: ProgramSpec):
         precision = Precision.parse(spec.mixed_precision)
         optimizer = optimizer_of(model, spec.total_steps)
-        example = {name: column[0] for name, column in spec.example_window.items()}
+        example = {name: column[0] for name, column in spec.example_global_batch.items()}
         jit = jit_for(jax.default_backend())  # as what trains is compiled
         self._gradient = jit(make_gradient(model, precision))
         self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
         init = jit(make_init(model, optimizer, precision))
         self._state = init(jax.random.key(spec.seed), example)
 
-    def step(self, window: Mapping[str, Any]) -> tuple[float, Leaves]:
+    def step(self, global_batch: Mapping[str, Any]) -> tuple[float, Leaves]:
         """Takes a step; returns the mean loss, and its gradient before it is clipped."""
         state = self._state
         rng = step_key(state.base_key, state.counters[STEP])
-        grads, sums, model_state = self._gradient(state.params, state.model_state, window, rng)
+        grads, sums, model_state = self._gradient(
+            state.params, state.model_state, global_batch, rng
+        )
         self._state, _ = self._update(state, grads, sums, model_state)
         weight = float(sums.weight)
         return float(sums.total) / weight, {
@@ -192,13 +194,13 @@ class TorchSide:
         self._state = self._program.import_state(arrays)
         self._tamper(self._program, self._state, arrays)
 
-    def step(self, window: Mapping[str, Any]) -> tuple[float, Leaves]:
+    def step(self, global_batch: Mapping[str, Any]) -> tuple[float, Leaves]:
         """Takes a step; returns what JaxSide does."""
         program, state = self._program, self._state
         assert state is not None, "there is a state"
         stepper = program.stepper
         before = [statistic.clone() for statistic in state.statistics]
-        rows = stepper.gradient(state, program.to_device(window))
+        rows = stepper.gradient(state, program.to_device(global_batch))
         total, weight = rows[0].tolist()
         grads = program.link.gradients(state, 1 / weight)
         stepper.update(state, rows[0], before)

@@ -16,7 +16,7 @@ from aetheria.errors import AetheriaError, ExitCode, HardwareError
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.plugins.user_code import print_user_error
 from aetheria.snapshots.runs import RunRequest
-from aetheria.tools.plan.analysis import Machine, assumptions, rehearse
+from aetheria.tools.plan.analysis import Machine, analyze, assumptions
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def _plan(request: dict[str, Any]) -> dict[str, Any]:
             f"plan: expected a program of one mesh, got {type(program).__name__}; "
             "plan with the reproducibility 'fast'"
         )
-    plan = rehearse(program, Machine(**request["machine"]))
+    plan = analyze(program, Machine(**request["machine"]))
     return {
         **plan,
         "assumptions": assumptions(plan, parse_policy(config.mixed_precision)["compute"]),

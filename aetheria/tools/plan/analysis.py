@@ -33,18 +33,18 @@ class Machine:
     link_gbps: float = 450.0
 
 
-def rehearse(program: JaxProgram, machine: Machine) -> dict[str, Any]:
+def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:
     """Traces and compiles the train step; no parameter is made and nothing runs.
 
     Returns:
         JSON values: `mesh`, `memory` (bytes on each device), `operations`, `collectives`,
         `whole_leaves` (large and not split), `estimate` and `assumptions`.
     """
-    state, window = program.abstract_state, program.abstract_window
+    state, global_batch = program.abstract_state, program.abstract_global_batch
     mesh = dict(program.mesh_shape)
     traced = program.trace_train_step()
     compiled = traced.lower().compile()
-    memory = _memory(compiled.memory_analysis(), state, window, machine)
+    memory = _memory(compiled.memory_analysis(), state, global_batch, machine)
     operations = count_operations(traced.jaxpr)
     collectives, unknown_loops = find_collectives(compiled.as_text() or "", mesh)
     flops = operations.flops / math.prod(mesh.values())
@@ -72,7 +72,7 @@ def device_bytes(tree: Any) -> int:
     )
 
 
-def _memory(stats: Any, state: Any, window: Any, machine: Machine) -> dict[str, Any]:
+def _memory(stats: Any, state: Any, global_batch: Any, machine: Machine) -> dict[str, Any]:
     """What is on a device during a step; the state is donated, so its update takes no more."""
     arguments, outputs = stats.argument_size_in_bytes, stats.output_size_in_bytes
     peak = arguments + outputs - stats.alias_size_in_bytes + stats.temp_size_in_bytes
@@ -80,7 +80,7 @@ def _memory(stats: Any, state: Any, window: Any, machine: Machine) -> dict[str, 
         "params": device_bytes(state.params),
         "opt_state": device_bytes(state.opt_state),
         "model_state": device_bytes(state.model_state),
-        "batch": device_bytes(window),
+        "batch": device_bytes(global_batch),
         "temporaries": stats.temp_size_in_bytes,
         "peak": peak,
         "limit": machine.memory_bytes,

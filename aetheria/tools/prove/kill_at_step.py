@@ -14,7 +14,7 @@ import numpy as np
 
 from aetheria.data.checks import check_data
 from aetheria.data.sources import DataSplits, Source
-from aetheria.events import Event, RunStarted, StepsCompleted
+from aetheria.events import Event, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
@@ -80,7 +80,7 @@ class _Noted:
         return self._source.read(indices)
 
 
-class Witness:
+class KillAtStep:
     """Callback: starts the notes, and ends its own process at a step.
 
     Args:
@@ -99,14 +99,14 @@ class Witness:
     ):
         self._run_dir, self._at_step = context.run_dir, at_step
         self._signal, self._save_every = signal_number, save_every
-        self._began = 0
+        self._started_at = 0
 
     def notify(self, event: Event) -> None:
         if isinstance(event, RunStarted):
-            self._began = event.progress.step
+            self._started_at = event.progress.step
             _notes.begin(self._run_dir / EXAMPLES, event.progress.examples_seen)
-        elif isinstance(event, StepsCompleted) and event.progress.step == self._at_step:
-            if (event.progress.step - 1) // self._save_every > self._began // self._save_every:
+        elif isinstance(event, TrainMetrics) and event.progress.step == self._at_step:
+            if (event.progress.step - 1) // self._save_every > self._started_at // self._save_every:
                 self._wait_for_snapshot()
             os.kill(os.getpid(), self._signal)
 
@@ -114,7 +114,7 @@ class Witness:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline:
             infos = list_snapshots(self._run_dir / CHECKPOINTS)
-            if infos and infos[-1].step > self._began:
+            if infos and infos[-1].step > self._started_at:
                 return
             time.sleep(0.01)
 

@@ -78,8 +78,8 @@ class ResumeProof:
                     raise
                 return [Check("run", "completed", "failed", str(error))]
             lives = read_examples(resumed)
-            began = ", ".join(f"example {start}" for start, _ in lives)
-            tell(f"resumed: {self.steps} steps; processes began at {began}")
+            started_at = ", ".join(f"example {start}" for start, _ in lives)
+            tell(f"resumed: {self.steps} steps; processes began at {started_at}")
             found = self._child(resumed).evidence()
             num_examples = expected.record["progress"]["examples_seen"]
             return [
@@ -185,8 +185,8 @@ def _check_examples(
                 difference = f"example {position}"
     if len(taken) != len(expected) and difference is None:
         difference = f"{len(taken)} examples instead of {len(expected)}"
-    together = [taken[position] for position in sorted(taken)]
-    return Check("examples", _listing(expected), _listing(together), difference)
+    all_or_none = [taken[position] for position in sorted(taken)]
+    return Check("examples", _listing(expected), _listing(all_or_none), difference)
 
 
 def _listing(indices: Sequence[int]) -> str:

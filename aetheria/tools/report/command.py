@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aetheria.cli.table import print_table
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.observe.goodput import LEDGER, Session, account, read_ledger
+from aetheria.observe.goodput import GOODPUT_FILE, Session, account, read_goodput
 
 _MEANINGS = {
     "start": "imports, data, the program, a snapshot to go on from",
@@ -16,14 +16,14 @@ _MEANINGS = {
     "step": "training steps that were new",
     "evaluation": "passes over the evaluation split",
     "snapshot": "saves that the loop waited for",
-    "replayed": "steps taken again after a restart or a rollback",
-    "down": "between two processes, or untold by one that was killed",
+    "recomputed": "steps taken again after a restart or a rollback",
+    "downtime": "between two processes, or not written by one that was killed",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand:
-    """Command: prints a run's ledger.
+    """Command: prints where the time of a run went.
 
     Attributes:
         run_dir: the run folder.
@@ -34,11 +34,12 @@ class ReportCommand:
     as_json: bool = False
 
     def execute(self) -> int:
-        """Prints. Raises AetheriaError if the run has no ledger."""
-        sessions = read_ledger(self.run_dir)
+        """Prints. Raises AetheriaError if the run has no record of it."""
+        sessions = read_goodput(self.run_dir)
         if not sessions:
             raise AetheriaError(
-                f"report: expected a run folder with a {LEDGER}, got {self.run_dir}; name another"
+                f"report: expected a run folder with a {GOODPUT_FILE}, got {self.run_dir}; "
+                "name another"
             )
         seconds = account(sessions)
         total = sum(seconds.values())
@@ -59,7 +60,7 @@ class ReportCommand:
 
 
 def _row(number: int, session: Session) -> list[str]:
-    began = datetime.fromtimestamp(session.began).isoformat(" ", "seconds")
+    started_at = datetime.fromtimestamp(session.started_at).isoformat(" ", "seconds")
     steps = f"{session.first_step} to {session.step}"
     ended = "did not say" if session.status == "running" else session.status
-    return [str(number), began, f"{session.until - session.began:.1f}", steps, ended]
+    return [str(number), started_at, f"{session.until - session.started_at:.1f}", steps, ended]

@@ -11,7 +11,7 @@ from aetheria.build import build_feed, build_model, require_torch
 from aetheria.build.provenance import describe_run, resolve_model
 from aetheria.config import Config
 from aetheria.engine.interfaces import Snapshot
-from aetheria.engine.run_state import Standing
+from aetheria.engine.run_state import RunState
 from aetheria.errors import AetheriaError
 from aetheria.hardware.layout.leaves import (
     abstract_weights,
@@ -133,7 +133,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
             arrays[path] = weights.arrays[source].astype(array.dtype)
     lineage = {"file": str(weights.path)}
     made_of = {"resolved": {"model_params": resolve_model(config, project)}}
-    return arrays, {**Standing().record(0, {}, {}), **describe_run(config, spec, lineage, made_of)}
+    return arrays, {**RunState().record(0, {}, {}), **describe_run(config, spec, lineage, made_of)}
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:

@@ -112,9 +112,9 @@ def make_optimizer(
     """AdamW, its warm-up and cosine by steps; of a GPT, matrices alone decay."""
     size, parameters = spec["model"], list(network.parameters())
     plain = [p for p in parameters if spec["work"] == "lm" and p.ndim < 2]
-    decayed = [p for p in parameters if all(p is not q for q in plain)]
+    decay_mask = [p for p in parameters if all(p is not q for q in plain)]
     groups = [
-        {"params": decayed, "weight_decay": size["weight_decay"]},
+        {"params": decay_mask, "weight_decay": size["weight_decay"]},
         {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]

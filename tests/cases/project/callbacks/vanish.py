@@ -3,7 +3,7 @@
 import shutil
 
 from aetheria import register_callback
-from aetheria.events import StepsCompleted
+from aetheria.events import TrainMetrics
 
 
 @register_callback("vanish")
@@ -12,7 +12,7 @@ class Vanish:
         self._run_dir, self._step, self._how = context.run_dir, step, how
 
     def notify(self, event):
-        if not isinstance(event, StepsCompleted) or event.progress.step != self._step:
+        if not isinstance(event, TrainMetrics) or event.progress.step != self._step:
             return
         if self._how == "remove":
             shutil.rmtree(self._run_dir)

@@ -14,10 +14,10 @@ from aetheria.events import (
     RolledBack,
     RunEnded,
     RunStarted,
-    StepsCompleted,
-    Waited,
+    StallTime,
+    TrainMetrics,
 )
-from aetheria.observe.goodput import KINDS, LEDGER, Ledger, account, read_ledger
+from aetheria.observe.goodput import GOODPUT_FILE, KINDS, GoodputRecorder, account, read_goodput
 from aetheria.observe.listener import RunContext
 
 
@@ -30,26 +30,26 @@ class Story:
 
     def start(self, at, ready, step):
         self.now = ready
-        context = RunContext(run_dir=self.folder, config={}, stop=StopSignal(), began=at)
-        self.ledger, self.waited = Ledger(context), Waited()
+        context = RunContext(run_dir=self.folder, config={}, stop=StopSignal(), started_at=at)
+        self.ledger, self.stalls = GoodputRecorder(context), StallTime()
         progress = Progress(step=step)
         self.ledger.notify(
             RunStarted(progress=progress, total_steps=9, steps_per_epoch=3, resumed=step > 0)
         )
 
-    def phase(self, at, source, target, step, **waited):
-        self.now, self.waited = at, Waited(**waited) if waited else self.waited
+    def phase(self, at, source, target, step, **stalls):
+        self.now, self.stalls = at, StallTime(**stalls) if stalls else self.stalls
         self.ledger.notify(
             PhaseChanged(
-                progress=Progress(step=step), source=source, target=target, waited=self.waited
+                progress=Progress(step=step), source=source, target=target, stalls=self.stalls
             )
         )
 
-    def report(self, at, step, **waited):
-        self.now, self.waited = at, Waited(**waited) if waited else self.waited
+    def report(self, at, step, **stalls):
+        self.now, self.stalls = at, StallTime(**stalls) if stalls else self.stalls
         self.ledger.notify(
-            StepsCompleted(
-                progress=Progress(step=step), metrics={}, steps_per_second=1.0, waited=self.waited
+            TrainMetrics(
+                progress=Progress(step=step), metrics={}, steps_per_second=1.0, stalls=self.stalls
             )
         )
 
@@ -58,7 +58,7 @@ class Story:
         self.ledger.notify(RunEnded(progress=Progress(step=step), status="completed", reason=""))
 
     def told(self):
-        return {kind: s for kind, s in account(read_ledger(self.folder)).items() if s}
+        return {kind: s for kind, s in account(read_goodput(self.folder)).items() if s}
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_steps_that_a_killed_process_had_taken_are_replayed_and_the_gap_is_down(
     story.report(1140, 7)
     story.phase(1150, "training", "completed", 8)
     story.end(1150, 8)
-    assert story.told() == {"step": 60 + 10 + 10, "replayed": 20 + 10, "down": 40}
-    first, second = read_ledger(story.folder)
+    assert story.told() == {"step": 60 + 10 + 10, "recomputed": 20 + 10, "downtime": 40}
+    first, second = read_goodput(story.folder)
     assert (first.status, first.step, second.status, second.step) == ("running", 6, "completed", 8)
     assert second.first_step == 3
 
@@ -112,7 +112,7 @@ def test_what_a_rollback_takes_back_is_replayed(story):
     story.report(1070, 5)
     story.phase(1080, "training", "completed", 6)
     story.end(1080, 6)
-    assert story.told() == {"step": 50.0, "replayed": 30.0}
+    assert story.told() == {"step": 50.0, "recomputed": 30.0}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_a_rollback_takes_back_is_replayed(story):
     ],
 )
 def test_what_a_crash_of_the_machine_left_is_left_out(story, garbage):
-    (story.folder / LEDGER).write_bytes(garbage + b"\n")
+    (story.folder / GOODPUT_FILE).write_bytes(garbage + b"\n")
     story.start(at=1000, ready=1001, step=0)
     assert story.told() == {"start": 1.0}
 
@@ -139,11 +139,11 @@ def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
     story.start(at=1000, ready=1000, step=0)
     story.phase(1000, "starting", "training", 0)
     story.report(1060, 6)
-    with (story.folder / LEDGER).open("a") as file:
+    with (story.folder / GOODPUT_FILE).open("a") as file:
         file.write('{"began": 1000.0, "unt')
     story.start(at=1070, ready=1071, step=6)
-    assert story.told() == {"step": 60.0, "start": 1.0, "down": 10.0}
-    assert len((story.folder / LEDGER).read_text().splitlines()) == 2
+    assert story.told() == {"step": 60.0, "start": 1.0, "downtime": 10.0}
+    assert len((story.folder / GOODPUT_FILE).read_text().splitlines()) == 2
 
 
 def test_a_clock_that_is_set_back_takes_no_time_away(story):
@@ -157,14 +157,16 @@ def test_a_clock_that_is_set_back_takes_no_time_away(story):
 def test_the_ledger_of_a_run_holds_all_its_time(train):
     train("run", stop_at_step=10)
     run = train("run", resume="latest")
-    ledger, (first, second) = run.summary["ledger"], read_ledger(run.run_dir)
+    ledger, (first, second) = run.summary["goodput"], read_goodput(run.run_dir)
     assert tuple(ledger["seconds"]) == KINDS and ledger["processes"] == 2
-    assert sum(ledger["seconds"].values()) == pytest.approx(second.until - first.began, abs=0.01)
+    assert sum(ledger["seconds"].values()) == pytest.approx(
+        second.until - first.started_at, abs=0.01
+    )
     for session in (first, second):
-        assert sum(session.seconds.values()) == pytest.approx(session.until - session.began)
+        assert sum(session.seconds.values()) == pytest.approx(session.until - session.started_at)
         assert session.seconds["compile"] > 0
     assert first.seconds.get("evaluation", 0) == 0 < second.seconds["evaluation"]
-    assert ledger["seconds"]["replayed"] == 0
+    assert ledger["seconds"]["recomputed"] == 0
     assert [first.step, second.first_step, second.step] == [10, 10, 46]
 
 
@@ -172,15 +174,15 @@ def test_a_run_that_lost_snapshots_replays(train):
     run = train("run")
     shutil.rmtree(run.run_dir / "checkpoints" / "snapshot_ep2")
     again = train("run", resume="latest")
-    second = read_ledger(again.run_dir)[1]
+    second = read_goodput(again.run_dir)[1]
     # What is left for new steps lies between the end of the last one and the end of the run.
-    assert second.seconds["replayed"] > second.seconds["step"]
+    assert second.seconds["recomputed"] > second.seconds["step"]
 
 
 def test_overwrite_begins_a_new_ledger(train):
     train("run", epochs=1)
     again = train("run", epochs=1, overwrite=True)
-    assert again.summary["ledger"]["processes"] == 1
+    assert again.summary["goodput"]["processes"] == 1
 
 
 def test_the_report_says_where_the_time_went(train, capsys):
