@@ -140,7 +140,7 @@ def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
     story.phase(1000, "starting", "training", 0)
     story.report(1060, 6)
     with (story.folder / GOODPUT_FILE).open("a") as file:
-        file.write('{"began": 1000.0, "unt')
+        file.write('{"started_at": 1000.0, "unt')
     story.start(at=1070, ready=1071, step=6)
     assert story.told() == {"step": 60.0, "start": 1.0, "downtime": 10.0}
     assert len((story.folder / GOODPUT_FILE).read_text().splitlines()) == 2
@@ -200,5 +200,5 @@ def test_the_report_says_where_the_time_went(train, capsys):
 def test_a_folder_without_a_ledger_is_one_line_and_exit_2(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"report: expected a run folder with a ledger.jsonl, got {tmp_path}; name another\n"
+        f"report: expected a run folder with a goodput.jsonl, got {tmp_path}; name another\n"
     )

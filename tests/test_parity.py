@@ -129,11 +129,11 @@ class Ruled(SimpleMLP):
     def optimizer(self, total_steps):
         rules = {
             "adam": Adam(b1=0.8),
-            "adamw": AdamW(weight_decay=0.1, eps=1e-6, decayed="kernel$"),
+            "adamw": AdamW(weight_decay=0.1, eps=1e-6, decay_mask="kernel$"),
             "sgd": SGD(),
             "momentum": SGD(momentum=0.9),
             "nesterov": SGD(momentum=0.9, nesterov=True),
-            "lion": Lion(weight_decay=0.1, decayed="Dense_1"),
+            "lion": Lion(weight_decay=0.1, decay_mask="Dense_1"),
         }
         schedule = optax.exponential_decay(self.learning_rate, 10, 0.9)
         return Optimizer(

@@ -1,29 +1,30 @@
-"""Vocabulary: what the rooms promise each other. Plain Python; imports only the events.
+"""What the engine asks of the other rooms, as Protocols. Plain Python; imports only the events.
 
-`State`, `Report` and `Totals` are opaque on purpose: the engine passes them from one call to the
-next and never looks inside, so a JAX and a PyTorch program serve it alike.
+`State`, `Report` and `Totals` are type variables: the engine passes values of these types from one
+call to the next and never looks inside, so that a JAX and a PyTorch program serve it alike, while
+the type checker still sees that they are not mixed up.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aetheria.events import Event, SnapshotFailed, SnapshotSaved
 
-State = Any
-Report = Any
-Totals = Any
+State = TypeVar("State")
+Report = TypeVar("Report")
+Totals = TypeVar("Totals")
 
-# What the guard may find that is not finite in a window.
+# What the guard may find non-finite in a global batch.
 LOSS_OR_GRADIENT, UPDATE_OR_STATE = "loss or gradient", "update or model state"
 
 
 class Chunk(NamedTuple):
-    """Consecutive windows; a window is the data of one optimizer step.
+    """Consecutive global batches; a global batch is the data of one optimizer step.
 
     Attributes:
-        arrays: column name -> [num_windows, grad_accumulation_steps, micro_batch, ...], with a
-            `mask` column f32 that is 1 for an example and 0 for padding.
+        arrays: column name -> [num_global_batches, num_slices, slice_size, ...], with a `mask`
+            column f32 that is 1 for an example and 0 for padding.
         num_examples: real examples in each global batch. Shorter than `num_global_batches` where an
             epoch ends inside the chunk; the rows beyond are no data and are never trained on.
     """
@@ -37,12 +38,12 @@ class GuardCounters(NamedTuple):
 
     Attributes:
         step: steps taken.
-        num_skipped: windows skipped.
+        num_skipped: global batches skipped.
         consecutive_skips: those in a row, up to this step.
         last_skipped_step: the last of them; 0 for none.
-        frozen_step: the non-finite window at which the state holds, and waits for the host to
-            release it; 0: it does not.
-        what: what was not finite in the last window skipped.
+        frozen_step: the non-finite global batch at which the state froze, until the host unfreezes
+            it; 0: it is not frozen.
+        what: what was not finite in the last global batch skipped.
     """
 
     step: int
@@ -60,9 +61,9 @@ class GuardCounters(NamedTuple):
         >>> GuardCounters.of([7, 1, 1, -7, 7, 0]).what
         'update or model state'
         """
-        step, num_skipped, consecutive, last, held, _ = counters
+        step, num_skipped, consecutive, last, frozen, _ = counters
         what = UPDATE_OR_STATE if last < 0 else LOSS_OR_GRADIENT
-        return cls(step, num_skipped, consecutive, abs(last), held, what)
+        return cls(step, num_skipped, consecutive, abs(last), frozen, what)
 
 
 class HostReport(NamedTuple):
@@ -81,14 +82,29 @@ class HostReport(NamedTuple):
     sums: Mapping[str, Sequence[float]] = {}
 
 
-class Program(Protocol):
-    """Strategy's product: one model, compiled for one set of devices."""
+class Program(Protocol[State, Report, Totals]):
+    """What a strategy compiles: one model for one set of devices."""
 
     @property
     def steps_per_call(self) -> int:
-        """How many windows one call should be offered: several where dispatching each step on its
-        own would take a share of its time.
+        """How many steps one call should be offered: several where dispatching each step on its own
+        would take a share of its time.
         """
+        ...
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """What an evaluation reports, `eval/loss` style names; known before anything compiles."""
+        ...
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of a whole state, and so of a snapshot of it."""
+        ...
+
+    @property
+    def num_compilations(self) -> dict[str, int]:
+        """How many times each step was compiled: 1, or a shape is not constant."""
         ...
 
     def init(self) -> State:
@@ -103,15 +119,26 @@ class Program(Protocol):
         count: int,
         since: Report | None = None,
     ) -> tuple[State, Report]:
-        """Takes one optimizer step on each of `count` windows of a chunk, from `start` on; returns
-        a report of them and of the steps that `since` reports, the same whichever way these were
-        cut into calls. Does not wait for the device to come to it; it may wait for a call before,
-        so as not to be far ahead.
+        """Takes one optimizer step on each of `count` global batches of a chunk, from `start` on.
+
+        Does not wait for the device to reach it; it may wait for an earlier call, so that the host
+        is never far ahead.
+
+        Args:
+            state: used up.
+            arrays: a chunk's.
+            start: the first global batch to train on.
+            count: how many.
+            since: the report of the steps before, to which these are added.
+
+        Returns:
+            The new state, and a report of these steps and of those that `since` reports: the same
+            however the steps are cut into calls.
         """
         ...
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> Report:
-        """A report to go on from, of the sums of one that was fetched."""
+        """A report to add to, made of the sums of a fetched one."""
         ...
 
     def eval_step(self, state: State, batch: Mapping[str, Any], totals: Totals | None) -> Totals:
@@ -130,15 +157,26 @@ class Program(Protocol):
         """The inverse of `export_state`; raises SnapshotError naming a leaf that does not fit."""
         ...
 
+    def check_state(self, arrays: Mapping[str, Any]) -> None:
+        """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
+        ...
+
+    def adapt_state(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A state saved under another precision policy, as this program's policy keeps it."""
+        ...
+
     def unfreeze(self, state: State, ignore_until_step: int) -> State:
-        """Lets a state that holds go on; up to that step, non-finite windows do not hold it again.
-        The given state is used up.
+        """Lets a frozen state continue; up to that step, a non-finite global batch does not freeze
+        it again. The given state is used up.
         """
         ...
 
 
+AnyProgram = Program[Any, Any, Any]
+
+
 class DataFeed(Protocol):
-    """Where windows come from. Order is a function of (seed, epoch, index) and nothing else."""
+    """Where global batches come from. Order is a function of (seed, epoch, index) alone."""
 
     @property
     def num_train_examples(self) -> int: ...
@@ -152,7 +190,7 @@ class DataFeed(Protocol):
         ...
 
     def train_indices(self, examples_seen: int) -> Sequence[int]:
-        """Which examples of the training split the window that begins there holds."""
+        """Which examples of the training split the global batch that begins there holds."""
         ...
 
     def eval_batches(self) -> Iterator[Mapping[str, Any]]:
@@ -194,17 +232,17 @@ class SnapshotManager(Protocol):
         ...
 
     def read_newest(self) -> Snapshot | None:
-        """The newest snapshot of this run that proves sound; None if there is none. Damaged ones
-        are moved aside.
+        """The newest snapshot of this run that verifies; None if there is none. Damaged ones are
+        moved to quarantine.
         """
         ...
 
 
 class DumpWriter(Protocol):
-    """Keeps what is needed to replay a non-finite window and find out where it went wrong."""
+    """Writes what is needed to replay a non-finite global batch and find its cause."""
 
     def has_budget(self) -> bool:
-        """Whether another dump would be kept; the first few of a run tell enough."""
+        """Whether another dump would be written; the first few of a run are enough."""
         ...
 
     def write(
@@ -213,8 +251,8 @@ class DumpWriter(Protocol):
         """Writes a dump, and waits for it.
 
         Args:
-            step: the step whose window was not finite.
-            examples_seen: where that window begins.
+            step: the step whose global batch was not finite.
+            examples_seen: where that global batch begins.
             arrays: the exported state as it was before, and so after, that step.
             what: what was not finite, `LOSS_OR_GRADIENT` or `UPDATE_OR_STATE`.
 
@@ -239,18 +277,18 @@ class Peers(Protocol):
         ...
 
     def put(self, key: str, value: Any, *, replace: bool = False) -> None:
-        """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
-        thread.
+        """Puts a JSON value into the shared store. The first value of a key stays, unless
+        `replace`. From any thread.
         """
         ...
 
     def get(self, key: str) -> Any:
-        """What is put up; None if nothing is. From any thread."""
+        """The value of a key in the shared store; None if there is none. From any thread."""
         ...
 
     def exchange_exit_reasons(self, mine: str) -> list[str | None]:
-        """Leaves word of what ended this process, and collects the others'; None from a process
-        that sends none within seconds.
+        """Says why this process ends, and collects the others' reasons; None for a process that
+        gives none within seconds.
         """
         ...
 
@@ -261,14 +299,14 @@ class SingleProcess:
     index, count = 0, 1
 
     def __init__(self) -> None:
-        self._board: dict[str, Any] = {}
+        self._store: dict[str, Any] = {}
 
     def put(self, key: str, value: Any, *, replace: bool = False) -> None:
-        if replace or key not in self._board:
-            self._board[key] = value
+        if replace or key not in self._store:
+            self._store[key] = value
 
     def get(self, key: str) -> Any:
-        return self._board.get(key)
+        return self._store.get(key)
 
     def broadcast(self, value: Any) -> Any:
         return value

@@ -1,4 +1,4 @@
-"""The training loop. It may not know what a device, an array, an optimizer or a logger is."""
+"""The training loop. It does not know what a device, an array, an optimizer or a logger is."""
 
 import contextlib
 import math
@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Generic
 
-from aetheria.engine.bad_evaluation import BadEvaluation, find_bad_batches
+from aetheria.engine.evaluation import BadEvaluation, Evaluator
 from aetheria.engine.heartbeat import Heartbeat
 from aetheria.engine.interfaces import (
     Bus,
@@ -17,6 +18,7 @@ from aetheria.engine.interfaces import (
     Snapshot,
     SnapshotManager,
     State,
+    Totals,
 )
 from aetheria.engine.nonfinite import NonFinitePolicy
 from aetheria.engine.phases import Phase, check_transition, is_terminal
@@ -37,9 +39,17 @@ from aetheria.events import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended. `metrics` are the last known values, `eval/loss` style names; the guard has
-    skipped `num_skipped` windows.
+class Outcome(Generic[State]):
+    """How a run ended.
+
+    Attributes:
+        status: completed, preempted or halted.
+        reason: why, in words.
+        progress: how far it came.
+        state: the program's, as the last step left it.
+        metrics: the last known values, `eval/loss` style names.
+        num_eval_examples: of the last evaluation.
+        num_skipped: global batches that the guard skipped.
     """
 
     status: str
@@ -51,11 +61,11 @@ class Outcome:
     num_skipped: int
 
 
-class Engine:
-    """Mediator: moves data from the feed to the program and tells the bus what happened.
+class Engine(Generic[State, Report, Totals]):
+    """Mediator: moves data from the feed to the program, and emits what happened to the bus.
 
-    Every decision that depends on the run so far is taken from the three counters in `Progress`,
-    the guard's counters on the device and the listeners' states, all of which are in the snapshot.
+    Every decision that depends on the run so far rests on the three counters in `Progress`, the
+    guard's counters on the device and the listeners' states, all of which are in the snapshot.
 
     Attributes:
         heartbeat: what it is doing, for other threads to see.
@@ -64,7 +74,7 @@ class Engine:
     def __init__(
         self,
         *,
-        program: Program,
+        program: Program[State, Report, Totals],
         feed: DataFeed,
         schedule: Schedule,
         bus: Bus,
@@ -72,24 +82,39 @@ class Engine:
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
     ):
-        self._program, self._feed, self._schedule = program, feed, schedule
+        self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
         self._nonfinite = nonfinite
         self.heartbeat = Heartbeat()
-        self._waits = StallTimer(self.heartbeat)
+        self._stalls = StallTimer(self.heartbeat)
         self._reports = TrainReports(
-            program, schedule, bus, self._waits, nonfinite.max_consecutive_skips
+            program, schedule, bus, self._stalls, nonfinite.max_consecutive_skips
         )
-        self._batches = TrainBatches(feed, program.steps_per_call, self._waits)
+        self._batches = TrainBatches(feed, program.steps_per_call, self._stalls)
+        self._evaluator = Evaluator(program, feed, stop, self._stalls)
         self._phase = Phase.STARTING
         self._now = RunState()
-        self._state: State = None
-        self._interval: Report | None = None  # of the steps since the last that was reported
+        self._state_or_none: State | None = None  # None: before the start, and while restoring
+        self._interval: Report | None = None  # of the steps since the last logging step
         self._restored: Snapshot | None = None
         self._halt_reason = ""
 
-    def run(self, restored: Snapshot | None = None) -> Outcome:
+    def run(self, restored: Snapshot | None = None) -> Outcome[State]:
         """Trains to the end of the schedule, or to a stop, from scratch or from a snapshot.
+
+        One turn of the loop, in this order:
+
+        1. Dispatch: queue steps up to the next one at which anything else is due. The host does not
+           wait for any, so the device always has work.
+        2. Fetch late: read the report of a logging step some steps after its dispatch, for the same
+           reason. How many is a matter of the schedule, never of time.
+        3. Guard: the first thing read from a report. If the state froze at a non-finite global
+           batch, the steps after it changed nothing, and nothing below may run for them.
+        4. Evaluate: before saving, so that the snapshot holds what listeners concluded from it.
+        5. Agree on a stop: after evaluating, since a listener may ask for one there, and before
+           saving, since a run that leaves saves first. All processes decide alike.
+        6. Save: the state, the position and the listeners, at one step.
+        7. Continue or leave: last, when nothing of this step is still to be done.
 
         Raises:
             Whatever the program, the feed or (before the first step) a listener raises, after a
@@ -99,8 +124,8 @@ class Engine:
             with contextlib.closing(self._batches):
                 self._start(restored)
                 while not is_terminal(self._phase):
-                    report = self._train_to_boundary()
-                    if frozen := self._settle(report):
+                    report = self._dispatch()
+                    if frozen := self._fetch_late(report):
                         self._handle_nonfinite(frozen)
                     elif self._phase is Phase.TRAINING:
                         self._handle_boundary()
@@ -108,7 +133,26 @@ class Engine:
         except BaseException as error:
             self._fail(error)
             raise
-        return self._end(self._phase.value, self._reason())
+        status, reason, now = self._phase.value, self._reason(), self._now
+        self._emit_end(status, reason)
+        return Outcome(
+            status=status,
+            reason=reason,
+            progress=now.progress,
+            state=self._state,
+            metrics=now.metrics,
+            num_eval_examples=now.num_eval_examples,
+            num_skipped=self._reports.num_skipped,
+        )
+
+    @property
+    def _state(self) -> State:
+        assert self._state_or_none is not None, "the run has started"
+        return self._state_or_none
+
+    @_state.setter
+    def _state(self, state: State) -> None:
+        self._state_or_none = state
 
     def _start(self, restored: Snapshot | None) -> None:
         self._restored = restored
@@ -136,8 +180,8 @@ class Engine:
             self._save(wait=False)  # if there is none yet: a place to go back to
 
     def _restore(self, snapshot: Snapshot, *, ignore_until_step: int | None) -> None:
-        """Puts everything that decides the future to where it was when the snapshot was taken."""
-        self._state = None  # frees its memory first
+        """Restores everything that decides the future to what it was in the snapshot."""
+        self._state_or_none = None  # frees its memory first
         self._state = self._program.import_state(snapshot.arrays)
         if ignore_until_step is not None:
             self._state = self._program.unfreeze(self._state, ignore_until_step)
@@ -148,27 +192,27 @@ class Engine:
         self._bus.import_state(snapshot.record["listeners"])
 
     def _restart_from(self) -> None:
-        """Takes data and reports up from where the run stands now."""
+        """Continues data and reports from where the run stands now."""
         self._batches.seek(self._now.progress.examples_seen)
         self._reports.start(self._now.progress)
 
     def _evaluate_pending(self) -> None:
-        """Takes up the boundary in whose evaluation the run was stopped."""
-        if (told := self._now.pending) is not None:
-            self._reports.replay(self._now.progress, told)
+        """Returns to the boundary in whose evaluation the run was stopped."""
+        if (pending := self._now.pending) is not None:
+            self._reports.replay(self._now.progress, pending)
             if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
                 self._now.pending = None
             self._handle_boundary()
 
-    def _train_to_boundary(self) -> Report:
-        """Dispatches steps without waiting for any, until something else is due."""
+    def _dispatch(self) -> Report:
+        """Queues steps without waiting for any, until something else is due."""
         progress = self._now.progress
         report = None if self._schedule.is_log_due(progress) else self._interval
         cursors = [progress.examples_seen]
         due = self._schedule.steps_to_boundary(progress)
         while due:
             taken = self._batches.take(due)
-            with self._waits.for_compiler("train_steps"):
+            with self._stalls.for_compiler("train_steps"):
                 self._state, report = self._program.train_steps(
                     self._state, taken.arrays, taken.start, len(taken.num_examples), report
                 )
@@ -176,26 +220,27 @@ class Engine:
             due -= len(taken.num_examples)
             if self._stop.poll():
                 break
+        assert report is not None, "at least one step"
         self._reports.follow(cursors[1:])
         step = progress.step + len(cursors) - 1
         self._now.progress = self._schedule.progress(step, cursors[-1])
         self.heartbeat.step, self._interval = step, report
         return report
 
-    def _settle(self, report: Report) -> Frozen | None:
-        """Fetches, some steps late, if anything at this boundary needs host values."""
+    def _fetch_late(self, report: Report) -> Frozen[Report] | None:
+        """Fetches what is due. Returns where the state froze, if it did."""
         progress, schedule, frozen = self._now.progress, self._schedule, None
-        attend = self._needs_host()
-        if attend or schedule.is_log_due(progress):
-            self._reports.hold(progress, report)
-        if attend or schedule.is_fetch_due(progress):
-            frozen = self._reports.settle(progress, self._now.metrics)
+        needs_host = self._needs_host()
+        if needs_host or schedule.is_log_due(progress):
+            self._reports.add(progress, report)
+        if needs_host or schedule.is_fetch_due(progress):
+            frozen = self._reports.fetch_all(progress, self._now.metrics)
             self._stop.agree()
         return frozen
 
-    def _handle_nonfinite(self, frozen: Frozen) -> None:
-        """A window was not finite: keeps it for who wants to know why, and does what the policy
-        says. The device waits in the state before that window.
+    def _handle_nonfinite(self, frozen: Frozen[Report]) -> None:
+        """A global batch was not finite: writes a dump of it, and does what the policy says. The
+        state is frozen as it was before that global batch.
         """
         self._now.progress, step, what = frozen.progress, frozen.guard.step, frozen.guard.what
         self._interval = frozen.report
@@ -203,7 +248,7 @@ class Engine:
         dump = None
         if self._nonfinite.dumps.has_budget():
             arrays = self._program.export_state(self._state)
-            dump = self._nonfinite.dumps.write(step, frozen.started_at, arrays, what)
+            dump = self._nonfinite.dumps.write(step, frozen.begins_at, arrays, what)
         self._reports.emit_skips(frozen.progress, frozen.guard, dump)
         if self._nonfinite.halts(frozen.guard):
             in_a_row = frozen.guard.consecutive_skips
@@ -211,13 +256,14 @@ class Engine:
         elif self._nonfinite.rolls_back:
             self._roll_back(step, what)
         else:
-            self._state = self._program.unfreeze(self._state, self._nonfinite.examined(step))
+            self._state = self._program.unfreeze(self._state, self._nonfinite.ignore_until(step))
             self._restart_from()
             self._handle_boundary()
 
     def _roll_back(self, step: int, what: str) -> None:
-        """Goes back to the newest sound snapshot and takes the same steps again: a state that had
-        gone bad in memory is good then, and a window that is not finite again is stepped over.
+        """Returns to the newest snapshot that verifies and recomputes the same steps: a state that
+        was corrupted in memory is correct then, and a global batch that is non-finite again is
+        skipped.
         """
         snapshot = self._snapshots.read_newest() or self._restored
         if snapshot is None:
@@ -274,28 +320,24 @@ class Engine:
             self._enter(Phase.PREEMPTED)
 
     def _evaluate(self) -> None:
-        """A pass over the evaluation split; left, for a run that is to go on from here, where a
-        signal asks for a stop.
+        """One pass over the evaluation split. A preemption interrupts it; the run then resumes with
+        this evaluation.
         """
         self._enter(Phase.EVALUATING)
-        started_at = time.perf_counter()
-        totals, now = None, self._now
-        for batch in self._feed.eval_batches():
-            with self._waits.for_compiler("eval_step"):
-                totals = self._program.eval_step(self._state, batch, totals)
-            if self._stop.poll() and self._stop.preempt:
-                now.pending = self._reports.logged_at(now.progress.step)
-                self._enter(Phase.TRAINING)
-                return
+        started_at, now = time.perf_counter(), self._now
+        fetched = self._evaluator.evaluate(self._state)
+        if fetched is None:
+            now.pending = self._reports.logged_at(now.progress.step)
+            self._enter(Phase.TRAINING)
+            return
         if now.pending is not None:
             now.pending, now.saved_step = None, -1  # what was saved here lacks the evaluation
-        fetched = self._program.fetch(totals)
         assert fetched.num_examples is not None, "an evaluation counts its examples"
         now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
         now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
         bad = BadEvaluation()
         if not math.isfinite(fetched.metrics["loss"]):
-            bad = find_bad_batches(self._program, self._state, self._feed, self._waits)
+            bad = self._evaluator.find_bad_batches(self._state)
         self._bus.emit(
             EvaluationCompleted(
                 progress=self._now.progress,
@@ -311,8 +353,9 @@ class Engine:
         self._reports.restart_clock(self._now.progress)
 
     def _save(self, *, wait: bool) -> None:
-        """Back-pressure: at most one save is under way. Snapshots a user counts on (ends of epochs,
-        the last) wait for it; step snapshots yield to it and are taken at the next cadence.
+        """Starts a save; at most one is under way. Snapshots that a user relies on (at the end of
+        an epoch, the last) wait for the one before; step snapshots are left out while one is busy,
+        and taken at the next cadence.
         """
         if self._now.progress.step == self._now.saved_step or (not wait and self._snapshots.busy()):
             return
@@ -323,7 +366,7 @@ class Engine:
         record = self._now.record(reports.num_skipped, interval, self._bus.export_state())
         pending = self._now.pending is not None
         name = self._schedule.snapshot_name(self._now.progress, pending=pending)
-        with self._waits.for_compiler("export_state"):
+        with self._stalls.for_compiler("export_state"):
             arrays = self._program.export_state(self._state)
         self._snapshots.save(name, arrays, record)
         self._now.saved_step = self._now.progress.step
@@ -343,7 +386,7 @@ class Engine:
                 progress=self._now.progress,
                 source=source.value,
                 target=target.value,
-                stalls=self._waits.told(),
+                stalls=self._stalls.totals(),
             )
         )
 
@@ -357,24 +400,15 @@ class Engine:
         return "end of schedule"
 
     def _fail(self, error: BaseException) -> None:
-        """Says so without hiding the error: a listener that raises here must not replace it."""
+        """Emits the failure without hiding it: a listener that raises here must not replace it."""
         with contextlib.suppress(Exception):
             if not is_terminal(self._phase):
                 self._enter(Phase.FAILED)
             self._emit_saves(wait=True)
-            self._end("failed", f"{type(error).__name__}: {error}")
+            self._emit_end("failed", f"{type(error).__name__}: {error}")
 
-    def _end(self, status: str, reason: str) -> Outcome:
+    def _emit_end(self, status: str, reason: str) -> None:
         now = self._now
         self._bus.emit(
             RunEnded(progress=now.progress, status=status, reason=reason, metrics=now.metrics)
-        )
-        return Outcome(
-            status=status,
-            reason=reason,
-            progress=now.progress,
-            state=self._state,
-            metrics=now.metrics,
-            num_eval_examples=now.num_eval_examples,
-            num_skipped=self._reports.num_skipped,
         )

@@ -1,63 +1,63 @@
-"""Reports of train steps: fetched a few steps late, so that the device does not wait for the host.
+"""Reports of train steps, fetched a few steps late so that the device does not wait for the host.
 
-A fetch waits for the step it asks about. Were it made at once, the device would have nothing queued
-while the host tells the listeners; so some more steps are dispatched first. How many is a matter of
-the schedule, not of time: a listener that ends the run ends it at the same step on any machine.
+A fetch waits for the step it asks about. At once, it would leave the device with nothing queued
+while the listeners run; so some more steps are dispatched first. How many depends on the schedule,
+not on time: a listener that ends the run ends it at the same step on any machine.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
-from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report
+from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report, State, Totals
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
 
 
-class Frozen(NamedTuple):
-    """Where the guard has frozen the state: the steps dispatched later changed nothing.
+class Frozen(NamedTuple, Generic[Report]):
+    """Where the guard froze the state: the steps dispatched later changed nothing.
 
     Attributes:
-        progress: after the window that was not finite.
-        started_at: `examples_seen` before it.
+        progress: after the global batch that was not finite.
+        begins_at: `examples_seen` before it.
         guard: the counters.
         report: of the interval up to there.
     """
 
     progress: Progress
-    started_at: int
+    begins_at: int
     guard: GuardCounters
     report: Report
 
 
-class TrainReports:
-    """Holds reports that are still on the device and turns them into events.
+class TrainReports(Generic[State, Report, Totals]):
+    """Collects reports that are still on the device, and turns them into events.
 
     Attributes:
-        num_skipped: windows the guard has skipped, as far as is known.
-        interval: what the last report that was fetched is made of, JSON values.
-        last: what was last told of metrics; None: nothing yet.
+        num_skipped: global batches that the guard skipped, as far as is known.
+        interval: the sums of the last report that was fetched, JSON values.
+        last: the metrics that were last emitted; None: none yet.
     """
 
     def __init__(
         self,
-        program: Program,
+        program: Program[State, Report, Totals],
         schedule: Schedule,
         bus: Bus,
-        waits: StallTimer,
+        stalls: StallTimer,
         max_consecutive_skips: int,
     ):
-        self._program, self._schedule, self._bus, self._waits = program, schedule, bus, waits
+        self._program, self._schedule, self._bus, self._stalls = program, schedule, bus, stalls
         self._max_consecutive_skips = max_consecutive_skips
-        self._held: list[tuple[Progress, Report]] = []
+        self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
         self.interval: Mapping[str, Sequence[float]] = {}
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
-        """Says where the run stands before its first step."""
+        """Sets where the run stands before its first step."""
         self._trail_step, self._trail = progress.step, [progress.examples_seen]
         self.restart_clock(progress)
 
@@ -66,22 +66,22 @@ class TrainReports:
         self._clock = (time.perf_counter(), progress.step)
 
     def follow(self, cursors: Sequence[int]) -> None:
-        """Notes `examples_seen` after each step just dispatched: the guard may freeze at any."""
+        """Records `examples_seen` after each step just dispatched: the guard may freeze at any."""
         self._trail += cursors
 
-    def hold(self, progress: Progress, report: Report) -> None:
-        """Keeps the report of the step that led to `progress`; does not wait for it."""
-        self._held.append((progress, report))
+    def add(self, progress: Progress, report: Report) -> None:
+        """Adds the report of the step that led to `progress`; does not wait for it."""
+        self._unfetched.append((progress, report))
 
-    def settle(self, dispatched: Progress, metrics: dict[str, float]) -> Frozen | None:
-        """Fetches what is held and tells the bus, in order, up to where the guard froze.
+    def fetch_all(self, dispatched: Progress, metrics: dict[str, float]) -> Frozen[Report] | None:
+        """Fetches the reports and emits their events, in order, up to where the guard froze.
 
         Args:
             dispatched: how far the run is dispatched.
-            metrics: the last known values, `train/loss` style names; brought up to date.
+            metrics: the last known values, `train/loss` style names; updated.
         """
-        held, self._held = self._held, []
-        for progress, report in held:
+        unfetched, self._unfetched = self._unfetched, []
+        for progress, report in unfetched:
             fetched = self._program.fetch(report)
             guard, self.interval = fetched.guard, fetched.sums
             assert guard is not None, "a train report carries the guard's counters"
@@ -92,15 +92,15 @@ class TrainReports:
                 metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
                 self._emit_metrics(progress, fetched.metrics, dispatched)
             if frozen:
-                started_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
+                begins_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
                 progress = self._schedule.progress(guard.step, cursor)
-                return Frozen(progress, started_at, guard, report)
+                return Frozen(progress, begins_at, guard, report)
             self._forget(progress.step)
         return None
 
     def emit_skips(self, progress: Progress, guard: GuardCounters, dump: str | None = None) -> None:
-        """Tells the bus of windows the guard has skipped since it was last told, and where the last
-        of them is kept.
+        """Emits the global batches that the guard skipped since the last such event, and where the
+        dump of the last one is.
         """
         if guard.num_skipped > self.num_skipped:
             self._bus.emit(
@@ -122,23 +122,23 @@ class TrainReports:
         now, (then, step) = time.perf_counter(), self._clock
         self._clock = (now, dispatched.step)
         rate = (dispatched.step - step) / max(now - then, 1e-9)
-        self._tell(progress, metrics, rate)
+        self._emit(progress, metrics, rate)
 
-    def replay(self, progress: Progress, told: Mapping[str, Any]) -> None:
-        """Tells what had been told of a step before the evaluation that a stop cut short."""
-        if told:
-            self._tell(progress, told["metrics"], told["steps_per_second"])
+    def replay(self, progress: Progress, logged: Mapping[str, Any]) -> None:
+        """Emits again what was emitted of a step before a stop interrupted its evaluation."""
+        if logged:
+            self._emit(progress, logged["metrics"], logged["steps_per_second"])
 
     def logged_at(self, step: int) -> Mapping[str, Any]:
-        """What `replay` will need: JSON values; empty if nothing was told of that step."""
+        """What `replay` will need: JSON values; empty if nothing was logged at that step."""
         if self.last is None or self.last.progress.step != step:
             return {}
         metrics, rate = dict(self.last.metrics), self.last.steps_per_second
         return {"metrics": metrics, "steps_per_second": rate}
 
-    def _tell(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
+    def _emit(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
         self.last = TrainMetrics(
-            progress=progress, metrics=metrics, steps_per_second=rate, stalls=self._waits.told()
+            progress=progress, metrics=metrics, steps_per_second=rate, stalls=self._stalls.totals()
         )
         self._bus.emit(self.last)
 

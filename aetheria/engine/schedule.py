@@ -20,7 +20,7 @@ class Schedule:
             decides.
         stop_at_step: leave the run there, to be resumed; unlike `max_steps` it does not shorten
             the run that the model's schedule is made for.
-        log_every_steps: cadence of StepsCompleted.
+        log_every_steps: cadence of TrainMetrics.
         eval_every_steps: cadence of evaluation; None: at each end of an epoch.
         save_every_steps: cadence of step snapshots; 0: none.
         save_every_epochs: cadence of epoch snapshots; 0: none.

@@ -1,4 +1,4 @@
-"""What the loop waits for that its phases do not tell apart: data, and the compiler."""
+"""How long the loop waits for data and for the compiler, which its phases do not separate."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from aetheria.events import StallTime
 
 
 class StallTimer:
-    """Adds up seconds from the first step of this process on, and says what is waited for."""
+    """Adds up seconds from the first step of this process on, and updates the heartbeat."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
@@ -18,6 +18,7 @@ class StallTimer:
 
     @contextlib.contextmanager
     def for_data(self) -> Iterator[None]:
+        """The block waits for data."""
         started_at, before = time.perf_counter(), self._heartbeat.doing
         self._heartbeat.enter("waiting for data")
         yield
@@ -26,8 +27,8 @@ class StallTimer:
 
     @contextlib.contextmanager
     def for_compiler(self, call: str) -> Iterator[None]:
-        """The first call of a kind is traced and compiled before it returns, and only dispatched;
-        later ones are dispatched alone.
+        """The block calls a compiled function: the first call of a kind traces and compiles before
+        it returns, the later ones only dispatch.
         """
         self._heartbeat.count += 1
         if call in self._called:
@@ -40,6 +41,6 @@ class StallTimer:
         self._heartbeat.enter(before)
         self._compile_seconds += time.perf_counter() - started_at
 
-    def told(self) -> StallTime:
-        """So far, for an event."""
+    def totals(self) -> StallTime:
+        """The seconds so far, for an event."""
         return StallTime(data_seconds=self._data_seconds, compile_seconds=self._compile_seconds)

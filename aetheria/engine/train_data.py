@@ -1,4 +1,4 @@
-"""The training data from a position on, handed out by the chunk."""
+"""The training data from a position on, cut where the loop wants to stop."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from aetheria.engine.stall_timer import StallTimer
 
 
 class Taken(NamedTuple):
-    """Windows to train on: `len(num_examples)` of a chunk's, from `start` on."""
+    """Global batches to train on: `len(num_examples)` of a chunk's, from `start` on."""
 
     arrays: Mapping[str, Any]
     start: int
@@ -16,23 +16,23 @@ class Taken(NamedTuple):
 
 
 class TrainBatches:
-    """Takes windows from a feed; `seek` first, `close` last."""
+    """Takes global batches from a feed; `seek` first, `close` last."""
 
-    def __init__(self, feed: DataFeed, max_global_batches: int, waits: StallTimer):
-        self._feed, self._max_global_batches, self._waits = feed, max_global_batches, waits
+    def __init__(self, feed: DataFeed, max_global_batches: int, stalls: StallTimer):
+        self._feed, self._max_global_batches, self._stalls = feed, max_global_batches, stalls
         self._chunks: Generator[Chunk, None, None] | None = None
 
     def seek(self, examples_seen: int) -> None:
-        """Goes to the window that begins there; what was read ahead is dropped."""
+        """Goes to the global batch that begins there; what was read ahead is dropped."""
         self.close()
         self._chunks = self._feed.train_chunks(examples_seen, self._max_global_batches)
         self._chunk, self._next = Chunk({}, ()), 0
 
     def take(self, most: int) -> Taken:
-        """The next windows of one chunk, at least one and at most `most`."""
+        """The next global batches of one chunk, at least one and at most `most`."""
         if self._next == len(self._chunk.num_examples):
             assert self._chunks is not None, "seek comes first"
-            with self._waits.for_data():
+            with self._stalls.for_data():
                 self._chunk, self._next = next(self._chunks), 0
         start, counts = self._next, self._chunk.num_examples[self._next :][:most]
         self._next += len(counts)

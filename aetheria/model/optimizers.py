@@ -78,7 +78,7 @@ class Lion:
     """Steps by the sign of an interpolated momentum. Source: Chen et al. (arXiv:2302.06675).
 
     Attributes:
-        weight_decay, decayed: as in AdamW.
+        weight_decay, decay_mask: as in AdamW.
     """
 
     weight_decay: float
@@ -174,11 +174,11 @@ def schedules(
 def has_weight_decay(rule: UpdateRule, path: str) -> bool:
     """Whether weight decay takes of the parameter at this path.
 
-    >>> rule = AdamW(weight_decay=0.1, decayed="kernel$")
-    >>> is_decayed(rule, "Dense_0/kernel"), is_decayed(rule, "Dense_0/bias")
+    >>> rule = AdamW(weight_decay=0.1, decay_mask="kernel$")
+    >>> has_weight_decay(rule, "Dense_0/kernel"), has_weight_decay(rule, "Dense_0/bias")
     (True, False)
     """
-    return re.search(getattr(rule, "decayed", ""), path) is not None
+    return re.search(getattr(rule, "decay_mask", ""), path) is not None
 
 
 def _counted_widely(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -100,7 +100,7 @@ class GoodputRecorder:
         # The clock of the day may be set back.
         spent = max(0.0, now - session.until)
         session.until = max(now, session.until)
-        if stalls := getattr(event, "waited", None):
+        if stalls := getattr(event, "stalls", None):
             kinds = (stalls.data_seconds, stalls.compile_seconds)
             data, compiling = (new - old for new, old in zip(kinds, self._waited, strict=True))
             self._waited = kinds
@@ -158,7 +158,7 @@ def _session(line: str) -> Session:
     values = json.loads(line)
     if "began" in values:
         values["started_at"] = values.pop("began")
-        seconds = values["seconds"].items()
+        seconds = values.get("seconds", {}).items()
         values["seconds"] = {_WORDS_OF_0_1_0.get(kind, kind): spent for kind, spent in seconds}
     session = Session(**values)
     times = (session.started_at, session.until, *session.seconds.values())
@@ -173,8 +173,8 @@ def _session(line: str) -> Session:
 def account(sessions: Sequence[Session]) -> Mapping[str, float]:
     """Seconds of each of `KINDS`; together, all the time from the first start to the last word.
 
-    >>> one = Session(began=0.0, until=4.0, seconds={"start": 1.0, "step": 3.0})
-    >>> two = Session(began=9.0, until=10.0, seconds={"start": 1.0})
+    >>> one = Session(started_at=0.0, until=4.0, seconds={"start": 1.0, "step": 3.0})
+    >>> two = Session(started_at=9.0, until=10.0, seconds={"start": 1.0})
     >>> {kind: s for kind, s in account([one, two]).items() if s}
     {'start': 2.0, 'step': 3.0, 'downtime': 5.0}
     """

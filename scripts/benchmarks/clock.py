@@ -14,5 +14,5 @@ class Clock:
         pass
 
     def notify(self, event: Any) -> None:
-        if type(event).__name__ == "StepsCompleted":
+        if type(event).__name__ == "TrainMetrics":
             self.marks[event.progress.step] = (Times.now(), event.metrics["loss"])

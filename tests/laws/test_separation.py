@@ -37,7 +37,7 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
 
 PLUGIN = """
 from aetheria import register_logger
-from aetheria.events import StepsCompleted, RunStarted
+from aetheria.events import TrainMetrics, RunStarted
 
 @register_logger("{name}")
 class Plugin:
@@ -60,7 +60,7 @@ def plugin(tmp_path):
 
 
 def test_a_listener_that_raises_never_stops_training(train, plugin, capsys, tmp_path):
-    plugin("raising", "if isinstance(event, StepsCompleted): raise RuntimeError('broken logger')")
+    plugin("raising", "if isinstance(event, TrainMetrics): raise RuntimeError('broken logger')")
     quiet = train("quiet")
     loud = train("loud", loggers=["raising", "jsonl"], project=tmp_path)
     assert loud.exit_code == 0
@@ -78,7 +78,7 @@ def test_a_listener_that_raises_before_the_first_step_fails_the_run(train, plugi
 
 def test_only_a_stop_request_reaches_the_run(train, plugin, tmp_path):
     """The control: through the one door that is open to listeners, a run does change."""
-    plugin("stopping", "if isinstance(event, StepsCompleted): self.context.stop.request('enough')")
+    plugin("stopping", "if isinstance(event, TrainMetrics): self.context.stop.request('enough')")
     quiet = train("quiet")
     stopped = train("stopped", loggers=["stopping", "jsonl"], project=tmp_path)
     # The report of step 10 is fetched two steps late, on any machine (`Schedule.fetch_lag`).

@@ -54,7 +54,7 @@ class ReportCommand:
         ]
         rows.append(["all", f"{total:.1f}", "", ""])
         print_table(("time", "seconds", "share", ""), rows, right=("seconds", "share"))
-        headers = ("process", "began", "seconds", "steps", "ended")
+        headers = ("process", "started", "seconds", "steps", "ended")
         print_table(headers, map(_row, range(1, len(sessions) + 1), sessions), right=("seconds",))
         return int(ExitCode.OK)
 
