@@ -34,7 +34,10 @@ LEARNING_RATE, CONTROL = 1e-3, 1e-3 * (1 + 1e-6)
 # Run by each side with its own code: an older one may keep its snapshots in another way.
 READ = """
 import hashlib, json, pathlib, sys
-from aetheria.resilience import read_snapshot
+try:
+    from aetheria.snapshots import read_snapshot
+except ImportError:
+    from aetheria.resilience import read_snapshot
 newest = max(pathlib.Path(sys.argv[1]).glob("snapshot_*"), key=lambda p: p.stat().st_mtime)
 digest = lambda a: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + a.tobytes()).hexdigest()
 print(json.dumps({path: digest(array) for path, array in read_snapshot(newest).arrays.items()}))
