@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,31 @@ def test_any_is_found_wherever_it_stands():
         True,
         False,
     ]
+
+
+MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")
+
+
+def missing_paths(text: str) -> list[str]:
+    """The paths in backticks below a folder of the repository that do not exist."""
+    paths = re.findall(r"`((?:aetheria|models|configs|scripts|tests|docs)/[^`\s*<]+)`", text)
+    assert paths
+    return [path for path in paths if not (REPOSITORY / path).exists()]
+
+
+@pytest.mark.parametrize("page", MAPS)
+def test_every_path_on_a_page_exists(page):
+    text = (REPOSITORY / page).read_text()
+    assert missing_paths(text) == []
+    assert missing_paths(f"{text} `aetheria/no_such.py`") == ["aetheria/no_such.py"]
+
+
+def test_every_link_of_the_pages_outside_docs_leads_somewhere():
+    folder = REPOSITORY / "docs" / "decisions"
+    pages = [REPOSITORY / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+    for page in [*pages, *folder.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 FRONT_DOORS = {"__init__", "__main__", "main", "predict", "inference", "pytorch"}

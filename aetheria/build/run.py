@@ -10,32 +10,37 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from aetheria.build.provenance import (
+    ListenerChoice,
+    describe_provenance,
+    describe_run,
+    model_params,
+)
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
+from aetheria.config.precision_policy import parse_policy
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
+from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
+from aetheria.engine.stop import StopSignal
 from aetheria.errors import ConfigError
+from aetheria.hardware.jax.clusters import detect_cluster
+from aetheria.hardware.jax.cpu.memory import keep_freed_memory
+from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.strategy import select_strategy
-from aetheria.hardware.jax.clusters import detect_cluster
-from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch import detect_launch
-from aetheria.hardware.jax.cpu.memory import keep_freed_memory
+from aetheria.model.by_name import make_model
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
-from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.model.by_name import make_model
 from aetheria.observe import EventBus
 from aetheria.observe.goodput import GoodputRecorder
+from aetheria.observe.listener import Listener, RunContext
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS
 from aetheria.plugins.arguments import call_with, prepare_call
 from aetheria.plugins.checks import check_listener, find_dataset, find_listener
-from aetheria.config.precision_policy import parse_policy
-from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
-from aetheria.hardware.processes.distributed_config import DistributedConfig
-from aetheria.observe.listener import Listener, RunContext
-from aetheria.engine.stop import StopSignal
-from aetheria.build.provenance import ListenerChoice, describe_provenance, describe_run, model_params
 from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.config_diff import check_names, check_resume
 from aetheria.snapshots.dumps import NonFiniteDumps
@@ -110,7 +115,9 @@ def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.initialization_timeout))
+    launch = detect_launch(
+        environ, options, lambda: detect_cluster(environ, options.initialization_timeout)
+    )
     if launch is None:
         return SingleProcess()
     from aetheria.hardware.jax.distributed import JaxProcessGroup
@@ -386,8 +393,8 @@ def check_batch_fits(feed: Feed) -> None:
     if feed.global_batch_bytes > memory:
         raise ConfigError(
             f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
-            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in all; "
-            "use fewer"
+            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in "
+            "all; use fewer"
         )
 
 
