@@ -160,7 +160,6 @@ NOT_IN_A_PLAIN_RUN = (
     "aetheria.hardware.processes.process_group",
     "aetheria.hardware.processes.rendezvous",
     "aetheria.snapshots.shared_store",
-    "aetheria.observe.loggers.wandb",
     "aetheria.inference",
     *(f"aetheria.tools.{folder.name}." for folder in sorted((PACKAGE / "tools").iterdir())),
 )
