@@ -36,7 +36,7 @@ READ = """
 import hashlib, json, pathlib, sys
 try:
     from aetheria.snapshots import read_snapshot
-except ImportError:  # the name of the room until 0.1.0
+except ImportError:
     from aetheria.resilience import read_snapshot
 newest = max(pathlib.Path(sys.argv[1]).glob("snapshot_*"), key=lambda p: p.stat().st_mtime)
 digest = lambda a: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + a.tobytes()).hexdigest()

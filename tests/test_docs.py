@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [
     ["README.md"],
-    ["docs/config.md", "docs/design.md", "docs/benchmarks.md"],
+    ["docs/config.md", "docs/architecture.md", "docs/benchmarks.md", "docs/glossary.md"],
     ["docs/plan.md"],
     ["docs/pytorch.md"],
 ]

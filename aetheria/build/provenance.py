@@ -13,7 +13,11 @@ import aetheria
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.data import DataSplits
 from aetheria.data.fingerprint import fingerprint
-from aetheria.hardware.jax.environment import describe_machine, describe_processor, describe_settings
+from aetheria.hardware.jax.environment import (
+    describe_machine,
+    describe_processor,
+    describe_settings,
+)
 from aetheria.model.model import Model
 from aetheria.plugins import DATA, MODELS
 from aetheria.plugins.code import digest_code

@@ -10,46 +10,50 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from aetheria.build.provenance import (
+    ListenerChoice,
+    describe_provenance,
+    describe_run,
+    model_params,
+)
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
+from aetheria.config.precision_policy import parse_policy
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
+from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
+from aetheria.engine.stop import StopSignal
 from aetheria.errors import ConfigError
-from aetheria.hardware.jax.elastic import ElasticProgram
-from aetheria.hardware.jax.program import JaxProgram
-from aetheria.hardware.jax.prediction import PredictProgram
-from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.jax.clusters import detect_cluster
-from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
-from aetheria.hardware.processes.launch import detect_launch
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
-from aetheria.hardware.jax.distributed import JaxProcessGroup
-from aetheria.hardware.processes.agreed_stop import SharedStopSignal
+from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
+from aetheria.hardware.jax.program import JaxProgram
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.processes.distributed_config import DistributedConfig
+from aetheria.hardware.processes.launch import detect_launch
+from aetheria.model.by_name import make_model
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
-from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.model.by_name import make_model
 from aetheria.observe import EventBus
 from aetheria.observe.goodput import GoodputRecorder
+from aetheria.observe.listener import Listener, RunContext
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS
 from aetheria.plugins.arguments import call_with, prepare_call
 from aetheria.plugins.checks import check_listener, find_dataset, find_listener
-from aetheria.config.precision_policy import parse_policy
-from aetheria.engine.interfaces import SingleProcess, Peers
-from aetheria.hardware.processes.distributed_config import DistributedConfig
-from aetheria.observe.listener import Listener, RunContext
-from aetheria.engine.stop import StopSignal
-from aetheria.build.provenance import ListenerChoice, describe_provenance, describe_run, model_params
 from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.config_diff import check_names, check_resume
 from aetheria.snapshots.dumps import NonFiniteDumps
 from aetheria.snapshots.provenance import Provenance
 from aetheria.snapshots.retention import Retention
 from aetheria.snapshots.runs import CHECKPOINTS, DUMPS, RunPlan
-from aetheria.snapshots.shared_store import SharedStore
 from aetheria.snapshots.sizes import size_text
 
+# What a run in one process on JAX does not need is imported where it is used.
 if TYPE_CHECKING:
+    from aetheria.hardware.jax.distributed import JaxProcessGroup
+    from aetheria.hardware.jax.elastic import ElasticProgram
+    from aetheria.hardware.jax.prediction import PredictProgram
     from aetheria.hardware.torch.program import TorchProgram
 
 AnyProgram: TypeAlias = "JaxProgram | ElasticProgram | TorchProgram"
@@ -111,9 +115,13 @@ def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.initialization_timeout))
+    launch = detect_launch(
+        environ, options, lambda: detect_cluster(environ, options.initialization_timeout)
+    )
     if launch is None:
         return SingleProcess()
+    from aetheria.hardware.jax.distributed import JaxProcessGroup
+
     return JaxProcessGroup(
         launch,
         initialization_timeout=options.initialization_timeout,
@@ -125,7 +133,34 @@ def describe_devices(run: Run, peers: Peers) -> list[str]:
     """A line for each of several processes: where it is and which devices it has. All processes
     call it.
     """
-    return peers.describe_devices(run.devices) if isinstance(peers, JaxProcessGroup) else []
+    group = _process_group(peers)
+    return [] if group is None else group.describe_devices(run.devices)
+
+
+def _process_group(peers: Peers) -> "JaxProcessGroup | None":
+    """The processes of a run of several; None for a run in one process."""
+    if peers.count == 1:
+        return None
+    from aetheria.hardware.jax.distributed import JaxProcessGroup
+
+    return peers if isinstance(peers, JaxProcessGroup) else None
+
+
+def _build_stop(peers: Peers) -> StopSignal:
+    group = _process_group(peers)
+    if group is None:
+        return StopSignal()
+    from aetheria.hardware.processes.agreed_stop import SharedStopSignal
+
+    return SharedStopSignal(group)
+
+
+def _build_manager(peers: Peers, store: SnapshotStore) -> SnapshotManager:
+    if peers.count == 1:
+        return store
+    from aetheria.snapshots.shared_store import SharedStore
+
+    return SharedStore(peers, store if peers.index == 0 else None)
 
 
 def build_run(
@@ -181,7 +216,7 @@ def build_run(
     program = strategy.compile(model, spec)
     plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
-    stop = SharedStopSignal(peers) if isinstance(peers, JaxProcessGroup) else StopSignal()
+    stop = _build_stop(peers)
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
@@ -209,7 +244,7 @@ def build_run(
         feed=feed,
         schedule=schedule,
         bus=bus,
-        snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
+        snapshots=_build_manager(peers, store),
         stop=stop,
         nonfinite=nonfinite,
     )
@@ -235,13 +270,13 @@ def build_strategy(config: Config, peers: Peers) -> Any:
     require_torch(f"strategy {config.strategy!r}")
     from aetheria.hardware.torch.strategy import select_torch_strategy
 
-    joined = isinstance(peers, JaxProcessGroup)
+    group = _process_group(peers)
     return select_torch_strategy(
         config.mesh,
         peers,
-        host=peers.host if joined else "",
-        listen=peers.listen if joined else None,
-        device_ids=peers.device_ids if joined else None,
+        host="" if group is None else group.host,
+        listen=None if group is None else group.listen,
+        device_ids=None if group is None else group.device_ids,
     )
 
 
@@ -287,8 +322,10 @@ _USES = {
 
 def build_predict_program(
     model: Model, record: Mapping[str, Any], mixed_precision: bool | str | None, max_batch_size: int
-) -> PredictProgram:
+) -> "PredictProgram":
     """Makes the prediction program for what a snapshot's record says of its data and precision."""
+    from aetheria.hardware.jax.prediction import PredictProgram
+
     as_trained = record["config"]["mixed_precision"]
     return PredictProgram(
         model,
@@ -356,8 +393,8 @@ def check_batch_fits(feed: Feed) -> None:
     if feed.global_batch_bytes > memory:
         raise ConfigError(
             f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
-            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in all; "
-            "use fewer"
+            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in "
+            "all; use fewer"
         )
 
 

@@ -29,7 +29,6 @@ from aetheria.snapshots.claim import claim
 from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.manifest import part_sha256
 from aetheria.snapshots.runs import RunPlan, RunRequest, write_json
-from aetheria.snapshots.shared_store import share_plan
 from aetheria.snapshots.undo import undone_if_refused
 from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
 
@@ -153,7 +152,7 @@ class TrainingSession:
             peers,
             lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,
         )
-        plan = all_or_none(peers, lambda: share_plan(peers, found))
+        plan = all_or_none(peers, lambda: _share_plan(peers, found))
         return all_or_none(peers, lambda: self._build(peers, plan))
 
     def _build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
@@ -178,6 +177,15 @@ class TrainingSession:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started_at
+
+
+def _share_plan(peers: Peers, plan: RunPlan | None) -> RunPlan:
+    if peers.count == 1:
+        assert plan is not None, "the only process finds the plan"
+        return plan
+    from aetheria.snapshots.shared_store import share_plan
+
+    return share_plan(peers, plan)
 
 
 def _begin(run: Run, config: Config) -> None:
