@@ -209,7 +209,7 @@ def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken, max
 
 
 @every_source
-@pytest.mark.parametrize("max_windows", [1, 2, 3, 100])
+@pytest.mark.parametrize("max_global_batches", [1, 2, 3, 100])
 def test_all_chunks_have_one_shape_and_bound(make_source, max_global_batches):
     chunks = make_feed(make_source).train_chunks(0, max_global_batches)
     taken = list(itertools.islice(chunks, 7))

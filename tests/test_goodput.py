@@ -200,5 +200,5 @@ def test_the_report_says_where_the_time_went(train, capsys):
 def test_a_folder_without_a_ledger_is_one_line_and_exit_2(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"report: expected a run folder with a ledger.jsonl, got {tmp_path}; name another\n"
+        f"report: expected a run folder with a goodput.jsonl, got {tmp_path}; name another\n"
     )

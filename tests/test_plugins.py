@@ -66,7 +66,7 @@ class Chatty:
 """
 STOP_CALLBACK = """\
 from aetheria import register_callback
-from aetheria.events import StepsCompleted
+from aetheria.events import TrainMetrics
 
 
 @register_callback("stop_early")
@@ -75,7 +75,7 @@ class StopEarly:
         self._stop, self._at_step = context.stop, at_step
 
     def notify(self, event):
-        if isinstance(event, StepsCompleted) and event.progress.step >= self._at_step:
+        if isinstance(event, TrainMetrics) and event.progress.step >= self._at_step:
             self._stop.request("that is enough")
 """
 STRIPES_DATA = """\

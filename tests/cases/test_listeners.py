@@ -11,7 +11,7 @@ from aetheria.plugins import CALLBACKS, LOGGERS
 LISTENERS = """
 from aetheria import register_logger, register_callback
 from aetheria.errors import AetheriaError
-from aetheria.events import StepsCompleted
+from aetheria.events import TrainMetrics
 
 
 @register_logger("eager")
@@ -32,7 +32,7 @@ class Breaking:
         pass
 
     def notify(self, event):
-        if isinstance(event, StepsCompleted):
+        if isinstance(event, TrainMetrics):
             raise OSError("the server\\nis gone")
 
 

@@ -39,11 +39,11 @@ class ConsoleLogger:
             case RunEnded():
                 self._view.end(event)
             case _:
-                for line in _lines(event):
+                for line in _describe(event):
                     self._view.line(line)
 
 
-def _lines(event: Event) -> Iterator[str]:
+def _describe(event: Event) -> Iterator[str]:
     """What is printed for an event besides the progress."""
     match event:
         case EvaluationCompleted():

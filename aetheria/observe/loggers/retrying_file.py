@@ -43,7 +43,7 @@ class RetryingFile:
         except OSError as error:
             if not self._is_failing:
                 self._warn(
-                    f"could not be written: {error.strerror}; trying again with what follows"
+                    f"could not be written: {error.strerror}; trying again with later writes"
                 )
             self._is_failing = True
         else:
