@@ -1,13 +1,12 @@
-"""Vocabulary: the errors a user can cause, and the exit codes a script can rely on."""
+"""The vocabulary of errors: the mistakes a user can make, and the exit codes of the process."""
 
 from enum import IntEnum
-from typing import Any
 
 _MAX_SHOWN = 200  # characters
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller; a SLURM script acts on these."""
+    """The exit status of the process; a SLURM script may act on it."""
 
     OK = 0
     FAILED = 1
@@ -17,15 +16,15 @@ class ExitCode(IntEnum):
     HANG = 76
 
 
-def shown(value: Any) -> str:
-    """The value as a message shows it: its repr, cut where it is long, so that a line stays a line.
+def shown(value: object) -> str:
+    """The `repr` of a value, cut where it is long, so that an error message stays one line.
 
     >>> shown("abc"), len(shown("a" * 5000))
     ("'abc'", 219)
     """
     try:
         text = repr(value)
-    except Exception as error:  # of somebody's class, or a whole number too long to print
+    except Exception as error:  # a user's `__repr__`, or an integer too long to print
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     if len(text) <= _MAX_SHOWN:
         return text
@@ -33,10 +32,13 @@ def shown(value: Any) -> str:
 
 
 class AetheriaError(Exception):
-    """A mistake a user can mend, said in one line and before anything compiles.
+    """A mistake that a user can fix, reported in one line and before anything compiles.
 
-    The message follows `<where>: expected <what>, got <value>; <what to do>`.
+    The message has the form `<where>: expected <what>, got <value>; <what to do>`.
     Several mistakes found together are several lines of one error.
+
+    Attributes:
+        problems: the lines.
     """
 
     def __init__(self, *problems: str):
@@ -45,20 +47,20 @@ class AetheriaError(Exception):
 
 
 class ConfigError(AetheriaError):
-    """A config that cannot be read, or holds unknown, ill-typed or contradicting keys."""
+    """A config that cannot be read, or has unknown, ill-typed or contradictory keys."""
 
 
 class RegistryError(AetheriaError):
-    """A model, dataset, logger or callback that is not there, or is there twice."""
+    """A model, dataset, logger or callback whose name is not registered, or is registered twice."""
 
 
 class ModelError(AetheriaError):
-    """A model one of whose hooks does not keep the contract; the message names the hook."""
+    """A model with a hook that breaks the contract of models; the message names the hook."""
 
 
 class HardwareError(AetheriaError):
-    """A strategy or mesh that this machine, or this batch size, cannot serve."""
+    """A strategy, mesh or process group that this machine or this batch size does not allow."""
 
 
 class SnapshotError(AetheriaError):
-    """A snapshot that is missing, damaged, or belongs to another model."""
+    """A snapshot that is missing, damaged, or of another model."""

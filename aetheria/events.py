@@ -1,22 +1,22 @@
-"""Vocabulary: what the engine says while a run goes on.
+"""The vocabulary of events: what the engine emits while a run goes on.
 
 Events are frozen and hold host values only: no array, no state, no engine. A listener that keeps
-one for ever can neither change the run nor hold its memory.
+an event for ever can neither change the run nor keep its memory alive.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a run stands, in the three counters every part of Aetheria uses.
+    """How far a run is, in the counters that every part of Aetheria uses.
 
     Attributes:
-        step: optimizer steps taken (a skipped window counts: its data is consumed).
+        step: optimizer steps taken. A skipped global batch counts: its data is consumed.
         micro_step: forward-backward passes, `step * grad_accumulation_steps`.
-        examples_seen: real training examples consumed; this alone is the data position.
+        examples_seen: training examples consumed, without padding. This number alone is the
+            position in the data.
         epoch: the epoch of the last step, counted from 1; 0 before the first step.
     """
 
@@ -28,11 +28,11 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StallTime:
-    """What the training loop of this process has waited for so far.
+    """How long the training loop of this process has waited so far.
 
     Attributes:
         data_seconds: for the next training examples.
-        compile_seconds: in the first call of each step, which traces and compiles it.
+        compile_seconds: for the first call of each step function, which traces and compiles it.
     """
 
     data_seconds: float = 0.0
@@ -40,26 +40,26 @@ class StallTime:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _TakenUp:
-    """The run goes on from `progress`.
+class _ContinuesFrom:
+    """The run continues from `progress`.
 
     Attributes:
-        progress: where.
-        replays: the run was stopped in the evaluation at that step: what was told of the step
-            is told again.
+        progress: where the run continues.
+        replays: whether the engine emits the metrics of the step at `progress` again. It does if
+            the run was stopped while it evaluated at that step.
     """
 
     progress: Progress
     replays: bool = False
 
     @property
-    def last_logged(self) -> int:
-        """The step after which everything is yet to be told."""
-        return self.progress.step - self.replays
+    def last_logged_step(self) -> int:
+        """The last step whose events are not emitted again; a logger drops what is later."""
+        return self.progress.step - 1 if self.replays else self.progress.step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunStarted(_TakenUp):
+class RunStarted(_ContinuesFrom):
     """The first event of every process. `progress.step` is 0, or the step resumed from."""
 
     total_steps: int
@@ -69,7 +69,16 @@ class RunStarted(_TakenUp):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainMetrics:
-    """The log cadence was reached; `metrics` are those of the window at `progress.step`."""
+    """The metrics of training, emitted at the log cadence.
+
+    Attributes:
+        progress: after the last step that the metrics cover.
+        metrics: weighted means over the steps since the log cadence was last reached; a step whose
+            global batch was skipped is left out.
+        steps_per_second: the rate of training since the previous such event; evaluation and saves
+            do not count.
+        stalls: how long the training loop has waited since the process started.
+    """
 
     progress: Progress
     metrics: Mapping[str, float]
@@ -79,12 +88,18 @@ class TrainMetrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonFiniteDetected:
-    """The guard left the state alone in `num_skipped` windows since the last report.
+    """The guard skipped global batches whose loss, gradient or update is not finite.
 
     Attributes:
-        what: what was not finite in the last of them: `loss or gradient`, or `update or model
-            state` where loss and gradient were.
-        dump: where the last of these windows is kept, for `aetheria debug nan`; None: nowhere.
+        progress: where the run is.
+        num_skipped: global batches skipped since the last such event.
+        num_skipped_total: global batches skipped in the whole run.
+        consecutive: global batches skipped in a row, up to now.
+        last_skipped_step: the step of the last skipped global batch.
+        dump: the path of the dump of that global batch, for `aetheria debug nan`; None: there is
+            no dump.
+        what: what was not finite in that global batch: `loss or gradient`, or `update or model
+            state` where loss and gradient were finite.
     """
 
     progress: Progress
@@ -97,13 +112,15 @@ class NonFiniteDetected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RolledBack(_TakenUp):
-    """The run is back where a snapshot was taken, and so are the listeners that have a state; what
-    was told of later steps will be told again.
+class RolledBack(_ContinuesFrom):
+    """The run went back to a snapshot.
+
+    The listeners that have a state are back at that snapshot too. The events of later steps will
+    be emitted again.
 
     Attributes:
-        from_step: how far the run had come.
-        snapshot: the name of the one it is back at.
+        from_step: the step that the run had reached.
+        snapshot: the name of the snapshot.
     """
 
     from_step: int
@@ -112,12 +129,17 @@ class RolledBack(_TakenUp):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationCompleted:
-    """One pass over the evaluation split; padding is masked out of `metrics` and the count.
+    """The result of one pass over the evaluation split.
 
     Attributes:
-        num_nonfinite_batches: batches whose loss is not finite; so the whole loss is not either.
-        num_nonfinite_examples: the examples in them.
-        first_nonfinite: which the first of them is, in words.
+        progress: where the run is.
+        metrics: weighted means over the whole split; padding is masked out.
+        num_examples: examples evaluated, without padding.
+        seconds: how long the pass took.
+        num_nonfinite_batches: batches whose loss is not finite. If there are any, the loss in
+            `metrics` is not finite either.
+        num_nonfinite_examples: the examples in those batches.
+        first_nonfinite: a description of the first of those batches; empty: there is none.
     """
 
     progress: Progress
@@ -141,7 +163,7 @@ class SnapshotSaved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SnapshotFailed:
-    """A save did not succeed; the run goes on and earlier snapshots stay."""
+    """A save failed. The run continues, and earlier snapshots stay."""
 
     name: str
     step: int
@@ -150,7 +172,7 @@ class SnapshotFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseChanged:
-    """The engine moved along one edge of its transition table."""
+    """The engine went from the phase `source` to the phase `target`."""
 
     progress: Progress
     source: str
@@ -181,6 +203,6 @@ Event = (
 )
 
 
-def progress_from(record: Mapping[str, Any]) -> Progress:
-    """Rebuilds a `Progress` from the mapping a snapshot holds."""
+def progress_from(record: Mapping[str, int]) -> Progress:
+    """Rebuilds a `Progress` from the mapping that a snapshot's record holds."""
     return Progress(**{name: int(record[name]) for name in Progress.__slots__})

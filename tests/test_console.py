@@ -97,11 +97,11 @@ def test_a_log_file_gets_plain_lines(cli, config_file):
                 consecutive=1,
                 last_skipped_step=9,
             ),
-            "step 9: non-finite loss or gradient; 2 window(s) skipped, 3 in all\n",
+            "step 9: non-finite loss or gradient; 2 global batch(es) skipped, 3 in total\n",
         ),
         (
             SnapshotFailed(name="snapshot_ep1", step=23, reason="OSError: disk full"),
-            "snapshot_ep1 could not be saved: OSError: disk full; going on\n",
+            "snapshot_ep1 could not be saved: OSError: disk full; the run continues\n",
         ),
     ],
     ids=["non-finite", "failed save"],

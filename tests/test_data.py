@@ -56,29 +56,27 @@ every_source = pytest.mark.parametrize(
 )
 
 
-def make_feed(make_source=array_source, batch_size=8, accumulation=2, seed=0):
+def make_feed(make_source=array_source, batch_size=8, num_slices=2, seed=0):
     splits = DataSplits(train=make_source(NUM_TRAIN), eval=make_source(NUM_EVAL))
-    return Feed(
-        splits=splits, batch_size=batch_size, grad_accumulation_steps=accumulation, seed=seed
-    )
+    return Feed(splits=splits, batch_size=batch_size, num_slices=num_slices, seed=seed)
 
 
-class Window(NamedTuple):
+class GlobalBatch(NamedTuple):
     arrays: dict
     num_examples: int
 
 
-def windows_of(chunks):
-    """The windows of chunks, one by one, without those that are no data."""
+def global_batches_of(chunks):
+    """The global batches of chunks, one by one, without those that are no data."""
     for chunk in chunks:
         for index, num_examples in enumerate(chunk.num_examples):
-            yield Window({name: a[index] for name, a in chunk.arrays.items()}, num_examples)
+            yield GlobalBatch({name: a[index] for name, a in chunk.arrays.items()}, num_examples)
 
 
 def take(feed, count, examples_seen=0, max_global_batches=2):
-    """The first `count` windows from a position on."""
+    """The first `count` global batches from a position on."""
     chunks = feed.train_chunks(examples_seen, max_global_batches)
-    taken = list(itertools.islice(windows_of(chunks), count))
+    taken = list(itertools.islice(global_batches_of(chunks), count))
     chunks.close()
     return taken
 
@@ -114,7 +112,7 @@ def test_every_example_is_seen_exactly_once_an_epoch(make_source):
 
 
 @every_source
-def test_all_windows_have_one_shape_and_dtype(make_source):
+def test_all_global_batches_have_one_shape_and_dtype(make_source):
     feed = make_feed(make_source)
     shapes = {
         name: (column.shape, column.dtype) for name, column in feed.example_global_batch().items()
@@ -129,7 +127,7 @@ def test_all_windows_have_one_shape_and_dtype(make_source):
 
 
 @every_source
-def test_the_mask_counts_the_real_examples_and_no_window_crosses_an_epoch(make_source):
+def test_the_mask_counts_the_real_examples_and_no_global_batch_crosses_an_epoch(make_source):
     global_batches = take(make_feed(make_source), 9)
     assert [global_batch.num_examples for global_batch in global_batches] == [8, 8, 7] * 3
     assert [global_batch.arrays["mask"].sum() for global_batch in global_batches] == [8, 8, 7] * 3
@@ -175,15 +173,15 @@ def test_64_bit_columns_become_32_bit_ones(make_source):
 @settings(max_examples=40, deadline=None)
 @given(
     start=st.integers(0, 4 * NUM_TRAIN),
-    micro_batch=st.integers(1, 9),
-    accumulation=st.integers(1, 4),
+    slice_size=st.integers(1, 9),
+    num_slices=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
     max_global_batches=st.integers(1, 5),
 )
 def test_any_position_continues_the_same_sequence(
-    make_source, start, micro_batch, accumulation, seed, max_global_batches
+    make_source, start, slice_size, num_slices, seed, max_global_batches
 ):
-    feed = make_feed(make_source, micro_batch * accumulation, accumulation, seed)
+    feed = make_feed(make_source, slice_size * num_slices, num_slices, seed)
     count = 2 * (-(-NUM_TRAIN // feed.batch_size))
     ids = ids_of(take(feed, count, start, max_global_batches))
     whole = epochs_of(seed, 7)
@@ -197,8 +195,8 @@ def test_any_position_continues_the_same_sequence(
     num_taken=st.integers(0, 12),
     max_global_batches=st.integers(1, 5),
 )
-def test_windows_after_a_stop_equal_those_without_one(batch_size, num_taken, max_global_batches):
-    feed = make_feed(batch_size=batch_size, accumulation=1)
+def test_batches_after_a_stop_equal_those_without_one(batch_size, num_taken, max_global_batches):
+    feed = make_feed(batch_size=batch_size, num_slices=1)
     whole = take(feed, num_taken + 4, max_global_batches=max_global_batches)
     seen = sum(global_batch.num_examples for global_batch in whole[:num_taken])
     rest = take(feed, 4, seen)
@@ -225,15 +223,15 @@ def test_all_chunks_have_one_shape_and_bound(make_source, max_global_batches):
         ]
 
 
-def test_accumulation_changes_neither_the_examples_nor_their_place_in_a_window():
-    one, four = make_feed(accumulation=1), make_feed(accumulation=4)
+def test_slices_change_neither_the_examples_nor_their_place_in_a_global_batch():
+    one, four = make_feed(num_slices=1), make_feed(num_slices=4)
     for left, right in zip(take(one, 6), take(four, 6), strict=True):
         assert left.arrays["id"].shape == (1, 8) and right.arrays["id"].shape == (4, 2)
         assert left.arrays["id"].ravel().tolist() == right.arrays["id"].ravel().tolist()
 
 
-def test_a_window_larger_than_the_split_is_one_padded_window_an_epoch():
-    global_batches = take(make_feed(batch_size=32, accumulation=1), 2)
+def test_a_batch_larger_than_the_split_is_one_padded_batch_an_epoch():
+    global_batches = take(make_feed(batch_size=32, num_slices=1), 2)
     assert [global_batch.num_examples for global_batch in global_batches] == [NUM_TRAIN, NUM_TRAIN]
 
 
@@ -272,7 +270,7 @@ def test_an_error_of_the_reader_surfaces_at_its_place():
     assert no_prefetch_thread_left()
 
 
-def test_an_unreadable_record_stops_the_feed_at_its_window():
+def test_an_unreadable_record_stops_the_feed_at_its_global_batch():
     order = epoch_order(0, 0, NUM_TRAIN)
 
     class Damaged(Records):
@@ -281,10 +279,10 @@ def test_an_unreadable_record_stops_the_feed_at_its_window():
                 raise ValueError(f"record {record_key} is damaged")
             return super().__getitem__(record_key)
 
-    large = np.zeros((NUM_TRAIN, 1 << 18), np.float32)  # a window is more than a read may hold
+    large = np.zeros((NUM_TRAIN, 1 << 18), np.float32)  # more than a read may hold
     source = RecordSource(Damaged({**make_columns(NUM_TRAIN), "large": large}))
     feed = make_feed(lambda _: source)
-    global_batches = windows_of(feed.train_chunks(0, 32))
+    global_batches = global_batches_of(feed.train_chunks(0, 32))
     assert real_ids(next(global_batches)) == order[:8].tolist()
     with pytest.raises(ValueError, match=f"record {order[10]} is damaged"):
         next(global_batches)
@@ -293,7 +291,7 @@ def test_an_unreadable_record_stops_the_feed_at_its_window():
 def test_closing_or_dropping_a_feed_ends_its_thread():
     chunks = make_feed(list_source).train_chunks(0, 2)
     next(chunks)
-    assert not no_prefetch_thread_left(seconds=0.3)  # it is at work until it is told to stop
+    assert not no_prefetch_thread_left(seconds=0.3)  # it is at work until it is closed
     chunks.close()
     assert no_prefetch_thread_left()
     dropped = make_feed(list_source).train_chunks(0, 2)

@@ -141,7 +141,7 @@ def test_python_docs_are_english_in_one_order():
 
 
 def test_tokens_are_served_as_windows_of_a_run():
-    feed = Feed(splits=python_docs(length=32), batch_size=8, grad_accumulation_steps=2, seed=0)
+    feed = Feed(splits=python_docs(length=32), batch_size=8, num_slices=2, seed=0)
     (chunk,) = itertools.islice(feed.train_chunks(0, 1), 1)
     assert chunk.arrays["inputs"].shape == chunk.arrays["labels"].shape == (1, 2, 4, 32)
     assert np.array_equal(chunk.arrays["inputs"][..., 1:], chunk.arrays["labels"][..., :-1])

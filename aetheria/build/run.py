@@ -19,7 +19,8 @@ from aetheria.build.provenance import (
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
 from aetheria.config.precision_policy import parse_policy
 from aetheria.data import DataSplits, Feed
-from aetheria.data.checks import check_data, missing_file
+from aetheria.data.checks import check_data
+from aetheria.data.error_context import missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
 from aetheria.engine.stop import StopSignal
@@ -190,8 +191,8 @@ def build_run(
     feed = build_feed(config, project, model)
     chosen = choose_listeners(config, project) if leads else {}
     strategy = build_strategy(config, peers)
-    strategy.check(feed.grad_accumulation_steps, feed.micro_batch)
-    part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
+    strategy.check(feed.num_slices, feed.slice_size)
+    part = strategy.part(feed.num_slices, feed.slice_size)
     feed = replace(feed, part=part)
     check_batch_fits(feed)
     provenance = describe_provenance(
@@ -351,9 +352,7 @@ def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
         splits=splits,
         batch_size=config.batch_size,
         # Lanes on one device take their turns, as micro-batches do: one thing serves for both.
-        grad_accumulation_steps=config.lanes
-        if is_elastic(config)
-        else config.grad_accumulation_steps,
+        num_slices=config.lanes if is_elastic(config) else config.grad_accumulation_steps,
         seed=config.seed,
         notes=tuple(notes),
     )

@@ -1,41 +1,43 @@
-"""One column of a dataset as an array of numbers; what cannot be one is named by row and value.
+"""Makes one column of a dataset an array of numbers; an error names the row and the value.
 
-Knows no splits, no batches and no models.
+This file knows nothing of splits, batches and models.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 
+# The row numbers of some values, for error messages; None: 0, 1, 2, …
 Rows: TypeAlias = "Sequence[int] | np.ndarray | None"
 _NARROWER = {"int64": np.int32, "uint64": np.uint32}
-_NO_NUMBERS = "OUSMmc"  # the kinds of dtypes that no step computes with
+_UNSUPPORTED_KINDS = "OUSMmc"  # the kinds of dtypes that a training step cannot compute with
 
 
-def as_column(name: str, values: Any, rows: Rows = None) -> np.ndarray:
-    """Makes an array of at most 32 bits a number, which is what devices compute in.
+def as_column(name: str, values: object, rows: Rows = None) -> np.ndarray:
+    """Makes an array whose numbers have at most 32 bits, as devices compute with.
 
     Args:
-        name: of the column.
-        values: one value an example: an array of any library, or nested lists.
-        rows: the row numbers of the values; None: 0, 1, 2, …
+        name: the name of the column.
+        values: an array of any library, or nested lists, with one value for each example.
+        rows: the row numbers of the values.
 
     Returns:
-        [num_examples, ...], or a scalar's [].
+        [num_examples, ...]; [] for a scalar.
 
     Raises:
-        AetheriaError: values that are ragged, not numbers, or not representable in 32 bits.
+        AetheriaError: the values are ragged, not numbers, or do not fit 32 bits.
 
     >>> as_column("inputs", [[0.5, 1.0]])
     array([[0.5, 1. ]], dtype=float32)
     """
     array = _as_array(name, values)
-    if array.dtype.kind in _NO_NUMBERS or array.dtype.type is np.void:
-        raise _no_numbers(name, array, rows)
+    if array.dtype.kind in _UNSUPPORTED_KINDS or array.dtype.type is np.void:
+        raise _unsupported(name, array, rows)
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:
         with np.errstate(over="ignore"):
             narrow = array.astype(np.float32)
@@ -48,7 +50,7 @@ def as_column(name: str, values: Any, rows: Rows = None) -> np.ndarray:
         return narrow
     narrow = array.astype(_NARROWER.get(array.dtype.name, array.dtype), copy=False)
     if narrow is not array and (lost := narrow != array).any():
-        # An identifier that wraps around would be another one.
+        # Wrapped around, an identifier would silently become another one.
         raise AetheriaError(
             f"column {name!r}: expected whole numbers of 32 bits, got "
             f"{first_where(lost, array, rows)}; leave the column out or renumber it"
@@ -57,17 +59,24 @@ def as_column(name: str, values: Any, rows: Rows = None) -> np.ndarray:
 
 
 def cast_like(name: str, array: np.ndarray, dtype: np.dtype, rows: Rows) -> np.ndarray:
-    """Casts rows to the dtype of the rows before them, if that keeps every number.
+    """Casts rows to the dtype of row 0.
+
+    Args:
+        name: the name of the column.
+        array: [num_rows, ...].
+        dtype: the dtype of row 0.
+        rows: the row numbers.
 
     Raises:
-        AetheriaError: it does not, as for 0.5 among whole numbers.
+        AetheriaError: the cast would change a number, such as 0.5 to a whole number. Rounding to a
+            shorter float is allowed.
     """
     if array.dtype == dtype:
         return array
     with np.errstate(invalid="ignore", over="ignore"):
         cast = array.astype(dtype)
-    rounds = dtype.kind == "f"  # a number may be rounded, as every float is
-    lost = np.isinf(cast) & np.isfinite(array) if rounds else cast != array
+    is_float = dtype.kind == "f"
+    lost = np.isinf(cast) & np.isfinite(array) if is_float else cast != array
     if not lost.any():
         return cast
     raise AetheriaError(
@@ -77,22 +86,22 @@ def cast_like(name: str, array: np.ndarray, dtype: np.dtype, rows: Rows) -> np.n
 
 
 def as_classes(name: str, array: np.ndarray, classes: Classes, rows: Rows) -> np.ndarray:
-    """Makes class numbers of a column whose meaning is plain, and checks their range.
+    """Converts a column to class numbers, if its meaning is unambiguous, and checks their range.
 
-    Taken besides whole numbers: floats without a fraction, bool for two classes, and a trailing
-    dim of size 1 that the model does not ask for.
+    Besides whole numbers it accepts floats without a fraction, bool if there are two classes, and a
+    trailing dim of size 1 that the model does not expect.
 
     Args:
-        name: of the column.
+        name: the name of the column.
         array: [num_examples, ...].
-        classes: what the model says of it.
-        rows: the row numbers of the values; None: 0, 1, 2, …
+        classes: the model's declaration of the column.
+        rows: the row numbers of the values.
 
     Returns:
-        Whole numbers [num_examples, *classes.shape]; the same array where nothing is to be done.
+        Whole numbers [num_examples, *classes.shape]; `array` itself if nothing has to be changed.
 
     Raises:
-        AetheriaError: a value is no class number, or the shape is another.
+        AetheriaError: a value is not a class number, or the shape differs from the declared one.
     """
     expected = f"column {name!r}: expected class numbers from 0 to {classes.count - 1}"
     array = _squeeze(expected, array, classes)
@@ -124,25 +133,31 @@ def as_classes(name: str, array: np.ndarray, classes: Classes, rows: Rows) -> np
 
 
 def first_where(chosen: np.ndarray, array: np.ndarray, rows: Rows) -> str:
-    """Says the first chosen value and its row: `10 in row 700`."""
+    """The first chosen value and its row, as error messages write them: `10 in row 700`.
+
+    Args:
+        chosen: bool, of the shape of `array`; at least one value is chosen.
+        array: [num_rows, ...].
+        rows: the row numbers.
+    """
     place = np.unravel_index(int(np.argmax(chosen)), chosen.shape)
     value = array[place]
     if isinstance(value, np.generic):
         value = value.item()
-    said = f"{value:g}" if isinstance(value, float) else repr(value)
-    said = said if len(said) <= 40 else f"{said[:40]}…"
+    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    text = text if len(text) <= 40 else f"{text[:40]}…"
     if not place:
-        return said
+        return text
     row = int(place[0]) if rows is None else int(rows[int(place[0])])
-    return f"{said} in row {row}"
+    return f"{text} in row {row}"
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """A shape as messages write it: `[28, 28, 1]`; a scalar's as `[] (one number)`."""
+    """A shape as error messages write it: `[28, 28, 1]`; that of a scalar: `[] (one number)`."""
     return str([*shape]) if len(shape) else "[] (one number)"
 
 
-def _as_array(name: str, values: Any) -> np.ndarray:
+def _as_array(name: str, values: object) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray):
         raise AetheriaError(
             f"column {name!r}: expected numbers, got a masked array; fill it, or leave rows out"
@@ -154,37 +169,38 @@ def _as_array(name: str, values: Any) -> np.ndarray:
         )
     try:
         return np.asarray(values)
-    except Exception as error:  # whatever another library's arrays raise
-        reason = _odd_row(values) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except Exception as error:  # arrays of other libraries raise errors of any type
+        reason = _find_odd_row(values) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise AetheriaError(
             f"column {name!r}: expected rows of one shape, got {reason}; pad or cut the rows"
         ) from error
 
 
-def _odd_row(values: Any) -> str | None:
-    """Names the first row that has another shape than row 0, if one has."""
+def _find_odd_row(values: Any) -> str | None:
+    """Describes the first row whose shape differs from that of row 0; None: there is none."""
     first: tuple[int, ...] | None = None
     try:
         for row, value in enumerate(values):
             shape = _shape(value)
             if shape is None:
-                return f"row {row}, which is ragged in itself"
+                return f"row {row}, which is ragged itself"
             first = shape if first is None else first
             if shape != first:
                 return f"{shape_text(shape)} in row {row} after {shape_text(first)} in row 0"
-    except Exception:  # what cannot be iterated over is described by the error itself
+    except Exception:  # the values cannot be iterated over: the caller reports its own error
         return None
     return None
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
+def _shape(value: ArrayLike) -> tuple[int, ...] | None:
+    """The shape of a value; None if it is ragged."""
     try:
         return np.shape(value)
     except ValueError:
         return None
 
 
-def _no_numbers(name: str, array: np.ndarray, rows: Rows) -> AetheriaError:
+def _unsupported(name: str, array: np.ndarray, rows: Rows) -> AetheriaError:
     kind, advice = str(array.dtype), "convert them in the dataset"
     if array.dtype.kind == "c":
         advice = "give the real and the imaginary part as channels or as two columns"
@@ -192,13 +208,14 @@ def _no_numbers(name: str, array: np.ndarray, rows: Rows) -> AetheriaError:
         kind, advice = "a structured array", "give each of its fields as a column"
     chosen = np.ones(array.shape, bool)
     if array.dtype.kind == "O" and array.size:
-        strange = [not isinstance(v, int | float | np.number) for v in array.ravel()]
-        chosen = np.array(strange).reshape(array.shape) if any(strange) else chosen
+        wrong = [not isinstance(v, int | float | np.number) for v in array.ravel()]
+        chosen = np.array(wrong).reshape(array.shape) if any(wrong) else chosen
     where = f" ({first_where(chosen, array, rows)})" if array.size else ""
     return AetheriaError(f"column {name!r}: expected numbers, got {kind}{where}; {advice}")
 
 
 def _squeeze(expected: str, array: np.ndarray, classes: Classes) -> np.ndarray:
+    """Drops a trailing dim of size 1 that the model does not expect; checks the shape."""
     shape = array.shape[1:]
     if classes.shape is None or shape == classes.shape:
         return array

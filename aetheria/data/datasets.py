@@ -1,6 +1,4 @@
-"""Real datasets that ship inside scikit-learn, so that a first run needs no download."""
-
-from typing import Any
+"""Real datasets that are part of scikit-learn, so that a first run needs no download."""
 
 import numpy as np
 
@@ -12,7 +10,13 @@ from aetheria.plugins import register_data
 
 @register_data("digits")
 def digits(*, eval_fraction: float = 0.2) -> DataSplits:
-    """Handwritten digits: 1,797 images; inputs f32 [64] in [0, 1], labels i32 in 0..9.
+    """Handwritten digits: 1,797 images; inputs f32 [64] in [0, 1], labels i32 from 0 to 9.
+
+    Args:
+        eval_fraction: the fraction of the examples that is held out for evaluation.
+
+    Raises:
+        AetheriaError: the fraction is not between 0 and 1.
 
     Source: scikit-learn `load_digits`, the test set of E. Alpaydin & C. Kaynak (UCI, 1998).
     """
@@ -26,8 +30,13 @@ def digits(*, eval_fraction: float = 0.2) -> DataSplits:
 def diabetes(*, eval_fraction: float = 0.2, standardize: bool = True) -> DataSplits:
     """Disease progression of 442 patients: inputs f32 [10], labels f32 [1].
 
-    With `standardize`, inputs and labels have zero mean and unit variance over the whole set
-    (labels: mean 152.1, standard deviation 77.0); without, they are as scikit-learn gives them.
+    Args:
+        eval_fraction: the fraction of the examples that is held out for evaluation.
+        standardize: scale inputs and labels to zero mean and unit variance over the whole set (the
+            labels have mean 152.1 and standard deviation 77.0); False: as scikit-learn gives them.
+
+    Raises:
+        AetheriaError: the fraction is not between 0 and 1.
 
     Source: scikit-learn `load_diabetes`; Efron et al., "Least Angle Regression" (2004).
     """
@@ -40,8 +49,9 @@ def diabetes(*, eval_fraction: float = 0.2, standardize: bool = True) -> DataSpl
     return _split(columns, eval_fraction)
 
 
-def _columns(pair: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Types what scikit-learn's stubs leave open."""
+def _columns(pair: object) -> tuple[np.ndarray, np.ndarray]:
+    """Gives the type that scikit-learn's annotations leave open."""
+    assert isinstance(pair, tuple)
     inputs, labels = pair
     return inputs, labels
 

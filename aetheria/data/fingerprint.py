@@ -1,6 +1,6 @@
-"""A fingerprint of a split: how many examples, of which columns, and digests of a fixed sample.
+"""The fingerprint of a split: its size, its columns, and digests of a fixed sample of its rows.
 
-It is taken at every start of a run, so its cost is bounded: `_NUM_PARTS` reads, twice.
+A run takes it at every start, so its cost is bounded: two passes over `_NUM_PARTS` reads.
 """
 
 import hashlib
@@ -12,20 +12,20 @@ import numpy as np
 from aetheria.data.sources import Source
 
 _NUM_PARTS = 64
-_MAX_BYTES = 8 << 20  # of a split in memory; sha256 takes 1.5 GB/s
+_MAX_BYTES = 8 << 20  # read from a split in memory; sha256 digests about 1.5 GB/s
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
     """Takes the fingerprint of a split.
 
-    Of a source in memory every part is a range of rows, which together are all of it where that is
-    at most `_MAX_BYTES`; of any other source a part is one example. The first and the last row are
-    among them. A source that gives another value at a second read (random augmentation) has no
-    digests.
+    The sample consists of parts spread over the split, the first and the last row among them. A
+    part of a source in memory is a range of rows; if all rows together are at most `_MAX_BYTES`,
+    the parts cover every row. A part of any other source is one example. If a second read gives
+    other values, as with random augmentation, there are no digests.
 
     Returns:
-        JSON values: `num_examples`; `columns`: name -> dtype and shape; `parts`: a list of first
-        row, row behind the last, digest; `random`: whether a second read differed.
+        JSON values: `num_examples`; `columns`, name -> dtype and shape; `parts`, a list of [first
+        row, row after the last, digest]; `random`, whether the second read differed.
     """
     size = len(source)
     example = source.read(np.zeros(1, np.int64))
@@ -38,7 +38,7 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 
 def _ranges(source: Source, size: int, example_bytes: int) -> list[tuple[int, int]]:
-    """Up to `_NUM_PARTS` ranges, the first from row 0 on, the last up to the end."""
+    """Up to `_NUM_PARTS` ranges of rows; the first begins at row 0, the last ends at the end."""
     num_parts = min(_NUM_PARTS, size)
     bounds = [size * n // num_parts for n in range(num_parts + 1)]
     rows = 1
@@ -47,7 +47,8 @@ def _ranges(source: Source, size: int, example_bytes: int) -> list[tuple[int, in
     ranges = []
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         length = min(rows, stop - start)
-        # Spread evenly from the first row of the first range to the last row of the last.
+        # The first range lies at the start of its bounds, the last at the end of its own, and those
+        # between in proportion: so the sample has the first and the last row of the split.
         start += (stop - start - length) * number // max(1, num_parts - 1)
         ranges.append((start, start + length))
     return ranges

@@ -1,33 +1,51 @@
-"""What a dataset's function may return, and the sources it becomes. Only plain meanings are taken;
-the rest is refused in one line.
+"""The forms in which a dataset's function may return its data, and the sources made of them.
+
+Only forms with one obvious meaning are accepted; any other is refused in one line.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from aetheria.data.feed import epoch_order
-from aetheria.data.sources import ArraySource, DataSplits, RecordSource, Source
+from aetheria.data.sources import ArraySource, Columns, DataSplits, Record, RecordSource, Source
 from aetheria.errors import AetheriaError
 
-EVAL_FRACTION = 0.2  # of a dataset that comes without an evaluation split
-_SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # an epoch that no run reaches
+EVAL_FRACTION = 0.2  # held out of a dataset that has no evaluation split
+_SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # no run reaches that epoch, so no training order equals this
 _MAX_STACKED_BYTES = 256 << 20
 _ADVICE = "return DataSplits(train=…, eval=…)"
 
 
-def name_parts(returned: Any, name: str) -> dict[str, Source]:
-    """Makes sources of what the dataset `name` returned.
+class _TableColumn(Protocol):
+    def to_numpy(self) -> np.ndarray: ...
 
-    Taken: `DataSplits`, a dict with the keys `train` and `eval`, or a pair of two datasets, each
-    split in one of the forms of `as_source`; or one dataset in such a form.
+
+class _Table(Protocol):
+    """A data frame of any library, such as pandas or polars."""
+
+    @property
+    def columns(self) -> Iterable[str]: ...
+
+    def to_numpy(self) -> np.ndarray: ...
+
+    def __getitem__(self, name: str, /) -> _TableColumn: ...
+
+
+def name_parts(returned: object, name: str) -> dict[str, Source]:
+    """Makes sources of what a dataset's function returned.
+
+    Args:
+        returned: `DataSplits`, a dict with the keys `train` and `eval`, or a pair of two datasets,
+            each split in one of the forms that `as_source` accepts; or one dataset in such a form.
+        name: the name of the dataset.
 
     Returns:
-        The sources of `train split` and `eval split`, or the one of `data`.
+        The sources by the names that messages use: `train split` and `eval split`, or only `data`.
 
     Raises:
-        AetheriaError: the form is none of these, or the data cannot be read as columns.
+        AetheriaError: the form is not one of these, or the data cannot be read as columns.
     """
     if isinstance(returned, DataSplits):
         pair = (returned.train, returned.eval)
@@ -44,30 +62,28 @@ def name_parts(returned: Any, name: str) -> dict[str, Source]:
         return {"data": as_source(returned, "data", name)}
     train, held_out = pair
     sources = {"train split": as_source(train, "train split", name)}
-    same = held_out is train  # read and checked once
-    sources["eval split"] = (
-        sources["train split"] if same else as_source(held_out, "eval split", name)
-    )
+    if held_out is train:  # the same data is read and checked once
+        sources["eval split"] = sources["train split"]
+    else:
+        sources["eval split"] = as_source(held_out, "eval split", name)
     return sources
 
 
-def as_source(data: Any, where: str, name: str) -> Source:
+def as_source(data: object, where: str, name: str) -> Source:
     """Makes a source of one set of examples.
 
-    Taken: a `Source`; a mapping of columns, or a table (pandas, polars) with named columns; a pair
-    `(inputs, labels)`; a sequence of mappings, one an example.
-
     Args:
-        data: the examples.
-        where: how messages call them, such as `train split`.
-        name: of the dataset.
+        data: a `Source`; a mapping of columns; a table with named columns (pandas, polars); a pair
+            `(inputs, labels)`; or a sequence of mappings, one for each example.
+        where: the name of the data in messages, such as `train split`.
+        name: the name of the dataset.
 
     Raises:
-        AetheriaError: the form is none of these, or the data cannot be read as columns.
+        AetheriaError: the form is not one of these, or the data cannot be read as columns.
     """
     if isinstance(data, type):
-        raise _not_taken(data, where, name)
-    if callable(getattr(data, "read", None)) and hasattr(data, "__len__"):
+        raise _unknown_form(data, where, name)
+    if _is_source(data):
         return data
     try:
         if _is_table(data):
@@ -76,14 +92,14 @@ def as_source(data: Any, where: str, name: str) -> Source:
             return ArraySource(data)
         if isinstance(data, tuple) and len(data) == 2:
             return ArraySource({"inputs": data[0], "labels": data[1]})
-        if _is_sequence(data):
+        if _is_record_sequence(data):
             return _records(data)
     except AetheriaError as error:
         raise AetheriaError(*(f"{where}, {problem}" for problem in error.problems)) from error
-    raise _not_taken(data, where, name)
+    raise _unknown_form(data, where, name)
 
 
-def _not_taken(data: Any, where: str, name: str) -> AetheriaError:
+def _unknown_form(data: object, where: str, name: str) -> AetheriaError:
     return AetheriaError(
         f"data_name: expected a function that returns DataSplits, got {name!r}, which returns "
         f"{'' if where == 'data' else f'as the {where} '}{_describe(data)}; {_ADVICE}, each split "
@@ -92,10 +108,14 @@ def _not_taken(data: Any, where: str, name: str) -> AetheriaError:
 
 
 def hold_out(source: Source, eval_fraction: float) -> DataSplits:
-    """Splits once and for all: which examples are held out depends on no config seed.
+    """Splits a dataset by a fixed seed, so that every run holds out the same examples.
+
+    Args:
+        source: all examples.
+        eval_fraction: the fraction that is held out for evaluation; each split has at least one.
 
     Raises:
-        AetheriaError: there are too few examples for two splits.
+        AetheriaError: there are fewer than two examples.
     """
     size = len(source)
     if size < 2:
@@ -113,7 +133,7 @@ class SubsetSource:
 
     Args:
         source: all examples.
-        chosen: the places of those to have, i64 [num_examples].
+        chosen: i64 [num_examples], the indices in `source` of the examples of the subset.
     """
 
     def __init__(self, source: Source, chosen: np.ndarray):
@@ -123,7 +143,7 @@ class SubsetSource:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> Columns:
         return self._source.read(self._chosen[indices])
 
 
@@ -133,7 +153,8 @@ def _take(source: Source, chosen: np.ndarray) -> Source:
     return SubsetSource(source, chosen)
 
 
-def _records(data: Any) -> Source:
+def _records(data: Sequence[Record]) -> Source:
+    """A list of records becomes columns in memory, unless these would be large."""
     source = RecordSource(data)
     if not source.is_list:
         return source
@@ -143,14 +164,14 @@ def _records(data: Any) -> Source:
     return ArraySource(source.read(np.arange(len(source))))
 
 
-def _are_datasets(first: Any, second: Any) -> bool:
+def _are_datasets(first: object, second: object) -> bool:
     """Whether a pair is (train, eval), not (inputs, labels)."""
     if _is_table(first) and _is_table(second):
         return [*first.columns] == [*second.columns]
     return _is_dataset(first) and _is_dataset(second)
 
 
-def _is_dataset(value: Any) -> bool:
+def _is_dataset(value: object) -> bool:
     if hasattr(value, "read") or isinstance(value, Mapping):
         return True
     if isinstance(value, tuple):
@@ -158,27 +179,31 @@ def _is_dataset(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def _has_rows(value: Any) -> bool:
+def _has_rows(value: object) -> bool:
     return bool(value) if isinstance(value, list) else len(getattr(value, "shape", ())) > 0
 
 
-def _is_table(value: Any) -> bool:
-    """Whether it is a data frame, of whatever library: told by what it can do."""
+def _is_source(value: object) -> TypeGuard[Source]:
+    return callable(getattr(value, "read", None)) and hasattr(value, "__len__")
+
+
+def _is_table(value: object) -> TypeGuard[_Table]:
+    """Whether it is a data frame. Its attributes decide: no such library is imported here."""
     return (
         hasattr(value, "columns") and hasattr(value, "to_numpy") and hasattr(value, "__getitem__")
     )
 
 
-def _cells(column: Any) -> Any:
-    """A table's column as an array; cells that hold arrays are stacked."""
+def _cells(column: _TableColumn) -> np.ndarray | list[np.ndarray]:
+    """The values of a table's column; cells that are arrays are returned as a list of them."""
     values = column.to_numpy()
     if values.dtype == object and len(values) and np.ndim(values[0]):
         return [*values]
     return values
 
 
-def _is_sequence(value: Any) -> bool:
-    """Whether it is a sequence of records: one that has a length, and a mapping in front."""
+def _is_record_sequence(value: Any) -> TypeGuard[Sequence[Record]]:
+    """Whether it has a length and an index, and its first item is a mapping."""
     if isinstance(value, str | bytes | np.ndarray) or not hasattr(value, "__getitem__"):
         return False
     if not hasattr(value, "__len__"):
@@ -186,7 +211,7 @@ def _is_sequence(value: Any) -> bool:
     return not len(value) or isinstance(value[0], Mapping)
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{type(value).__name__} of shape {[*shape]}"

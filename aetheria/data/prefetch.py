@@ -1,4 +1,4 @@
-"""A thread that reads ahead, so that the loop finds its next data ready."""
+"""A thread that reads ahead, so that the next data is ready when the loop needs it."""
 
 import queue
 import threading
@@ -11,10 +11,12 @@ _END = object()
 
 
 def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, None]:
-    """Yields `items`, read up to `depth` ahead in a thread.
+    """Yields `items`, which a thread reads up to `depth` ahead.
 
-    An error in the thread is raised at the place in the stream where it happened. Closing the
-    iterator (or dropping it) ends the thread.
+    Closing the iterator, or deleting it, ends the thread.
+
+    Raises:
+        Exception: whatever `items` raises, after the items before it were yielded.
 
     >>> list(prefetch([1, 2, 3]))
     [1, 2, 3]
@@ -22,7 +24,8 @@ def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, 
     ready: queue.Queue = queue.Queue(depth)
     closed = threading.Event()
 
-    def offer(item: object) -> bool:
+    def put(item: object) -> bool:
+        """Waits for room in the queue; returns False if the consumer has closed it."""
         while not closed.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -35,11 +38,11 @@ def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, 
         last: object = _END
         try:
             for item in items:
-                if not offer(item):
+                if not put(item):
                     return
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             last = error
-        offer(last)
+        put(last)
 
     thread = threading.Thread(target=read, name="aetheria-prefetch", daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
-"""Random-access sources: anything with a length that yields the columns at given indices."""
+"""Sources: the contract of a dataset split, and the two sources that ship for any data."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -11,22 +11,44 @@ from aetheria.data.columns import as_column, cast_like, shape_text
 from aetheria.errors import AetheriaError
 from aetheria.model.nesting import flat_columns
 
+# Column name -> [num_examples, ...].
+Columns: TypeAlias = Mapping[str, np.ndarray]
+# One example as a user gives it: column name -> number, array or nested list.
+Record: TypeAlias = Mapping[str, object]
+
 
 class Source(Protocol):
-    """A dataset split. Reading is by many indices at once: that is what keeps a device fed."""
+    """A dataset split: a number of examples that can be read in any order.
 
-    def __len__(self) -> int: ...
+    Many examples are read at once, because reading them one by one would be too slow for a device.
+    Reads come from other threads than the main one; from two at a time if both splits share data.
 
-    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Reads examples `indices` i64 [n]: column name -> [n, ...]."""
+    A source may have an attribute `in_memory`. If it is True, a read is only a copy in memory, and
+    the feed makes no thread to read ahead.
+    """
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def read(self, indices: np.ndarray) -> Columns:
+        """Reads examples.
+
+        Args:
+            indices: i64 [n], which examples, in any order, also repeated.
+
+        Returns:
+            Column name -> [n, ...]. Every read has the same columns, shapes of an example and
+            dtypes.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """What a registered dataset returns: the split to train on, and the one to evaluate on.
+    """What a dataset's function returns: a split for training and one for evaluation.
 
-    From a dataset's function, a split may also be given in the plain forms that
+    The function may also give a split in one of the plain forms that
     `aetheria.data.forms.as_source` lists, such as a dict of arrays.
     """
 
@@ -35,20 +57,21 @@ class DataSplits:
 
 
 class ArraySource:
-    """Columns held in memory, column name -> [num_examples, ...]. A column may be a mapping of
-    columns in its turn: `inputs` of several parts, which the model is given as such.
+    """Columns in memory.
 
-    `in_memory` tells that reading needs no thread of its own; other sources need not have it.
-    64-bit numbers are stored as 32-bit ones, which is what devices compute in.
+    Args:
+        columns: column name -> [num_examples, ...], an array or nested lists. A column may itself
+            be a mapping of columns, such as `inputs` of several parts; the model is then given a
+            mapping too. 64-bit numbers are stored as 32-bit ones, in which devices compute.
 
     Raises:
-        AetheriaError: no columns, no examples, columns of different lengths, or a column that is
-            ragged or not of numbers.
+        AetheriaError: there are no columns or no examples, the lengths of the columns differ, or a
+            column is ragged or does not consist of numbers.
     """
 
     in_memory = True
 
-    def __init__(self, columns: Mapping[str, Any]):
+    def __init__(self, columns: Mapping[str, object]):
         if not isinstance(columns, Mapping):
             raise AetheriaError(
                 f"ArraySource: expected a mapping of columns, got a {type(columns).__name__}; "
@@ -66,30 +89,33 @@ class ArraySource:
         self._length = len(next(iter(self._columns.values())))
 
     @property
-    def columns(self) -> Mapping[str, np.ndarray]:
-        """The whole columns; not to be written to."""
+    def columns(self) -> Columns:
+        """The whole columns; the caller must not change them."""
         return self._columns
 
     def __len__(self) -> int:
         return self._length
 
-    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> Columns:
         return {name: column[indices] for name, column in self._columns.items()}
 
 
 class RecordSource:
-    """Records read one at a time: a Grain data source, or any sequence of column mappings.
+    """Records that are read one at a time.
 
-    The first record says which columns there are, and each one's shape and dtype. A read raises
-    AetheriaError, naming column and row, where a record has another shape, lacks a column, or holds
-    a number that the dtype does not; further columns of a record are left out.
+    The first record determines the columns, and the shape and dtype of each. A column that only
+    later records have is left out. A read raises AetheriaError, naming column and row, if a record
+    has another shape, lacks a column, or has a number that the dtype cannot represent.
+
+    Args:
+        records: a Grain data source, or any sequence of mappings from column names to values.
 
     Raises:
-        AetheriaError: not a sequence, no records, a first record that is not a mapping of columns
-            of numbers, or a column that is named `mask`.
+        AetheriaError: it is not a sequence, it is empty, its first record is not a mapping of
+            columns of numbers, or a column is named `mask`.
     """
 
-    def __init__(self, records: Sequence[Mapping[str, Any]]):
+    def __init__(self, records: Sequence[Record]):
         if isinstance(records, Mapping) or not hasattr(records, "__getitem__"):
             advice = "use ArraySource" if isinstance(records, Mapping) else "use list(…)"
             raise AetheriaError(
@@ -99,7 +125,7 @@ class RecordSource:
         if not len(records):
             raise AetheriaError("RecordSource: expected records, got none; check where they lie")
         if not isinstance(records[0], Mapping):
-            raise _no_mapping(0, records[0])
+            raise _not_a_mapping(0, records[0])
         first = flat_columns(records[0])
         check_names("RecordSource", first)
         self._records = records
@@ -107,17 +133,17 @@ class RecordSource:
 
     @property
     def is_list(self) -> bool:
-        """Whether reading a record is no more than looking it up."""
+        """Whether the records are in memory, so that reading one is only a lookup."""
         return isinstance(self._records, list | tuple)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> Columns:
         records = [_flat(self._records[int(index)]) for index in indices]
         return {name: self._stack(name, records, indices) for name in self._first}
 
-    def _stack(self, name: str, records: list[Any], rows: np.ndarray) -> np.ndarray:
+    def _stack(self, name: str, records: Sequence[Record], rows: np.ndarray) -> np.ndarray:
         try:
             values = np.stack([np.asarray(record[name]) for record in records])
         except Exception:
@@ -128,12 +154,12 @@ class RecordSource:
         column = as_column(name, values, rows)
         return cast_like(name, column, self._first[name].dtype, rows)
 
-    def _explain(self, name: str, records: list[Any], rows: np.ndarray) -> None:
-        """Raises AetheriaError for the first record that is not like record 0."""
+    def _explain(self, name: str, records: Sequence[Record], rows: np.ndarray) -> None:
+        """Raises AetheriaError for the first record that differs from record 0, if there is one."""
         shape = self._first[name].shape
         for row, record in zip(rows, records, strict=True):
             if not isinstance(record, Mapping):
-                raise _no_mapping(row, record)
+                raise _not_a_mapping(row, record)
             if name not in record:
                 raise AetheriaError(
                     f"column {name!r}: expected in every record, got row {row} without it "
@@ -147,12 +173,12 @@ class RecordSource:
                 )
 
 
-def _flat(record: Any) -> Any:
-    """What is no mapping is explained where a column of it is missing."""
+def _flat(record: Record) -> Record:
+    # A user's record may be something else than a mapping; `_explain` reports it.
     return flat_columns(record) if isinstance(record, Mapping) else record
 
 
-def _no_mapping(row: int, record: Any) -> AetheriaError:
+def _not_a_mapping(row: int, record: object) -> AetheriaError:
     return AetheriaError(
         "RecordSource: expected records that are mappings of columns, got a "
         f"{type(record).__name__} in row {row}; give each as {{'inputs': …, 'labels': …}}"
@@ -160,19 +186,19 @@ def _no_mapping(row: int, record: Any) -> AetheriaError:
 
 
 def near_name(name: str, names: Iterable[str]) -> str:
-    """Says which names there are, and the one that is meant if one is near.
+    """Lists the names for an error message, with a suggestion if one is similar to `name`.
 
     >>> near_name("labels", ["inputs", "label"])
     "columns inputs, label; did you mean 'label'?"
     """
-    said = [str(known) for known in names]
-    near = difflib.get_close_matches(name, said, n=1)
-    listed = f"columns {', '.join(said)}" if said else "no columns"
+    known = [str(each) for each in names]
+    near = difflib.get_close_matches(name, known, n=1)
+    listed = f"columns {', '.join(known)}" if known else "no columns"
     return f"{listed}; did you mean {near[0]!r}?" if near else listed
 
 
-def check_names(source: str, names: Iterable[Any]) -> None:
-    """Raises AetheriaError if a column is named `mask`, or by what is no text."""
+def check_names(source: str, names: Iterable[object]) -> None:
+    """Raises AetheriaError if a column is named `mask`, or its name is not text."""
     for name in names:
         if not isinstance(name, str):
             raise AetheriaError(

@@ -1,5 +1,6 @@
-"""Text for language models: windows of one long row of tokens, from a file or from the docs that
-ship with Python.
+"""Text for language models: windows of one long row of tokens.
+
+The tokens come from a file, or from the documentation that is part of Python.
 """
 
 from collections.abc import Mapping
@@ -13,20 +14,21 @@ from aetheria.plugins import register_data
 
 
 class TokenSource:
-    """Windows of one long row of tokens, each `length` and one more for the last label.
+    """Windows of one long row of tokens, for next-token prediction.
 
-    Example i is `tokens[i * length : (i + 1) * length + 1]`: inputs i32 [length] and labels i32
-    [length], the inputs one token later. Every token but the first is a label once; an end shorter
-    than a window is left out.
-
-    `in_memory` is false for a memory-mapped file, whose reads may wait for a disk.
+    Example i is made of `tokens[i * length : (i + 1) * length + 1]`: inputs i32 [length] are its
+    first `length` tokens, labels i32 [length] the same shifted by one. So every token but the first
+    is a label exactly once. Tokens at the end that do not fill a window are left out.
 
     Args:
         tokens: [num_tokens], whole numbers of at most 32 bits, in memory or memory-mapped.
-        length: tokens the network sees at once.
+        length: the number of tokens that the network sees at once.
+
+    Attributes:
+        in_memory: False for a memory-mapped file, whose reads may wait for a disk.
 
     Raises:
-        AetheriaError: tokens of another shape or dtype, or fewer than one window.
+        AetheriaError: the tokens have another shape or dtype, or do not fill one window.
 
     >>> columns = TokenSource(np.array([7, 8, 9, 10, 11], np.uint8), length=2).read(np.array([1]))
     >>> columns["inputs"].tolist(), columns["labels"].tolist()
@@ -60,45 +62,49 @@ class TokenSource:
 def tokens(
     *, path: str, length: int = 128, eval_fraction: float = 0.1, dtype: str = "uint16"
 ) -> DataSplits:
-    """A file of tokens, its last part held out.
+    """A file of tokens; its last part is held out for evaluation.
 
     Args:
-        path: `.bin`, raw numbers of `dtype`; `.npy`, a row of whole numbers; or `.txt`, whose bytes
-            are the tokens 0 to 255. Relative to the current folder.
+        path: a `.bin` file of raw numbers of `dtype`, a `.npy` file of a row of whole numbers, or a
+            `.txt` file, whose bytes are the tokens 0 to 255. Relative to the current folder.
         length: tokens in an example.
-        eval_fraction: the part of the examples that is held out.
-        dtype: of a `.bin` file, as NumPy calls it, in this machine's byte order.
+        eval_fraction: the fraction of the examples that is held out.
+        dtype: the dtype of a `.bin` file, by its NumPy name, in this machine's byte order.
 
     Raises:
-        AetheriaError: no such file, not a file of tokens, or too short to split.
+        AetheriaError: the file does not exist, is not a file of tokens, or is too short to split.
     """
     return _split(_read_tokens(Path(path).expanduser(), dtype), length, eval_fraction)
 
 
 @register_data("python_docs")
 def python_docs(*, length: int = 128, eval_fraction: float = 0.1) -> DataSplits:
-    """Python's language reference as bytes, tokens 0 to 255: half a megabyte of technical English.
+    """Python's language reference as bytes (tokens 0 to 255): half a megabyte of technical English.
 
-    The text is that of `help()`, which ships with Python itself (the standard library's
-    `pydoc_data.topics`), topics in the order of their names; the last ones are held out. It differs
-    between versions of Python.
+    It is the text of `help()`, from the module `pydoc_data.topics` of the standard library. The
+    topics are in the order of their names, and the last ones are held out for evaluation. The text
+    differs between versions of Python.
+
+    Args:
+        length: tokens in an example.
+        eval_fraction: the fraction of the examples that is held out.
 
     Raises:
-        AetheriaError: an installation of Python without its docs.
+        AetheriaError: this installation of Python lacks the module.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise AetheriaError(
             "data_name: expected Python's module pydoc_data for 'python_docs', got an installation "
-            "without it; use data_name tokens with a text file of yours as data_params.path"
+            "without it; use data_name tokens with your own text file as data_params.path"
         ) from error
     text = "\n\n".join(topics[name] for name in sorted(topics))
     return _split(np.frombuffer(text.encode(), np.uint8), length, eval_fraction)
 
 
 def _split(row: np.ndarray, length: int, eval_fraction: float) -> DataSplits:
-    """Cuts between two windows: the last label of one split is the first input of the other."""
+    """Splits between two windows: the last label of one split is the first input of the other."""
     if not 0 < eval_fraction < 1:
         raise AetheriaError(
             f"data_params.eval_fraction: expected a number between 0 and 1, got {eval_fraction}; "
@@ -108,7 +114,7 @@ def _split(row: np.ndarray, length: int, eval_fraction: float) -> DataSplits:
     if num_windows < 2:
         raise AetheriaError(
             f"data_params.length: expected at most {(len(row) - 1) // 2}, half of the tokens there "
-            f"are, got {length}; one example is trained on and one held out, use less"
+            f"are, got {length}; use less, so that each split has an example"
         )
     num_eval = min(max(1, round(num_windows * eval_fraction)), num_windows - 1)
     border = (num_windows - num_eval) * length

@@ -8,6 +8,7 @@ from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import Event, PhaseChanged, RunStarted
+from aetheria.json_types import JsonObject
 from aetheria.observe.listener import Listener
 from aetheria.plugins.user_code import describe
 
@@ -15,52 +16,60 @@ from aetheria.plugins.user_code import describe
 class EventBus:
     """Observer: calls every listener in turn, in the order of the config.
 
-    A listener that raises before the first step fails the run: a wrong logger setting should be
-    known at once. Later it is detached with what it raised on stderr, and the run goes on. Either
-    way it is called no more, so that the others hear how the run ends.
+    A listener that raises before the first step fails the run: a wrong setting of a logger should
+    be known at once. A listener that raises later is detached, its error is printed on stderr, and
+    the run continues. In both cases it is not called again, so that the other listeners still
+    receive the events that end the run.
     """
 
     def __init__(self, listeners: Mapping[str, Listener]):
         self._listeners = dict(listeners)
         self._detached: dict[str, str] = {}
-        self._under_way = False
+        self._is_past_start = False
 
     @property
     def detached(self) -> Mapping[str, str]:
-        """The listeners that were detached, by name: the line of the error."""
+        """The detached listeners: name -> the error, in one line."""
         return dict(self._detached)
 
     def attach(self, listeners: Mapping[str, Listener]) -> None:
-        """Adds listeners, after those it has."""
+        """Adds listeners after the present ones."""
         self._listeners.update(listeners)
 
     def emit(self, event: Event) -> None:
-        """Delivers `event` to every listener still attached."""
-        self._under_way = self._under_way or not _precedes_first_step(event)
+        """Delivers `event` to every listener that is still attached.
+
+        Raises:
+            Exception: whatever a listener raises before the first step.
+        """
+        self._is_past_start = self._is_past_start or not _precedes_first_step(event)
         for name, listener in list(self._listeners.items()):
             try:
                 listener.notify(event)
             except Exception as error:
-                if not self._under_way:
+                if not self._is_past_start:
                     del self._listeners[name]
                     raise
                 self._detach(name, error)
 
     def export_state(self) -> dict[str, Any]:
-        """Collects the listeners' states, JSON values; a listener flushes what it holds."""
+        """Collects the states of the listeners, name -> JSON value.
+
+        A listener that raises, or returns something other than JSON, is detached.
+        """
         states = {}
         for name, listener in list(self._listeners.items()):
             export = getattr(listener, "export_state", None)
             if export is None:
                 continue
             try:
-                states[name] = _copied(export())
+                states[name] = _json_copy(export())
             except Exception as error:
                 self._detach(name, error)
         return states
 
-    def import_state(self, states: Mapping[str, Any]) -> None:
-        """Gives every listener its state back; one that is new to the run starts afresh."""
+    def import_state(self, states: JsonObject) -> None:
+        """Gives every listener its state back; one that is not in `states` starts without."""
         for name, listener in self._listeners.items():
             restore = getattr(listener, "import_state", None)
             if restore is not None and name in states:
@@ -69,18 +78,23 @@ class EventBus:
     def _detach(self, name: str, error: Exception) -> None:
         del self._listeners[name]
         self._detached[name] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        print(f"listener {name!r} raised and was detached; the run goes on", file=sys.stderr)
+        print(f"listener {name!r} raised and was detached; the run continues", file=sys.stderr)
         if isinstance(error, AetheriaError):
             print(error, file=sys.stderr)
-        elif (lines := describe(error)) is None:  # not of a user's code
+            return
+        lines = describe(error)
+        if lines is None:  # the error is not in a user's code
             traceback.print_exception(error)
         else:
             print(*lines, sep="\n", file=sys.stderr)
 
 
-def _copied(state: Any) -> Any:
-    """A copy through JSON: the listener keeps no hold on what is being saved, and what is not JSON
-    is the listener's fault here, and would be the snapshot's later.
+def _json_copy(state: object) -> Any:
+    """Copies a state through JSON.
+
+    The snapshot is written while the run continues, so it must not share objects with the listener.
+    A state that is not JSON fails here, where it costs only the listener; in the snapshot it would
+    fail every save.
     """
     try:
         return json.loads(json.dumps(state))
@@ -92,9 +106,10 @@ def _copied(state: Any) -> Any:
 
 
 def _precedes_first_step(event: Event) -> bool:
-    """Whether no step was taken yet; evaluations and saves may come before the first report."""
-    match event:
-        case PhaseChanged():
-            return event.source == "starting"
-        case _:
-            return isinstance(event, RunStarted)
+    """Whether no step was taken before `event`.
+
+    The first `TrainMetrics` is no such boundary: evaluations and saves may come before it.
+    """
+    if isinstance(event, PhaseChanged):
+        return event.source == "starting"
+    return isinstance(event, RunStarted)

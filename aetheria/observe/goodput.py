@@ -1,6 +1,6 @@
-"""Goodput: which part of a run's time went into steps, over all its restarts; and the rest.
+"""Goodput: how much of a run's time went into new steps, over all its restarts, and into what else.
 
-Kept in `goodput.jsonl` in the run folder, a line for each process.
+The record is `goodput.jsonl` in the run folder, with one line for each process of the run.
 """
 
 import itertools
@@ -9,32 +9,43 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from aetheria.events import Event, PhaseChanged, RolledBack, RunEnded, RunStarted, TrainMetrics
+from aetheria.events import (
+    Event,
+    PhaseChanged,
+    RolledBack,
+    RunEnded,
+    RunStarted,
+    StallTime,
+    TrainMetrics,
+)
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.retrying_file import RetryingFile
 
 GOODPUT_FILE = "goodput.jsonl"
-_FILE_OF_0_1_0 = "ledger.jsonl"  # its sessions say `began`, `replayed` and `down`
-_WORDS_OF_0_1_0 = {"replayed": "recomputed", "down": "downtime"}
-# In the order of the report. Every second of a process is in one of the first seven.
+# Version 0.1.0 used another file name, and `began`, `replayed` and `down` for three of the names.
+_FILE_OF_0_1_0 = "ledger.jsonl"
+_KINDS_OF_0_1_0 = {"replayed": "recomputed", "down": "downtime"}
+# In the order of the report. Every second of a process belongs to one of the first seven.
 KINDS = ("start", "compile", "data", "step", "evaluation", "snapshot", "recomputed", "downtime")
 _KIND_OF_PHASE = {"starting": "start", "training": "step", "evaluating": "evaluation"}
-_WRITE_SECONDS = 5.0  # what a kill may leave untold
+_WRITE_SECONDS = 5.0  # a kill loses at most that much of the record
+_RecordedEvent = RunStarted | PhaseChanged | TrainMetrics | RolledBack | RunEnded
 
 
 @dataclass(kw_only=True)
 class Session:
-    """One process of a run, from its start to where it was last heard of.
+    """One process of a run, from its start to its last record.
 
     Attributes:
         started_at: seconds since the epoch.
-        until: likewise.
-        first_step: where it took the run up.
-        step: how far it came.
-        furthest: how far any has come, itself included; what lies before is recomputed.
-        status: how it ended; `running`: it did not say, so it runs or was killed.
+        until: the time of the last record, likewise.
+        first_step: the step at which it started or resumed.
+        step: the step it reached.
+        furthest: the furthest step that it or an earlier process reached; steps up to there are
+            recomputed.
+        status: how the run ended; `running` if there is no record of its end: the process still
+            runs, or was killed.
         seconds: of each kind but `downtime`.
     """
 
@@ -48,30 +59,31 @@ class Session:
 
 
 class GoodputRecorder:
-    """Observer: puts each second between two events down to what the run did meanwhile."""
+    """Observer: assigns the time between two events to what the run did in it."""
 
     def __init__(self, context: RunContext):
         self._path, self._started_at = context.run_dir / GOODPUT_FILE, context.started_at
         self._file: RetryingFile | None = None
-        self._phase, self._waited = "starting", (0.0, 0.0)
+        self._phase, self._stalls = "starting", StallTime()
 
     def notify(self, event: Event) -> None:
+        """Adds the time since the last event to the record."""
         if isinstance(event, RunStarted):
             self._open(event)
         if self._file is None:
-            return  # what fails before it starts has no folder
-        if not isinstance(event, (RunStarted, PhaseChanged, TrainMetrics, RolledBack, RunEnded)):
+            return  # a run that fails before it starts has no folder
+        if not isinstance(event, _RecordedEvent):
             return
         if isinstance(event, RolledBack):
             self._session.furthest = max(self._session.furthest, event.from_step)
             self._session.step = event.progress.step
-        self._book(event)
+        self._add_time_until(event)
         if isinstance(event, PhaseChanged):
             self._phase = event.target
         if isinstance(event, RunEnded):
             self._session.status = event.status
-        ends = isinstance(event, (RunStarted, RunEnded))
-        if ends or self._session.until - self._written > _WRITE_SECONDS:
+        is_start_or_end = isinstance(event, (RunStarted, RunEnded))
+        if is_start_or_end or self._session.until - self._written_until > _WRITE_SECONDS:
             self._write()
         if isinstance(event, RunEnded):
             self._file.close()
@@ -88,42 +100,46 @@ class GoodputRecorder:
             furthest=furthest,
         )
         self._file = RetryingFile(self._path)
-        # A line a process is enough of those that have ended. Without room on the disk all stay,
-        # but for what a kill left half written.
-        if not self._file.become("".join(_line(session) for session in earlier).encode()):
+        # One line is enough for each earlier process. If the disk has no room for the shorter
+        # file, all lines stay, except for one that a kill left half written.
+        if not self._file.set_content("".join(_line(session) for session in earlier).encode()):
             content = self._file.content()
-            self._file.become(content[: content.rfind(b"\n") + 1])
+            self._file.set_content(content[: content.rfind(b"\n") + 1])
 
-    def _book(self, event: Any) -> None:
-        """Puts the time since the last event down."""
+    def _add_time_until(self, event: _RecordedEvent) -> None:
+        """Assigns the time from the last event to `event`."""
         session, now = self._session, time.time()
-        # The clock of the day may be set back.
-        spent = max(0.0, now - session.until)
+        spent = max(0.0, now - session.until)  # the system's clock may be set back
         session.until = max(now, session.until)
-        if stalls := getattr(event, "stalls", None):
-            kinds = (stalls.data_seconds, stalls.compile_seconds)
-            data, compiling = (new - old for new, old in zip(kinds, self._waited, strict=True))
-            self._waited = kinds
-        else:
-            data = compiling = 0.0
-        # No more than there was: the clock of the waits is another.
+        data, compiling = self._stalled_until(event)
+        # The stalls are measured with another clock: they must not be more than there was.
         compiling = min(compiling, spent)
         data = min(data, spent - compiling)
-        kind = _KIND_OF_PHASE.get(self._phase, "snapshot")  # at the end the last save is awaited
-        again = 0.0 if kind == "start" else self._recomputed(event.progress.step)
+        kind = _KIND_OF_PHASE.get(self._phase, "snapshot")  # a run ends by waiting for a save
+        recomputed = 0.0 if kind == "start" else self._recomputed_fraction(event.progress.step)
         self._add("compile", compiling)
-        self._add("data", data * (1 - again))
-        self._add(kind, (spent - compiling - data) * (1 - again))
-        self._add("recomputed", (spent - compiling) * again)
+        self._add("data", data * (1 - recomputed))
+        self._add(kind, (spent - compiling - data) * (1 - recomputed))
+        self._add("recomputed", (spent - compiling) * recomputed)
 
-    def _recomputed(self, step: int) -> float:
-        """Which part of the time since the last event went over steps that were taken before."""
+    def _stalled_until(self, event: _RecordedEvent) -> tuple[float, float]:
+        """The seconds stalled on data and on the compiler since the last event that counts them."""
+        if not isinstance(event, (PhaseChanged, TrainMetrics)):
+            return 0.0, 0.0
+        before, self._stalls = self._stalls, event.stalls
+        return (
+            self._stalls.data_seconds - before.data_seconds,
+            self._stalls.compile_seconds - before.compile_seconds,
+        )
+
+    def _recomputed_fraction(self, step: int) -> float:
+        """The fraction of the time since the last event that went into recomputed steps."""
         session, before = self._session, self._session.step
-        old, session.furthest = session.furthest, max(session.furthest, step)
+        furthest, session.furthest = session.furthest, max(session.furthest, step)
         session.step = max(before, step)
         if step <= before:
-            return float(step < old)
-        return max(0.0, min(step, old) - before) / (step - before)
+            return 1.0 if step < furthest else 0.0
+        return max(0.0, min(step, furthest) - before) / (step - before)
 
     def _add(self, kind: str, seconds: float) -> None:
         self._session.seconds[kind] = self._session.seconds.get(kind, 0.0) + seconds
@@ -132,17 +148,17 @@ class GoodputRecorder:
         assert self._file is not None, "RunStarted comes first"
         self._file.write(_line(self._session).encode())
         self._file.flush()
-        self._written = self._session.until
+        self._written_until = self._session.until
 
 
 def read_goodput(run_dir: Path) -> list[Session]:
-    """The processes of a run, in order; what cannot be read is left out."""
-    sessions: dict[float, Session] = {}  # a process writes again and again; its last line counts
+    """The processes of a run, in the order of their starts; lines that are damaged are left out."""
+    sessions: dict[float, Session] = {}  # a process writes many lines, of which the last one counts
     for line in [*_lines(run_dir / _FILE_OF_0_1_0), *_lines(run_dir / GOODPUT_FILE)]:
         try:
             session = _session(line)
         except (ValueError, TypeError, AttributeError):
-            continue  # what a kill or a crash left
+            continue  # a kill or a crash left this line
         sessions[session.started_at] = session
     return [sessions[started_at] for started_at in sorted(sessions)]
 
@@ -154,12 +170,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _session(line: str) -> Session:
-    """Raises ValueError, TypeError or AttributeError if the line does not hold one."""
+    """Reads a line; raises ValueError, TypeError or AttributeError if it is not a session."""
     values = json.loads(line)
     if "began" in values:
         values["started_at"] = values.pop("began")
         seconds = values.get("seconds", {}).items()
-        values["seconds"] = {_WORDS_OF_0_1_0.get(kind, kind): spent for kind, spent in seconds}
+        values["seconds"] = {_KINDS_OF_0_1_0.get(kind, kind): spent for kind, spent in seconds}
     session = Session(**values)
     times = (session.started_at, session.until, *session.seconds.values())
     steps = (session.first_step, session.step, session.furthest)
@@ -171,7 +187,7 @@ def _session(line: str) -> Session:
 
 
 def account(sessions: Sequence[Session]) -> Mapping[str, float]:
-    """Seconds of each of `KINDS`; together, all the time from the first start to the last word.
+    """The seconds of each of `KINDS`, from the first start of a process to the last record.
 
     >>> one = Session(started_at=0.0, until=4.0, seconds={"start": 1.0, "step": 3.0})
     >>> two = Session(started_at=9.0, until=10.0, seconds={"start": 1.0})

@@ -1,4 +1,4 @@
-"""Observer: what a logger or a callback is, and what it is given."""
+"""The contract of a listener, that is of a logger or a callback, and what one is given."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,29 +8,62 @@ from typing import Any, Protocol
 
 from aetheria.engine.stop import StopSignal
 from aetheria.events import Event
+from aetheria.json_types import JsonObject
 
 
 class Listener(Protocol):
-    """Observer: anything with `notify`. Two optional methods make it part of the snapshot:
-    `export_state() -> dict` (also the moment to flush) and `import_state(dict)`.
+    """Observer: an object with a method `notify`.
+
+    The config names a class or function that makes one; it is called with a `RunContext` and the
+    arguments that the config gives. A listener has no access to the engine or the state: it can
+    only read events, and ask for a stop through the context.
+
+    A listener that raises before the first step fails the run. One that raises later is detached
+    with a message on stderr, and the run continues.
     """
 
-    def notify(self, event: Event) -> None: ...
+    def notify(self, event: Event) -> None:
+        """Called with every event of the run, in order: the first is `RunStarted`, the last
+        `RunEnded`. An event of a type that the listener does not know is to be ignored.
+        """
+        ...
+
+
+class StatefulListener(Listener, Protocol):
+    """A listener with a state that is part of every snapshot.
+
+    Each of the two methods is optional by itself: the bus calls the one that exists.
+    """
+
+    def export_state(self) -> JsonObject:
+        """Returns the state as JSON values; called for every snapshot.
+
+        It is also the moment to flush: what a listener wrote before a snapshot must still exist if
+        the process is killed after it, since a resumed run does not emit those events again.
+        """
+        ...
+
+    def import_state(self, state: JsonObject) -> None:
+        """Takes back what `export_state` returned; called before `RunStarted` when a run resumes,
+        and before `RolledBack`. Not called for a listener that the snapshot does not know.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What a logger or callback is given when it is made; it writes nothing before RunStarted.
+    """What a logger or callback is given when it is made.
 
     Attributes:
         run_dir: the run folder.
         config: the resolved config, plain values.
-        stop: the way to ask for a stop.
-        eval_metrics: what an evaluation will report, `eval/loss` style names.
-        schedules: name -> value at a step, of the optimizer's hyperparameters that can be read.
-        is_fork: the run continues another one's snapshot in a folder of its own; what identified
-            that run to a service must not be used again.
-        started_at: when the process began to work on it, in seconds since the epoch.
+        stop: through its `request`, a listener asks the engine to end the run.
+        eval_metrics: the metrics that an evaluation reports, with names such as `eval/loss`.
+        schedules: name -> function from a step to the value there, of the optimizer's
+            hyperparameters that can be read.
+        is_fork: the run continues another run's snapshot in a folder of its own. Whatever
+            identifies that other run to a service must not be used again.
+        started_at: when the process began to work on the run, in seconds since the epoch.
     """
 
     run_dir: Path

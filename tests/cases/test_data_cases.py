@@ -436,5 +436,5 @@ def test_a_sample_says_so_where_it_finds_what_is_not_finite():
     notes = check_data(DataSplits(train=PLAIN, eval=source), "mine", {}).notes
     assert notes == [
         "eval split, column 'inputs': 1 values are not finite in a sample of 16 rows, the first is "
-        "inf in row 63; on_nonfinite says what becomes of such examples"
+        "inf in row 63; on_nonfinite decides what happens to such examples"
     ]

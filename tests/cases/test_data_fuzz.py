@@ -171,7 +171,7 @@ def answer(dataset, classes):
     """What is said of a dataset; of one that is taken nothing, and it is served as it should be."""
     try:
         splits, notes = check_data(dataset(), "mine", classes)
-        feed = Feed(splits=splits, batch_size=8, grad_accumulation_steps=2, seed=0)
+        feed = Feed(splits=splits, batch_size=8, num_slices=2, seed=0)
         chunks = itertools.islice(feed.train_chunks(0, 3), 4)
         batches = [*(chunk.arrays for chunk in chunks), *feed.eval_batches()]
     except AetheriaError as error:

@@ -302,11 +302,11 @@ def test_writing_a_file_anew_would_fail_then(tmp_path, disk):
     file.write(b"one\ntwo\n")
     file.flush()
     disk.is_full = True
-    assert not file.become(b"two\n")
+    assert not file.set_content(b"two\n")
     assert file.content() == b"one\ntwo\n"
-    assert file.become(b"one\n") and file.content() == b"one\n"
+    assert file.set_content(b"one\n") and file.content() == b"one\n"
     disk.is_full = False
-    assert file.become(b"two\n") and (tmp_path / "lines").read_bytes() == b"two\n"
+    assert file.set_content(b"two\n") and (tmp_path / "lines").read_bytes() == b"two\n"
     file.close()
 
 

@@ -114,7 +114,7 @@ def test_a_disk_that_stays_full_leaves_the_snapshot_before(disk, train, capfd):
     captured = capfd.readouterr()
     assert "completed (end of schedule)" in captured.out
     assert "summary.json could not be written: " in captured.err
-    assert "which found no place" in captured.err
+    assert "which could not be written" in captured.err
     (disk / "ballast").unlink()
     whole = train("whole", **CHANGES)
     resumed = train("run", **CHANGES, resume="latest")
@@ -206,4 +206,4 @@ def test_what_the_disk_does_not_take_is_kept_and_written_once(tmp_path, monkeypa
     assert (tmp_path / "lines").read_bytes() == b"one\ntwo\n"
     first, second, third = capsys.readouterr().err.splitlines()
     assert "No space left on device" in first and "No space left on device" in second
-    assert third.endswith("is without its last 6 bytes, which found no place")
+    assert third.endswith("lost its last 6 bytes, which could not be written")

@@ -130,7 +130,7 @@ class Life:
             feed=Feed(
                 splits=DataSplits(train=split, eval=split),
                 batch_size=BATCH,
-                grad_accumulation_steps=2,
+                num_slices=2,
                 seed=3,
             ),
             schedule=Schedule(

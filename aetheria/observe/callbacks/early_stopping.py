@@ -1,26 +1,27 @@
-"""Ends a run whose evaluation no longer improves."""
+"""A callback that ends a run whose evaluation no longer improves."""
 
 import math
-from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunStarted
+from aetheria.json_types import JsonObject
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import register_callback
 
 
 @register_callback("early_stopping")
 class EarlyStopping:
-    """Asks for a stop after `patience` evaluations without improvement.
+    """Asks for a stop after `patience` evaluations without an improvement.
 
     Args:
+        context: what every callback is given.
         monitor: an evaluation metric, such as `eval/loss`.
-        patience: evaluations to wait for a better value.
-        mode: `min` or `max`.
-        min_delta: what counts as better.
+        patience: evaluations to wait for a better value, 1 or more.
+        mode: `min` if a lower value is better, `max` if a higher one is.
+        min_delta: a value counts as better if it improves on the best one by more than this.
 
     Raises:
-        AetheriaError: an argument that makes no sense, or a metric the model does not report.
+        AetheriaError: an argument is out of range, or the model does not report the metric.
     """
 
     def __init__(
@@ -47,22 +48,25 @@ class EarlyStopping:
         self._num_worse = 0
 
     def notify(self, event: Event) -> None:
+        """Compares an evaluation with the best one; asks for a stop if patience is exhausted."""
         if isinstance(event, EvaluationCompleted):
-            self._judge(event)
+            self._compare(event)
         if isinstance(event, (RunStarted, EvaluationCompleted)):
             self._stop_if_exhausted()
 
-    def export_state(self) -> dict[str, Any]:
+    def export_state(self) -> JsonObject:
+        """The best value, and the number of evaluations since."""
         return {"best": self._best, "num_worse": self._num_worse}
 
-    def import_state(self, state: dict[str, Any]) -> None:
+    def import_state(self, state: JsonObject) -> None:
+        """Takes back what `export_state` returned."""
         self._best, self._num_worse = state["best"], state["num_worse"]
 
-    def _judge(self, event: EvaluationCompleted) -> None:
+    def _compare(self, event: EvaluationCompleted) -> None:
         value = self._sign * event.metrics[self._monitor.removeprefix("eval/")]
-        # What is not finite is never better, an infinity on the good side neither.
-        bar = math.inf if self._best is None else self._best - self._min_delta
-        if math.isfinite(value) and value < bar:
+        # A value that is not finite is never better, not even the infinity on the better side.
+        threshold = math.inf if self._best is None else self._best - self._min_delta
+        if math.isfinite(value) and value < threshold:
             self._best, self._num_worse = value, 0
         else:
             self._num_worse += 1

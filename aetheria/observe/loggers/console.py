@@ -1,8 +1,8 @@
-"""What a person sees: a live bar in a terminal, plain lines elsewhere."""
+"""The progress that a person reads: a live bar in a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -19,54 +19,63 @@ from aetheria.events import (
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import register_logger
 
-_SILENT_SECONDS = 10.0  # of a log, while reports come in
+_MIN_SECONDS_BETWEEN_LINES = 10.0  # of plain progress; evaluations are always printed
 
 
 @register_logger("console")
 class ConsoleLogger:
-    """Prints progress to stdout: a bar that stays on one line where stdout is a terminal."""
+    """Prints progress to stdout: a bar on one line in a terminal, else plain lines."""
 
     def __init__(self, context: RunContext):
         self._view: _Bar | _Lines = _Bar() if sys.stdout.isatty() else _Lines(context.schedules)
 
     def notify(self, event: Event) -> None:
+        """Prints an event."""
         match event:
             case RunStarted():
                 self._view.start(event)
             case TrainMetrics():
                 self._view.step(event)
-            case EvaluationCompleted():
-                progress = event.progress
-                self._view.line(
-                    f"epoch {progress.epoch}  step {progress.step}  eval "
-                    f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
-                )
-                if event.num_nonfinite_batches:
-                    self._view.line(
-                        f"step {progress.step}: the evaluation is not finite in "
-                        f"{event.num_nonfinite_batches} batch(es) of "
-                        f"{event.num_nonfinite_examples} examples; first {event.first_nonfinite}"
-                    )
-            case NonFiniteDetected():
-                self._view.line(
-                    f"step {event.last_skipped_step}: non-finite {event.what}; "
-                    f"{event.num_skipped} window(s) skipped, {event.num_skipped_total} in all"
-                )
-                if event.dump:
-                    self._view.line(f"to find out why: aetheria debug nan {event.dump}")
-            case RolledBack():
-                self._view.line(
-                    f"back from step {event.from_step} to {event.snapshot} "
-                    f"(step {event.progress.step}, verified)"
-                )
-            case SnapshotFailed():
-                self._view.line(f"{event.name} could not be saved: {event.reason}; going on")
             case RunEnded():
                 self._view.end(event)
+            case _:
+                for line in _describe(event):
+                    self._view.line(line)
+
+
+def _describe(event: Event) -> Iterator[str]:
+    """What is printed for an event besides the progress."""
+    match event:
+        case EvaluationCompleted():
+            progress = event.progress
+            yield (
+                f"epoch {progress.epoch}  step {progress.step}  eval "
+                f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
+            )
+            if event.num_nonfinite_batches:
+                yield (
+                    f"step {progress.step}: the evaluation is not finite in "
+                    f"{event.num_nonfinite_batches} batch(es) of "
+                    f"{event.num_nonfinite_examples} examples; first {event.first_nonfinite}"
+                )
+        case NonFiniteDetected():
+            yield (
+                f"step {event.last_skipped_step}: non-finite {event.what}; "
+                f"{event.num_skipped} global batch(es) skipped, {event.num_skipped_total} in total"
+            )
+            if event.dump:
+                yield f"to find the cause: aetheria debug nan {event.dump}"
+        case RolledBack():
+            yield (
+                f"rolled back from step {event.from_step} to {event.snapshot} "
+                f"(step {event.progress.step}, verified)"
+            )
+        case SnapshotFailed():
+            yield f"{event.name} could not be saved: {event.reason}; the run continues"
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Formats metrics for a line.
+    """Formats metrics as one line.
 
     >>> format_metrics({"loss": 0.51234, "accuracy": 0.5})
     'loss 0.5123  accuracy 0.5000'
@@ -75,12 +84,13 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 
 class _Lines:
-    """Lines for a log file or a batch system: every evaluation, and how far the run is at a report
-    that comes when nothing was said for ten seconds.
+    """Plain lines for a log file or a batch system.
+
+    Progress is printed when training metrics arrive and nothing was printed for ten seconds.
 
     Args:
-        schedules: name -> value at a step, of hyperparameters to show.
-        clock: seconds.
+        schedules: name -> function from a step to the value there, of hyperparameters to print.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -89,7 +99,7 @@ class _Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._schedules, self._clock = schedules, clock
-        self._told_at, self._total_steps = clock(), 0
+        self._printed_at, self._total_steps = clock(), 0
 
     def start(self, event: RunStarted) -> None:
         self._total_steps = event.total_steps
@@ -97,11 +107,11 @@ class _Lines:
         self.line(f"training {at}to step {event.total_steps} ({event.steps_per_epoch} an epoch)")
 
     def step(self, event: TrainMetrics) -> None:
-        if self._clock() - self._told_at < _SILENT_SECONDS:
+        if self._clock() - self._printed_at < _MIN_SECONDS_BETWEEN_LINES:
             return
         step, rate = event.progress.step, event.steps_per_second
         values = {name: at_step(step) for name, at_step in self._schedules.items()}
-        words = [
+        parts = [
             f"epoch {event.progress.epoch}  step {step}/{self._total_steps}",
             format_metrics({"loss": event.metrics["loss"]}),
             *(f"{name} {value:.3g}" for name, value in values.items()),
@@ -109,11 +119,11 @@ class _Lines:
         ]
         if rate > 0:
             left = timedelta(seconds=round((self._total_steps - step) / rate))
-            words.append(f"{left} left")
-        self.line("  ".join(words))
+            parts.append(f"{left} left")
+        self.line("  ".join(parts))
 
     def line(self, text: str) -> None:
-        self._told_at = self._clock()
+        self._printed_at = self._clock()
         print(text, flush=True)
 
     def end(self, event: RunEnded) -> None:
@@ -157,7 +167,7 @@ class _Bar:
         self._progress.console.print(text, highlight=False, markup=False)
 
     def end(self, event: RunEnded) -> None:
-        if self._task is not None:  # the last step need not be one that is reported
+        if self._task is not None:  # the last step may lie between two log cadences
             self._progress.update(
                 self._task, completed=event.progress.step, epoch=event.progress.epoch
             )

@@ -1,10 +1,10 @@
-"""Metric files: one line a report, continued without a gap or a repeat when a run resumes."""
+"""Metric files: one line for each metric event, without a gap or a repeat when a run resumes."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,18 @@ from aetheria.plugins import register_logger
 
 @register_logger("jsonl")
 class JsonlLogger:
-    """Writes `metrics.jsonl`: a JSON object a line, a number that is not finite as null.
+    """Writes `metrics.jsonl`: one JSON object a line, with null for a number that is not finite.
 
-    Keys: step, micro_step, epoch, examples_seen, split (`train` or `eval`), then the metrics;
-    `steps_per_second` on train lines and `num_examples` on eval lines, with
-    `num_nonfinite_examples` where the loss of some batches is not finite.
+    The keys are step, micro_step, epoch, examples_seen, split (`train` or `eval`), and the metrics.
+    Lines of `train` also have `steps_per_second`, lines of `eval` `num_examples`, and
+    `num_nonfinite_examples` if the loss of some batches is not finite.
     """
 
     def __init__(self, context: RunContext):
         self._file = _LineFile(context.run_dir / "metrics.jsonl", _step_of_json)
 
     def notify(self, event: Event) -> None:
+        """Writes a line for an event with metrics."""
         record = metric_record(event)
         if record is not None:
             finite = {
@@ -47,8 +48,10 @@ class JsonlLogger:
 
 @register_logger("csv")
 class CsvLogger:
-    """Writes `metrics.csv` in long form, so that new metrics change no header:
-    step,epoch,examples_seen,split,name,value.
+    """Writes `metrics.csv`, with one line for each value.
+
+    The columns are step,epoch,examples_seen,split,name,value: in this long form a new metric does
+    not change the header.
     """
 
     HEADER = "step,epoch,examples_seen,split,name,value"
@@ -57,6 +60,7 @@ class CsvLogger:
         self._file = _LineFile(context.run_dir / "metrics.csv", _step_of_csv, self.HEADER)
 
     def notify(self, event: Event) -> None:
+        """Writes a line for each value of an event with metrics."""
         record = metric_record(event)
         if record is not None:
             keys = [record[name] for name in ("step", "epoch", "examples_seen", "split")]
@@ -67,7 +71,7 @@ class CsvLogger:
 
 
 def metric_record(event: Event) -> dict[str, Any] | None:
-    """The flat record of an event that carries metrics, None for any other."""
+    """The flat record of an event with metrics; None for any other event."""
     match event:
         case TrainMetrics():
             extra = {"steps_per_second": round(event.steps_per_second, 3)}
@@ -80,7 +84,7 @@ def metric_record(event: Event) -> dict[str, Any] | None:
 
 
 def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
-    """The metrics of an event, and of an evaluation how many examples are not finite, if any."""
+    """The metrics of an event; of an evaluation also the count of non-finite examples, if any."""
     count = event.num_nonfinite_examples if isinstance(event, EvaluationCompleted) else 0
     return {**event.metrics, **({"num_nonfinite_examples": count} if count else {})}
 
@@ -95,7 +99,7 @@ def _counters(progress: Progress, split: str) -> Mapping[str, Any]:
     }
 
 
-def _csv_line(values: list[Any]) -> str:
+def _csv_line(values: Sequence[object]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
@@ -114,10 +118,15 @@ def _step_of_csv(line: str) -> int | None:
 
 
 class _LineFile:
-    """A text file of lines that each belong to a step.
+    """A text file in which every line belongs to a step.
 
-    At the start of a run it drops the lines after the step resumed from, and a line that a kill
-    left half written: the run will write them again. Each report is flushed as it is written.
+    When a run resumes or rolls back, the file drops the lines of later steps, and a line that a
+    kill left half written: the run will write them again. Every append is flushed at once.
+
+    Args:
+        path: the file.
+        step_of: returns the step of a line; None: it is not a whole line of this format.
+        header: the first line of the file; empty: there is none.
     """
 
     def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
@@ -125,24 +134,27 @@ class _LineFile:
         self._file: RetryingFile | None = None
 
     def follow(self, event: Event) -> None:
-        """Opens with the run, is cut where the run goes back, and closes with it."""
+        """Opens the file when the run starts, cuts it when the run goes back, closes it at the end.
+
+        A listener calls it with every event.
+        """
         if isinstance(event, (RunStarted, RolledBack)):
             self._file = self._file or RetryingFile(self._path)
-            self._forget_after(event.last_logged)
+            self._drop_after(self._file, event.last_logged_step)
         elif isinstance(event, RunEnded) and self._file is not None:
             self._file.close()
 
     def append(self, *lines: str) -> None:
+        """Writes lines to the end of the file."""
         assert self._file is not None, "RunStarted comes first"
         self._file.write("".join(line + "\n" for line in lines).encode())
         self._file.flush()
 
-    def _forget_after(self, last_step: int) -> None:
-        """Drops what belongs to later steps or to none: as a rule the end of the file, which is cut
-        off in place.
+    def _drop_after(self, file: RetryingFile, last_step: int) -> None:
+        """Drops the lines of later steps, and lines of no step.
+
+        Usually these are the end of the file, which is then cut in place.
         """
-        file = self._file
-        assert file is not None, "RunStarted comes first"
         content, header = file.content(), f"{self._header}\n".encode() if self._header else b""
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
         kept, end = [header], len(header)
@@ -152,12 +164,12 @@ class _LineFile:
             if self._is_kept(line, last_step):
                 kept.append(line)
                 end = position
-        if not file.become(b"".join(kept)):
-            # No room to write it anew: a strange line in the middle stays for now.
-            file.become(content[:end])
+        if not file.set_content(b"".join(kept)):
+            # No room to write the file again: a damaged line in the middle stays for now.
+            file.set_content(content[:end])
         file.flush()
 
     def _is_kept(self, line: bytes, last_step: int) -> bool:
-        # What a crash of the machine leaves may be no text at all.
+        # After a crash of the machine, a line may hold bytes that are not text.
         step = self._step_of(line.decode("utf-8", errors="replace").rstrip("\r\n"))
         return step is not None and step <= last_step

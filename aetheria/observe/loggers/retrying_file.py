@@ -1,61 +1,67 @@
-"""Files of a run that outlast kills, a disk that is full for a while, and their own removal."""
+"""A file of a run that survives kills, a full disk, and its own removal."""
 
 import os
 import sys
 from pathlib import Path
 
-_MOST_PENDING_BYTES = 64 << 20
+_MAX_PENDING_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 20
 
 
 class RetryingFile:
-    """Appends bytes. What the disk does not take is kept, and tried again with the next.
+    """A file that bytes are appended to, and that retries what the disk refuses.
 
-    An outage is one line on stderr, and so is what is lost where it outlasts the run. A file that
-    is removed or renamed is written anew, with all that was in it. Its content is what is on the
-    disk and what waits for the disk.
+    What could not be written stays in memory and is tried again with the next write. One line on
+    stderr reports that writing fails, and another what is lost if it still fails at the end. If the
+    file is removed or renamed, it is created again with its whole content.
+
+    Args:
+        path: the file; it and its folder are created.
     """
 
     def __init__(self, path: Path):
-        self._path, self._pending, self._in_outage = path, bytearray(), False
+        self._path, self._pending, self._is_failing = path, bytearray(), False
         self._file: int | None = None
         self.flush()
 
     def write(self, data: bytes) -> None:
-        """Takes `data`; `flush` brings it to the disk.
+        """Appends `data` to the content; `flush` writes it to the disk.
 
         Raises:
-            OSError: too much is waiting already.
+            OSError: too many bytes are pending already.
         """
-        if len(self._pending) + len(data) > _MOST_PENDING_BYTES:
+        if len(self._pending) + len(data) > _MAX_PENDING_BYTES:
             raise OSError(f"{self._path}: {len(self._pending)} bytes are waiting for the disk")
         self._pending += data
 
     def flush(self) -> None:
-        """Writes what is waiting, or as much as the disk takes."""
+        """Writes the pending bytes, or as many as the disk takes."""
         try:
             file = self._open()
             while self._pending:
                 del self._pending[: os.write(file, self._pending)]
         except OSError as error:
-            if not self._in_outage:
-                self._tell(
-                    f"could not be written: {error.strerror}; trying again with what follows"
+            if not self._is_failing:
+                self._warn(
+                    f"could not be written: {error.strerror}; trying again with later writes"
                 )
-            self._in_outage = True
+            self._is_failing = True
         else:
-            self._in_outage = False
+            self._is_failing = False
 
     def content(self) -> bytes:
-        """All of it, from the first byte."""
+        """The whole content: what is on the disk, then what is pending."""
         return self._on_disk() + bytes(self._pending)
 
-    def become(self, data: bytes) -> bool:
-        """Makes `data` the content. Where the content only has to be cut or continued, this happens
-        in place and needs no room on the disk; a kill leaves the old content or the new.
+    def set_content(self, data: bytes) -> bool:
+        """Replaces the content by `data`.
+
+        If the content only has to be cut or continued, this happens in place and needs no room on
+        the disk. A kill leaves either the old or the new content.
 
         Returns:
-            False: the disk has no room for another file, and the content is as it was.
+            Whether it succeeded. If not, the disk has no room for a second file, and the content is
+            unchanged.
         """
         content = self.content()
         if content.startswith(data):
@@ -67,25 +73,25 @@ class RetryingFile:
         return True
 
     def close(self) -> None:
-        """Writes what is waiting; says so if it is lost."""
+        """Writes the pending bytes, and reports them on stderr if they are lost."""
         self.flush()
         if self._pending:
-            self._tell(f"is without its last {len(self._pending)} bytes, which found no place")
+            self._warn(f"lost its last {len(self._pending)} bytes, which could not be written")
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def _open(self) -> int:
-        """The file, opened where it was not yet, or is no longer there."""
+        """Returns the file descriptor; creates the file if there is none at the path."""
         if self._file is None or not self._path.exists():
-            file = self._make(self._path, self._on_disk())
+            file = self._create(self._path, self._on_disk())
             if self._file is not None:
                 os.close(self._file)
             self._file = file
         return self._file
 
-    def _make(self, path: Path, data: bytes) -> int:
-        """Opens a file and appends `data`; where that fails, removes what it made."""
+    def _create(self, path: Path, data: bytes) -> int:
+        """Opens a file and appends `data`; if that fails, removes the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -99,7 +105,7 @@ class RetryingFile:
         return file
 
     def _on_disk(self) -> bytes:
-        """What the open file holds, if it is still in its folder or not."""
+        """The content of the open file, which may have been removed from its folder."""
         blocks: list[bytes] = []
         while self._file is not None:
             block = os.pread(self._file, _BLOCK_BYTES, sum(map(len, blocks)))
@@ -118,7 +124,7 @@ class RetryingFile:
         replacement = self._path.with_suffix(self._path.suffix + ".tmp")
         try:
             replacement.unlink(missing_ok=True)
-            file = self._make(replacement, data)
+            file = self._create(replacement, data)
             replacement.replace(self._path)
         except OSError:
             return False
@@ -128,5 +134,5 @@ class RetryingFile:
         self._pending.clear()
         return True
 
-    def _tell(self, what: str) -> None:
-        print(f"{self._path} {what}", file=sys.stderr, flush=True)
+    def _warn(self, problem: str) -> None:
+        print(f"{self._path} {problem}", file=sys.stderr, flush=True)

@@ -18,12 +18,12 @@ from aetheria.observe.loggers.records import metric_values
 from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
-_SCHEME = "patient"  # of a file name, by which tensorboardX finds who opens it
-_FLUSH_SECONDS = 30.0  # how far behind the run a viewer may be
+_SCHEME = "retrying"  # the prefix of a file name by which tensorboardX chooses the factory below
+_FLUSH_SECONDS = 30.0  # how far a viewer may lag behind the run
 
 
-class _PatientFiles:
-    """Opens files for tensorboardX."""
+class _RetryingFileFactory:
+    """Opens the files that tensorboardX writes to."""
 
     @staticmethod
     def open(path: str) -> RetryingFile:
@@ -32,25 +32,26 @@ class _PatientFiles:
 
 @register_logger("tensorboard")
 class TensorBoardLogger:
-    """Writes `tensorboard/`; tags are `train/loss`, `eval/accuracy` and so on.
+    """Writes event files to `tensorboard/`, with tags such as `train/loss` and `eval/accuracy`.
 
-    One file for each start of the run, numbered: TensorBoard reads them in the order of their
-    names. tensorboardX's SummaryWriter is not used, because its file names tell no two starts of
-    one second apart, and because its flush() does not wait for its queue (seen with 2.6.5).
+    There is one numbered file for each start of the run: TensorBoard reads files in the order of
+    their names. tensorboardX's SummaryWriter is not used, because it gives two starts within one
+    second the same file name, and its flush() does not wait for its queue (seen with 2.6.5).
     """
 
     def __init__(self, context: RunContext):
         self._folder = context.run_dir / "tensorboard"
         self._writer: Any = None
         self._record: Any = None
-        self._flushed = 0.0
+        self._flushed_at = 0.0
 
     def notify(self, event: Event) -> None:
+        """Writes the values of an event with metrics."""
         match event:
             case RunStarted():
-                self._open(event.last_logged)
+                self._open(event.last_logged_step)
             case RolledBack():
-                self._forget_after(event.last_logged)
+                self._drop_after(event.last_logged_step)
             case TrainMetrics():
                 rate = {"steps_per_second": event.steps_per_second}
                 self._write("train", {**event.metrics, **rate}, event.progress.step)
@@ -60,7 +61,7 @@ class TensorBoardLogger:
                 self._writer.close()
 
     def export_state(self) -> dict[str, Any]:
-        """Flushes: what precedes a snapshot must outlive a kill that follows it."""
+        """Flushes, so that a kill after the snapshot loses nothing from before it. No state."""
         self._writer.flush()
         return {}
 
@@ -68,14 +69,14 @@ class TensorBoardLogger:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.record_writer import register_writer_factory
 
-        register_writer_factory(_SCHEME, _PatientFiles)
+        register_writer_factory(_SCHEME, _RetryingFileFactory)
         number = len(list(self._folder.glob("events.*")))
         self._writer = EventsWriter(f"{_SCHEME}:{self._folder / f'events.{number:06}'}")
-        # What a killed process wrote past the snapshot, or before any.
-        self._forget_after(last_step)
+        # A killed process may have written points of later steps than that of its last snapshot.
+        self._drop_after(last_step)
 
-    def _forget_after(self, last_step: int) -> None:
-        """Makes a reader drop the later points of this and earlier files."""
+    def _drop_after(self, last_step: int) -> None:
+        """Makes a viewer drop the points of later steps, in this file and earlier ones."""
         from tensorboardX.proto import event_pb2
 
         proto: Any = event_pb2
@@ -87,15 +88,15 @@ class TensorBoardLogger:
         from tensorboardX.proto import summary_pb2
 
         proto: Any = summary_pb2
-        # One record for all: its checksum, in Python, is most of the cost.
+        # One record for all values: its checksum, computed in Python, is most of the cost.
         values = [
             proto.Summary.Value(tag=f"{split}/{name}", simple_value=value)
             for name, value in metrics.items()
         ]
         self._add(step, summary=proto.Summary(value=values))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+        if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
             self._writer.flush()
-            self._flushed = time.monotonic()
+            self._flushed_at = time.monotonic()
 
-    def _add(self, step: int, **content: Any) -> None:
+    def _add(self, step: int, **content: object) -> None:
         self._writer.write_event(self._record(wall_time=time.time(), step=step, **content))

@@ -1,29 +1,31 @@
-"""Weights & Biases (extra `wandb`)."""
+"""A logger for Weights & Biases (extra `wandb`)."""
 
 import inspect
 from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
+from aetheria.json_types import JsonObject
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.records import metric_values
 from aetheria.plugins import register_logger
 
 _MODES = (None, "online", "offline", "disabled")
-_OURS = ("dir", "config", "id", "resume")  # of wandb.init's arguments
+_SET_HERE = ("dir", "config", "id", "resume")  # the arguments of wandb.init given by this logger
 
 
 @register_logger("wandb")
 class WandbLogger:
-    """Logs to one W&B run, the same one after a resume: its id is in the snapshot.
+    """Logs to one W&B run; its id is in the snapshot, so a resumed run logs to the same one.
 
     Args:
-        project: W&B project.
-        mode: `online`, `offline` or `disabled`; None leaves it to WANDB_MODE.
-        options: anything else `wandb.init` takes, but for dir, config, id and resume.
+        context: what every logger is given.
+        project: the W&B project.
+        mode: `online`, `offline` or `disabled`; None: the variable WANDB_MODE decides.
+        options: further arguments of `wandb.init`, except dir, config, id and resume.
 
     Raises:
-        AetheriaError: wandb is not installed, or an argument is none of these.
+        AetheriaError: wandb is not installed, or an argument is not one of these.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class WandbLogger:
         context: RunContext,
         project: str = "aetheria",
         mode: str | None = None,
-        **options: Any,
+        **options: object,
     ):
         try:
             import wandb
@@ -45,18 +47,19 @@ class WandbLogger:
             raise AetheriaError(
                 f"loggers.wandb.mode: expected online, offline or disabled, got {mode!r}; change it"
             )
-        accepted = set(inspect.signature(self._wandb.init).parameters).difference(_OURS)
+        accepted = set(inspect.signature(self._wandb.init).parameters).difference(_SET_HERE)
         for name in options:
             if name not in accepted:
                 raise AetheriaError(
                     f"loggers.wandb: expected arguments of wandb.init other than "
-                    f"{', '.join(_OURS)}, got {name!r}; remove it"
+                    f"{', '.join(_SET_HERE)}, got {name!r}; remove it"
                 )
-        self._options = {"project": project, "mode": mode, **options}
+        self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
         self._run_id: str | None = None
 
     def notify(self, event: Event) -> None:
+        """Logs the values of an event with metrics."""
         match event:
             case RunStarted():
                 self._start()
@@ -67,11 +70,13 @@ class WandbLogger:
             case RunEnded() if self._run is not None:
                 self._run.finish(exit_code=0 if event.status == "completed" else 1)
 
-    def export_state(self) -> dict[str, Any]:
+    def export_state(self) -> JsonObject:
+        """The id of the W&B run."""
         return {"run_id": self._run_id}
 
-    def import_state(self, state: dict[str, Any]) -> None:
-        # A fork is another run: it must not write into its parent's curves.
+    def import_state(self, state: JsonObject) -> None:
+        """Takes back the id of the W&B run."""
+        # A fork is another run: it must not write to the W&B run of its parent.
         self._run_id = None if self._context.is_fork else state["run_id"]
 
     def _start(self) -> None:
@@ -83,7 +88,8 @@ class WandbLogger:
             **self._options,
         )
         self._run_id = self._run.id
-        # Our own step axis: W&B's counter only grows, so it drops what a resumed run logs again.
+        # W&B's own step counter only grows: on that axis it would drop what a resumed run logs
+        # again.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
