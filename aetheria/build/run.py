@@ -25,7 +25,7 @@ from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
 from aetheria.hardware.processes.launch import detect_launch
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 from aetheria.hardware.jax.distributed import JaxProcessGroup
-from aetheria.hardware.processes.agreed_stop import SharedStopSignal
+from aetheria.hardware.processes.agreed_stop import AgreedStopSignal
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
 from aetheria.hardware.layout.program_spec import ProgramSpec
@@ -182,7 +182,7 @@ def build_run(
     program = strategy.compile(model, spec)
     plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
-    stop = SharedStopSignal(peers) if isinstance(peers, JaxProcessGroup) else StopSignal()
+    stop = AgreedStopSignal(peers) if isinstance(peers, JaxProcessGroup) else StopSignal()
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
