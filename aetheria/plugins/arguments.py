@@ -59,7 +59,7 @@ def prepare_call(
         _check_positional(parameters, where, positional)
     accepted = [
         name
-        for name, parameter in list(parameters.items())[bool(positional) :]
+        for name, parameter in list(parameters.items())[1 if positional else 0 :]
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
