@@ -1,4 +1,4 @@
-"""The vocabulary of events: what the engine emits while a run goes on.
+"""The vocabulary of events: what the engine emits during a run.
 
 Events are frozen and hold host values only: no array, no state, no engine. A listener that keeps
 an event for ever can neither change the run nor keep its memory alive.

@@ -1,4 +1,4 @@
-"""The ledger: every second of a run, over its restarts, is put down to one thing."""
+"""Goodput: every second of a run, over its restarts, is assigned to one kind of work."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from aetheria.observe.listener import RunContext
 
 
 class Story:
-    """Tells a ledger what happens, and when."""
+    """Notifies a goodput recorder of events at given times."""
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.now = folder, 1000.0
@@ -31,15 +31,15 @@ class Story:
     def start(self, at, ready, step):
         self.now = ready
         context = RunContext(run_dir=self.folder, config={}, stop=StopSignal(), started_at=at)
-        self.ledger, self.stalls = GoodputRecorder(context), StallTime()
+        self.recorder, self.stalls = GoodputRecorder(context), StallTime()
         progress = Progress(step=step)
-        self.ledger.notify(
+        self.recorder.notify(
             RunStarted(progress=progress, total_steps=9, steps_per_epoch=3, resumed=step > 0)
         )
 
     def phase(self, at, source, target, step, **stalls):
         self.now, self.stalls = at, StallTime(**stalls) if stalls else self.stalls
-        self.ledger.notify(
+        self.recorder.notify(
             PhaseChanged(
                 progress=Progress(step=step), source=source, target=target, stalls=self.stalls
             )
@@ -47,7 +47,7 @@ class Story:
 
     def report(self, at, step, **stalls):
         self.now, self.stalls = at, StallTime(**stalls) if stalls else self.stalls
-        self.ledger.notify(
+        self.recorder.notify(
             TrainMetrics(
                 progress=Progress(step=step), metrics={}, steps_per_second=1.0, stalls=self.stalls
             )
@@ -55,9 +55,9 @@ class Story:
 
     def end(self, at, step):
         self.now = at
-        self.ledger.notify(RunEnded(progress=Progress(step=step), status="completed", reason=""))
+        self.recorder.notify(RunEnded(progress=Progress(step=step), status="completed", reason=""))
 
-    def told(self):
+    def totals(self):
         return {kind: s for kind, s in account(read_goodput(self.folder)).items() if s}
 
 
@@ -66,7 +66,7 @@ def story(tmp_path, monkeypatch):
     return Story(tmp_path, monkeypatch)
 
 
-def test_each_second_is_put_down_to_one_thing(story):
+def test_each_second_is_assigned_to_one_kind(story):
     story.start(at=1000, ready=1003, step=0)
     story.phase(1004, "starting", "training", 0)
     story.report(1020, 2, data_seconds=1.0, compile_seconds=5.0)
@@ -76,7 +76,7 @@ def test_each_second_is_put_down_to_one_thing(story):
     story.phase(1037, "saving", "training", 3)
     story.phase(1040, "training", "completed", 4)
     story.end(1042, 4)
-    assert story.told() == {
+    assert story.totals() == {
         "start": 4.0,
         "compile": 7.0,
         "data": 1.5,
@@ -84,10 +84,10 @@ def test_each_second_is_put_down_to_one_thing(story):
         "evaluation": 6.0 - 2.0,
         "snapshot": 1.0 + 2.0,
     }
-    assert sum(story.told().values()) == 42
+    assert sum(story.totals().values()) == 42
 
 
-def test_steps_that_a_killed_process_had_taken_are_replayed_and_the_gap_is_down(story):
+def test_steps_that_a_killed_process_had_taken_are_recomputed_and_the_gap_is_downtime(story):
     story.start(at=1000, ready=1000, step=0)
     story.phase(1000, "starting", "training", 0)
     story.report(1060, 6)  # it dies after this
@@ -97,22 +97,22 @@ def test_steps_that_a_killed_process_had_taken_are_replayed_and_the_gap_is_down(
     story.report(1140, 7)
     story.phase(1150, "training", "completed", 8)
     story.end(1150, 8)
-    assert story.told() == {"step": 60 + 10 + 10, "recomputed": 20 + 10, "downtime": 40}
+    assert story.totals() == {"step": 60 + 10 + 10, "recomputed": 20 + 10, "downtime": 40}
     first, second = read_goodput(story.folder)
     assert (first.status, first.step, second.status, second.step) == ("running", 6, "completed", 8)
     assert second.first_step == 3
 
 
-def test_what_a_rollback_takes_back_is_replayed(story):
+def test_what_a_rollback_takes_back_is_recomputed(story):
     story.start(at=1000, ready=1000, step=0)
     story.phase(1000, "starting", "training", 0)
     story.report(1040, 4)
     story.now = 1040
-    story.ledger.notify(RolledBack(progress=Progress(step=2), from_step=5, snapshot="snapshot_2"))
+    story.recorder.notify(RolledBack(progress=Progress(step=2), from_step=5, snapshot="snapshot_2"))
     story.report(1070, 5)
     story.phase(1080, "training", "completed", 6)
     story.end(1080, 6)
-    assert story.told() == {"step": 50.0, "recomputed": 30.0}
+    assert story.totals() == {"step": 50.0, "recomputed": 30.0}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_a_rollback_takes_back_is_replayed(story):
 def test_what_a_crash_of_the_machine_left_is_left_out(story, garbage):
     (story.folder / GOODPUT_FILE).write_bytes(garbage + b"\n")
     story.start(at=1000, ready=1001, step=0)
-    assert story.told() == {"start": 1.0}
+    assert story.totals() == {"start": 1.0}
 
 
 def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
@@ -142,7 +142,7 @@ def test_a_line_that_a_kill_left_half_written_costs_only_itself(story):
     with (story.folder / GOODPUT_FILE).open("a") as file:
         file.write('{"started_at": 1000.0, "unt')
     story.start(at=1070, ready=1071, step=6)
-    assert story.told() == {"step": 60.0, "start": 1.0, "downtime": 10.0}
+    assert story.totals() == {"step": 60.0, "start": 1.0, "downtime": 10.0}
     assert len((story.folder / GOODPUT_FILE).read_text().splitlines()) == 2
 
 
@@ -151,26 +151,26 @@ def test_a_clock_that_is_set_back_takes_no_time_away(story):
     story.phase(1002, "starting", "training", 0)
     story.report(500, 2)
     story.end(1003, 2)
-    assert story.told() == {"start": 2.0, "step": 1.0}
+    assert story.totals() == {"start": 2.0, "step": 1.0}
 
 
-def test_the_ledger_of_a_run_holds_all_its_time(train):
+def test_the_goodput_of_a_run_covers_all_its_time(train):
     train("run", stop_at_step=10)
     run = train("run", resume="latest")
-    ledger, (first, second) = run.summary["goodput"], read_goodput(run.run_dir)
-    assert tuple(ledger["seconds"]) == KINDS and ledger["processes"] == 2
-    assert sum(ledger["seconds"].values()) == pytest.approx(
+    goodput, (first, second) = run.summary["goodput"], read_goodput(run.run_dir)
+    assert tuple(goodput["seconds"]) == KINDS and goodput["processes"] == 2
+    assert sum(goodput["seconds"].values()) == pytest.approx(
         second.until - first.started_at, abs=0.01
     )
     for session in (first, second):
         assert sum(session.seconds.values()) == pytest.approx(session.until - session.started_at)
         assert session.seconds["compile"] > 0
     assert first.seconds.get("evaluation", 0) == 0 < second.seconds["evaluation"]
-    assert ledger["seconds"]["recomputed"] == 0
+    assert goodput["seconds"]["recomputed"] == 0
     assert [first.step, second.first_step, second.step] == [10, 10, 46]
 
 
-def test_a_run_that_lost_snapshots_replays(train):
+def test_a_run_that_lost_snapshots_recomputes(train):
     run = train("run")
     shutil.rmtree(run.run_dir / "checkpoints" / "snapshot_ep2")
     again = train("run", resume="latest")
@@ -179,7 +179,7 @@ def test_a_run_that_lost_snapshots_replays(train):
     assert second.seconds["recomputed"] > second.seconds["step"]
 
 
-def test_overwrite_begins_a_new_ledger(train):
+def test_overwrite_starts_a_new_record(train):
     train("run", epochs=1)
     again = train("run", epochs=1, overwrite=True)
     assert again.summary["goodput"]["processes"] == 1
@@ -197,7 +197,7 @@ def test_the_report_says_where_the_time_went(train, capsys):
     assert told["processes"][0]["status"] == "completed"
 
 
-def test_a_folder_without_a_ledger_is_one_line_and_exit_2(tmp_path, capsys):
+def test_a_folder_without_goodput_is_one_line_and_exit_2(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"report: expected a run folder with a goodput.jsonl, got {tmp_path}; name another\n"

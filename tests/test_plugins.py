@@ -388,18 +388,18 @@ def test_a_file_that_does_not_import_is_named_and_hides_no_other(project):
     line = message(RegistryError, MODELS.get, "BesideBrokn", root)
     assert "use 'BesideBroken'" in line
     for name, reason in (("a_broken", "not_installed_anywhere"), ("b_exits", "SystemExit: 3")):
-        assert f"{root / 'models' / name}.py was passed over (" in line and reason in line
+        assert f"{root / 'models' / name}.py could not be imported (" in line and reason in line
     # Mended, it is forgotten.
     (root / "models" / "a_broken.py").write_text(model_file("Mended") + "# register_model\n" * 9)
     (root / "models" / "b_exits.py").unlink()
-    assert "passed over" not in message(RegistryError, MODELS.get, "BesideBrokn", root)
+    assert "could not be imported" not in message(RegistryError, MODELS.get, "BesideBrokn", root)
 
 
 def test_a_models_package_that_does_not_import_is_named_and_hides_nothing_shipped(project):
     root = project({"models/__init__.py": "import not_there\n", "models/m.py": model_file("InIt")})
     assert MODELS.get("SimpleMLP", root).__name__ == "SimpleMLP"
     line = message(RegistryError, MODELS.get, "InIt", root)
-    assert "m.py was passed over (ModuleNotFoundError: No module named 'not_there')" in line
+    assert "m.py could not be imported (ModuleNotFoundError: No module named 'not_there')" in line
 
 
 def test_a_script_that_registers_nothing_is_not_executed(project):
@@ -413,11 +413,11 @@ def test_a_script_that_registers_nothing_is_not_executed(project):
     (root / "data" / ".#stripes.py").symlink_to("nobody@nowhere.1234")  # an editor's lock
     assert DATA.get("stripes_beside_scripts", root)
     line = message(RegistryError, DATA.get, "stripes_beside", root)
-    assert "passed over" not in line
+    assert "could not be imported" not in line
     # The same file with the decorator's name in it is a candidate, so it is executed.
     project({"data/download.py": TRAP + "# register_data\n"})
     line = message(RegistryError, DATA.get, "stripes_beside", root)
-    assert "passed over (AssertionError: this file was executed)" in line
+    assert "could not be imported (AssertionError: this file was executed)" in line
 
 
 def test_the_project_is_the_nearest_folder_with_models(project, tmp_path, monkeypatch):

@@ -241,6 +241,6 @@ def test_a_process_that_dies_ends_the_other_which_names_it(start, tmp_path):
     codes, texts = ends(processes)
     assert codes[0] not in (0, 2, 75) and codes[1] == -signal.SIGKILL
     assert time.monotonic() - started_at < 60
-    by_us = "process 1 of 2 gave no sign of life" in texts[0]
+    by_us = "process 1 of 2 did not respond" in texts[0]
     by_heartbeat = "stopped sending heartbeats" in texts[0]  # where it waits outside a step
     assert by_us or by_heartbeat, texts[0]

@@ -142,7 +142,7 @@ ENDED = RunEnded(progress=Progress(step=6), status="completed", reason="end of s
 
 
 def write(logger, first, last):
-    """Tells a logger of a run from one step to another; does not end it."""
+    """Notifies a logger of a run from one step to another; does not end it."""
     logger.notify(started(first))
     for step in range(first + 1, last + 1):
         for event in step_events(step):
@@ -151,11 +151,11 @@ def write(logger, first, last):
 
 
 class Appending(JsonlLogger):
-    """The control: keeps all that it finds."""
+    """The control: drops no line."""
 
     def __init__(self, context):
         super().__init__(context)
-        self._file._forget_after = lambda last_step: None
+        self._file._drop_after = lambda file, last_step: None
 
 
 def is_whole_after_any_kill(logger, name, folder):

@@ -18,7 +18,7 @@ from aetheria.tools.prove.runs import Place
 
 
 class Watched:
-    """An activity under a watchdog that notes what it would leave with."""
+    """A heartbeat under a watchdog, and the report with which it would end the process."""
 
     def __init__(self, folder, peers=None, seconds=0.3):
         self.heartbeat, self.left, self.gone = Heartbeat(), [], threading.Event()
@@ -42,7 +42,7 @@ def test_what_stands_still_is_left_with_its_stacks(tmp_path):
         watched.heartbeat.step = 12
         assert watched.gone.wait(20)
     (reason,) = watched.left
-    assert reason.startswith("process 0 of 1: training after step 12, nothing done for ")
+    assert reason.startswith("process 0 of 1: training after step 12, no progress for ")
     stacks = (tmp_path / "hang_rank0.txt").read_text()
     assert "training after step 12" in stacks
     assert "test_what_stands_still_is_left_with_its_stacks" in stacks
@@ -76,7 +76,7 @@ def test_zero_seconds_is_for_ever(tmp_path):
 
 
 class Two(SingleProcess):
-    """This process, and one of which only the board tells."""
+    """This process, and another one, of which only the shared store knows."""
 
     count = 2
 
@@ -88,7 +88,7 @@ def test_who_waits_for_one_that_compiles_is_left_alone(tmp_path):
     with watched.watchdog.watching():
         watched.heartbeat.enter("training")
         assert not watched.gone.wait(1)
-        peers.put("hang/1", "training after step 3, nothing done for 9 s")
+        peers.put("hang/1", "training after step 3, no progress for 9 s")
         peers.put("no_timeout/1", False, replace=True)
         assert watched.gone.wait(20)
     assert "process 1 of 2: training after step 3" in watched.left[0]

@@ -151,9 +151,9 @@ def _build_stop(peers: Peers) -> StopSignal:
     group = _process_group(peers)
     if group is None:
         return StopSignal()
-    from aetheria.hardware.processes.agreed_stop import SharedStopSignal
+    from aetheria.hardware.processes.agreed_stop import AgreedStopSignal
 
-    return SharedStopSignal(group)
+    return AgreedStopSignal(group)
 
 
 def _build_manager(peers: Peers, store: SnapshotStore) -> SnapshotManager:

@@ -1,4 +1,4 @@
-"""The flag by which a CPU stands for several devices. jax reads it as it starts."""
+"""The XLA flag that splits a CPU into several virtual devices; jax reads it when it starts."""
 
 import re
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ _FLAG = "--xla_force_host_platform_device_count"
 
 
 def num_virtual_devices(environ: Mapping[str, str]) -> int | None:
-    """How many devices the environment asks for; None: it does not say.
+    """The number of virtual devices that the environment asks for; None: it does not set any.
 
     >>> num_virtual_devices({"XLA_FLAGS": "--a=1 --xla_force_host_platform_device_count=8"})
     8
     """
-    asked = re.findall(rf"{_FLAG}=(\d+)", environ.get("XLA_FLAGS", ""))
-    return int(asked[-1]) if asked else None
+    counts = re.findall(rf"{_FLAG}=(\d+)", environ.get("XLA_FLAGS", ""))
+    return int(counts[-1]) if counts else None
 
 
 def flags_for_devices(environ: Mapping[str, str], count: int) -> str:
-    """The environment's XLA_FLAGS, but for `count` devices.
+    """The value of XLA_FLAGS in the environment, changed to `count` virtual devices.
 
     >>> flags_for_devices({"XLA_FLAGS": "--a=1 --xla_force_host_platform_device_count=8"}, 2)
     '--a=1 --xla_force_host_platform_device_count=2'

@@ -1,4 +1,10 @@
-"""Registries: how a model, dataset, logger or callback is found by its name."""
+"""Registries: how a model, dataset, logger or callback is found by its name.
+
+Nothing is listed here: a file in the right folder, with a decorator such as `@register_model`,
+registers itself. The folders are `models/`, `aetheria/data/`, `aetheria/observe/loggers/` and
+`aetheria/observe/callbacks/`, and in a user's project `models/`, `data/`, `loggers/` and
+`callbacks/`.
+"""
 
 from aetheria.plugins.registry import CALLBACKS as CALLBACKS
 from aetheria.plugins.registry import DATA as DATA

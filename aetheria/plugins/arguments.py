@@ -1,4 +1,4 @@
-"""Calls what a config names with what the config gives, and says in one line what does not fit."""
+"""Calls a class or function with arguments from a config, after checking that they fit it."""
 
 import difflib
 import functools
@@ -7,58 +7,59 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from aetheria.config.conversion import convert
 from aetheria.errors import ConfigError, shown
 
-_CHECKED = (bool, int, float, str)
+Made = TypeVar("Made")
+_CONVERTED = (bool, int, float, str)  # the types of parameters whose arguments are converted
 
 
 def call_with(
-    factory: Callable[..., Any],
+    factory: Callable[..., Made],
     where: str,
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, object],
     *,
     own_keys: Mapping[str, str] = MappingProxyType({}),
-) -> Any:
+) -> Made:
     """Calls `factory(**arguments)`; see `prepare_call`."""
     return prepare_call(factory, where, arguments, own_keys=own_keys)()
 
 
 def prepare_call(
-    factory: Callable[..., Any],
+    factory: Callable[..., Made],
     where: str,
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, object],
     positional: str = "",
     *,
     own_keys: Mapping[str, str] = MappingProxyType({}),
-) -> functools.partial[Any]:
-    """Checks that `factory(**arguments)` can be called, and calls nothing.
+) -> functools.partial[Made]:
+    """Checks that `factory(**arguments)` can be called, without calling it.
 
-    Numbers and texts are converted to their annotations.
+    Numbers and texts are converted to the types of the annotations.
 
     Args:
         factory: a class or a function.
-        where: what to call the arguments in errors, such as `model_params`.
-        arguments: by name.
-        positional: name of the one positional argument that comes first; empty: none.
-        own_keys: arguments that are not of `where`, since the config has them as keys of their own,
-            and what uses each.
+        where: the name of the arguments in errors, such as `model_params`.
+        arguments: argument name -> value.
+        positional: the name of a positional argument that comes first; empty: there is none.
+        own_keys: argument name -> how a model uses it, for those arguments that are keys of their
+            own in the config.
 
     Returns:
-        What to call, with the positional argument.
+        The factory with its arguments, to be called with the positional argument only.
 
     Raises:
-        ConfigError: an argument is unknown, missing, or of another type, or `factory` is not
-            something that can be called so.
+        ConfigError: an argument is unknown, missing, or of another type, or `factory` cannot be
+            called in this way.
     """
     parameters = _parameters(factory, where)
     if positional:
         _check_positional(parameters, where, positional)
     accepted = [
         name
-        for name, parameter in list(parameters.items())[bool(positional) :]
+        for name, parameter in list(parameters.items())[1 if positional else 0 :]
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -67,7 +68,7 @@ def prepare_call(
     for name, value in arguments.items():
         if name not in accepted and not takes_any:
             problems.append(
-                _not_there(name, factory, own_keys[name])
+                _no_such_hyperparameter(name, factory, own_keys[name])
                 if name in own_keys
                 else _unknown(where, name, accepted)
             )
@@ -98,10 +99,10 @@ def _check_positional(
         )
 
 
-def _parameters(factory: Any, where: str) -> Mapping[str, inspect.Parameter]:
+def _parameters(factory: Callable[..., object], where: str) -> Mapping[str, inspect.Parameter]:
     name = getattr(factory, "__name__", repr(factory))
     if inspect.isabstract(factory):
-        missing = ", ".join(sorted(factory.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
         raise ConfigError(f"{where}: expected a complete class, got {name} without {missing}")
     try:
         return inspect.signature(factory).parameters
@@ -121,7 +122,7 @@ def _unknown(where: str, name: str, accepted: list[str]) -> str:
     )
 
 
-def _not_there(name: str, factory: Any, use: str) -> str:
+def _no_such_hyperparameter(name: str, factory: object, use: str) -> str:
     return (
         f"{name}: expected a model with a hyperparameter {name}, got "
         f"{getattr(factory, '__name__', factory)} without; add the field to it and use it, {use}, "
@@ -129,21 +130,21 @@ def _not_there(name: str, factory: Any, use: str) -> str:
     )
 
 
-def _hints(factory: Callable[..., Any]) -> Mapping[str, Any]:
+def _hints(factory: Callable[..., object]) -> Mapping[str, Any]:
     target = factory.__init__ if inspect.isclass(factory) else factory
     try:
         return typing.get_type_hints(target)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve
+    except (NameError, TypeError):  # some annotations can be resolved by a type checker only
         return {}
 
 
-def _convert(value: Any, hint: Any) -> Any:
+def _convert(value: object, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, list) and (hint is tuple or origin is tuple):
-        return tuple(value)  # a file has only lists; a model is hashable
+        return tuple(value)  # a file has lists only, but the fields of a model must be hashable
     is_choice = origin is typing.Literal and all(isinstance(a, str) for a in arguments)
     members = [a for a in arguments if a is not type(None)]
     is_optional = origin in (types.UnionType, typing.Union) and len(members) == 1
-    if hint in _CHECKED or is_choice or (is_optional and members[0] in _CHECKED):
+    if hint in _CONVERTED or is_choice or (is_optional and members[0] in _CONVERTED):
         return convert(value, hint)
     return value

@@ -1,4 +1,7 @@
-"""Building what a file describes, for no longer than what it holds is worth."""
+"""Builds the model that a file describes, within a time limit.
+
+A file that someone else wrote may describe a model that takes for ever to build.
+"""
 
 import contextlib
 import ctypes
@@ -12,20 +15,21 @@ from aetheria.plugins.user_code import user_frames
 
 Made = TypeVar("Made")
 
-# A layer of the largest models is traced in a few milliseconds, on a slow machine in some ten.
+# Tracing a layer of the largest models takes a few milliseconds, on a slow machine some tens.
 SECONDS = 10.0
 _SECONDS_PER_ARRAY = 0.1
 _SECONDS_BETWEEN = 0.2
-_INSTRUCTIONS = 1000  # it comes within a few
+_NUM_INSTRUCTIONS = 1000  # a raised exception arrives within a few instructions
 
 
 class _Stopped(BaseException):
-    """Raised in a thread from outside; code that catches an Exception does not catch it."""
+    """Raised in a thread by another. Not an `Exception`, so that user code does not catch it."""
 
 
 class _Stopper(threading.Thread):
-    """Raises `_Stopped` in the thread that made it after some seconds, unless it is ended: again
-    and again, since one that is raised in a destructor is lost.
+    """A thread that raises `_Stopped` in the thread that made it, after some seconds.
+
+    It raises repeatedly until it is ended, because an exception inside a destructor is lost.
     """
 
     def __init__(self, seconds: float):
@@ -48,31 +52,32 @@ class _Stopper(threading.Thread):
             self._reported_before(unraisable)
 
     def end(self) -> None:
-        """Raises no more, and waits for what has not come yet.
+        """Stops raising, and waits for an exception that has not arrived yet.
 
-        Not `PyThreadState_SetAsyncExc(thread, NULL)`, which takes it back: with that, the
-        interpreter looks for one before every instruction from then on (CPython 3.11).
+        `PyThreadState_SetAsyncExc(thread, NULL)` would cancel that exception, but from then on the
+        interpreter looks for one before every instruction (CPython 3.11).
         """
         self._ended.set()
         self.join()
         with contextlib.suppress(_Stopped):
-            for _ in range(_INSTRUCTIONS):
+            for _ in range(_NUM_INSTRUCTIONS):
                 pass
 
 
 def build_described(build: Callable[[], Made], where: str, num_arrays: int) -> Made:
-    """Calls `build`, which makes a model's shapes by hyperparameters that stand in a file.
+    """Calls `build`, which makes the shapes of a model from hyperparameters in a file.
 
-    A number of layers of 10^12 is soon written, and no size refuses it: what loops over the layers
-    in Python does not end. So it is stopped, in this thread, by an exception from another.
+    A file may ask for 10^12 layers, and a loop over them in Python would not end. So after some
+    time another thread raises an exception in this one.
 
     Args:
-        build: what makes them.
-        where: what to call the file in errors.
-        num_arrays: how many the file holds; each is worth a tenth of a second.
+        build: makes the shapes.
+        where: the name of the file in errors.
+        num_arrays: the number of arrays in the file; each adds a tenth of a second to the limit.
 
     Raises:
-        SnapshotError: it took too long, or its hyperparameters make nothing.
+        SnapshotError: the limit was reached, or the model cannot be built with the
+            hyperparameters.
     """
     limit = SECONDS + _SECONDS_PER_ARRAY * num_arrays
     stopper = _Stopper(limit)
@@ -91,10 +96,10 @@ def build_described(build: Callable[[], Made], where: str, num_arrays: int) -> M
     except AetheriaError:
         raise
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
+        first_line = (str(error).splitlines() or [""])[0]
         frame = (user_frames(error) or [None])[-1]
         place = "" if frame is None else f" ({frame.filename}:{frame.lineno})"
         raise SnapshotError(
             f"{where}: expected model_params that make a model, got {type(error).__name__}{place}: "
-            f"{said}; use another file, or give model_params"
+            f"{first_line}; use another file, or give model_params"
         ) from error

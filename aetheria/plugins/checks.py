@@ -1,7 +1,7 @@
-"""Checks what a name stands for before anything is called. A name is text: it may say `os:system`.
+"""Checks the object that a name stands for before it is called: a name may be `os:system`.
 
-Knows no model and no dataset: the caller says which class a model extends, and which class a
-dataset function returns.
+This file knows no model and no dataset: the caller gives the class that a model extends, and the
+class that a dataset's function returns.
 """
 
 import inspect
@@ -16,10 +16,10 @@ from aetheria.plugins.registry import Registry
 
 
 def find_model(registry: Registry, name: str, project: Path | None, *, base: type) -> Any:
-    """Finds a subclass of `base`, or a registered function that makes one.
+    """Finds a model: a subclass of `base`, or a registered function that makes one.
 
     Raises:
-        RegistryError: there is none of that name, or the name stands for something else.
+        RegistryError: the name is unknown, or its object is not a model.
     """
     target = registry.get(name, project)
     is_model = issubclass(target, base) if inspect.isclass(target) else registry.declares(target)
@@ -33,16 +33,17 @@ def find_model(registry: Registry, name: str, project: Path | None, *, base: typ
 
 
 def find_listener(registry: Registry, key: str, name: str, project: Path | None) -> Any:
-    """Finds a class with a method `notify`, or a registered function that makes a listener.
+    """Finds a logger or a callback: a class with a method `notify`, or a registered function that
+    makes a listener.
 
     Args:
-        registry: of the loggers, or of the callbacks.
-        key: what the config calls them.
-        name: of one.
-        project: the project folder.
+        registry: that of the loggers, or that of the callbacks.
+        key: the key of the config, `loggers` or `callbacks`.
+        name: the name in the config.
+        project: the project folder; None: there is none.
 
     Raises:
-        RegistryError: there is none of that name, or the name stands for something else.
+        RegistryError: the name is unknown, or its object is not a listener.
     """
     target = registry.get(name, project)
     if inspect.isclass(target):
@@ -52,13 +53,13 @@ def find_listener(registry: Registry, key: str, name: str, project: Path | None)
     if not is_listener:
         raise RegistryError(
             f"{key}: expected a class with a method notify(event), got {shown(name)}, which is "
-            f"{_described(target)}; write one, or name another"
+            f"{_described(target)}; add the method, or name another"
         )
     return target
 
 
-def check_listener(listener: Any, key: str, name: str) -> None:
-    """Raises RegistryError if what was made has no `notify` that takes one event."""
+def check_listener(listener: object, key: str, name: str) -> None:
+    """Raises RegistryError if a listener has no method `notify` that takes one event."""
     notify = getattr(listener, "notify", None)
     if not callable(notify):
         raise RegistryError(
@@ -67,25 +68,26 @@ def check_listener(listener: Any, key: str, name: str) -> None:
         )
     try:
         signature = inspect.signature(notify)
-    except (TypeError, ValueError):  # of an extension module: no signature to look at
+    except (TypeError, ValueError):  # a method of an extension module has no signature
         return
     try:
         signature.bind(None)
     except TypeError as error:
         raise RegistryError(
             f"{key}.{name}: expected notify to take one event, got notify{signature}; "
-            "write notify(self, event)"
+            "define notify(self, event)"
         ) from error
 
 
 def find_dataset(
     registry: Registry, name: str, project: Path | None, *, returns: type
 ) -> Callable[..., Any]:
-    """Finds a dataset function: one that is registered, is written in a file of the project, or
-    whose module imports `returns`.
+    """Finds the function of a dataset.
+
+    It is registered, lies in a file of the project, or lies in a module that imports `returns`.
 
     Raises:
-        RegistryError: there is none of that name, or the name stands for something else.
+        RegistryError: the name is unknown, or its object is not such a function.
     """
     target = registry.get(name, project)
     is_dataset = registry.declares(target) or (
@@ -95,17 +97,17 @@ def find_dataset(
     if not is_dataset or not callable(target):
         raise RegistryError(
             f"data_name: expected a dataset function, got {shown(name)}, which is "
-            f"{_described(target)}; decorate your own function with register_data, or write it in "
+            f"{_described(target)}; decorate your own function with register_data, or put it into "
             "a file of the project folder"
         )
     return target
 
 
 def _lies_in(project: Path | None, target: Any) -> bool:
-    """Whether a function or class is written in the project's own files."""
+    """Whether a function or class is defined in the project's own files."""
     try:
         file = Path(inspect.getfile(inspect.unwrap(target)))
-    except (TypeError, OSError, ValueError):  # built in
+    except (TypeError, OSError, ValueError):  # it is built into Python
         return False
     return project is not None and is_own(file, project)
 
@@ -116,7 +118,7 @@ def _imports(target: Any, wanted: type) -> bool:
     return module is not None and any(value is wanted for value in vars(module).values())
 
 
-def _described(target: Any) -> str:
+def _described(target: object) -> str:
     kind = "the class" if inspect.isclass(target) else f"a {type(target).__name__}"
     name = getattr(target, "__qualname__", None)
     return f"{kind} {name}" if name else kind

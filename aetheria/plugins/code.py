@@ -1,6 +1,7 @@
-"""Digests of the files that define what a run is made of.
+"""Digests of the code that a run is made of: of its model, its dataset and its listeners.
 
-What ships with Aetheria is covered by its version, except for the one file that defines a part.
+Code that ships with Aetheria is identified by the version, so of that only the one file that
+defines the part is digested.
 """
 
 import ast
@@ -12,27 +13,28 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import aetheria
 
-_MOST = 200  # files of one part; a project whose parts import more is digested up to here
+_MAX_FILES = 200  # of one part; the digest of a part that imports more files is incomplete
 
 
-def digest_code(target: Any, project: Path | None) -> dict[str, Any] | None:
-    """Digests the file that defines `target`, and the project's files that it imports.
+def digest_code(target: object, project: Path | None) -> dict[str, Any] | None:
+    """Digests the file that defines an object, and the user's own files that it imports.
 
     Args:
-        target: a class, a function, or anything that is called; instances stand for their class.
-        project: the project folder, whose files count as the user's own; so do those of the
+        target: a class or a function; any other object stands for its class.
+        project: the project folder. A user's own files are those of the project, and those of the
             package that `target` lies in.
 
     Returns:
-        `file`, its `sha256`, and `imports`: file -> sha256. None: it lies in no file.
+        `file`, its `sha256`, and `imports`: file -> sha256; None if no file defines the object.
     """
     module = sys.modules.get(_definition(target).__module__)
-    main = _file(module)
-    if main is None:
+    main = None if module is None else _file(module)
+    if module is None or main is None:
         return None
     imported = {}
     for other in _closure(module, project):
@@ -46,7 +48,8 @@ def digest_code(target: Any, project: Path | None) -> dict[str, Any] | None:
     }
 
 
-def _definition(target: Any) -> Any:
+def _definition(target: object) -> object:
+    """The class or function behind an object."""
     while isinstance(target, functools.partial):
         target = target.func
     target = inspect.unwrap(target) if callable(target) else target
@@ -54,11 +57,11 @@ def _definition(target: Any) -> Any:
     return target if known and isinstance(target.__module__, str) else type(target)
 
 
-def _closure(module: Any, project: Path | None) -> list[Any]:
-    """The user's own modules that a module imports, and those that these import, if loaded."""
+def _closure(module: ModuleType, project: Path | None) -> list[ModuleType]:
+    """The user's own modules that a module imports, directly or through others, if loaded."""
     package = module.__name__.partition(".")[0]
     found, waiting = {module.__name__: module}, [module]
-    while waiting and len(found) < _MOST:
+    while waiting and len(found) < _MAX_FILES:
         for name in _imports(waiting.pop()):
             other = sys.modules.get(name)
             if other is None or name in found or not _is_own(other, package, project):
@@ -68,12 +71,16 @@ def _closure(module: Any, project: Path | None) -> list[Any]:
     return list(found.values())
 
 
-def _imports(module: Any) -> Iterator[str]:
-    """The names under which what a module's file imports may be loaded."""
+def _imports(module: ModuleType) -> Iterator[str]:
+    """The names of the modules that a module's file may import."""
     file = _file(module)
     try:
         tree = ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
-    except (OSError, SyntaxError, ValueError):  # compiled, or edited since it was imported
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ):  # compiled, or edited since the import
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -84,12 +91,12 @@ def _imports(module: Any) -> Iterator[str]:
             base = "." * node.level + (node.module or "")
             try:
                 base = importlib.util.resolve_name(base, module.__package__ or "")
-            except ImportError:  # beyond the top-level package
+            except ImportError:  # a relative import beyond the top-level package
                 continue
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
-def _is_own(module: Any, package: str, project: Path | None) -> bool:
+def _is_own(module: ModuleType, package: str, project: Path | None) -> bool:
     file = _file(module)
     if file is None or any(file.is_relative_to(folder) for folder in _foreign_folders()):
         return False
@@ -99,20 +106,20 @@ def _is_own(module: Any, package: str, project: Path | None) -> bool:
 
 @functools.cache
 def _foreign_folders() -> tuple[Path, ...]:
-    """Where Python, installed packages and Aetheria itself lie."""
+    """The folders of Python, of installed packages and of Aetheria itself."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {Path(sysconfig.get_path(name)).resolve() for name in names}
     return (*sorted(folders), Path(aetheria.__file__).resolve().parent)
 
 
-def _file(module: Any) -> Path | None:
+def _file(module: ModuleType) -> Path | None:
     name = getattr(module, "__file__", None)
     file = None if name is None else Path(name)
     return file.resolve() if file is not None and file.is_file() else None
 
 
-def _shown(module: Any, file: Path, project: Path | None) -> str:
-    """A path that does not depend on where the project lies."""
+def _shown(module: ModuleType, file: Path, project: Path | None) -> str:
+    """A file's path in a form that does not depend on where the project lies."""
     if project is not None and file.is_relative_to(project.resolve()):
         return file.relative_to(project.resolve()).as_posix()
     return f"{module.__name__.replace('.', '/')}{file.suffix}"

@@ -1,4 +1,4 @@
-"""Finds the files that may register something, without importing any that does not."""
+"""Finds the files that may register an object; files that cannot do so are not imported."""
 
 import importlib
 import importlib.machinery
@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aetheria
 from aetheria.errors import RegistryError
@@ -20,19 +19,25 @@ _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 @dataclass(frozen=True)
 class Module:
-    """A file, the name under which it is imported, and the project it belongs to, if any."""
+    """A file that may register an object.
+
+    Attributes:
+        name: the name under which it is imported.
+        file: its path.
+        project: the project that it belongs to; None: it is part of Aetheria.
+    """
 
     name: str
     file: Path
     project: Path | None = None
 
     def load(self) -> None:
-        """Imports it; what it registers registers itself."""
+        """Imports the file, which registers its objects."""
         if self.project is None:
             importlib.import_module(self.name)
             return
         make_importable(self.project)
-        # Its own `models` come before those of the current folder, which may be another project.
+        # First in the path: the current folder may be another project with a folder `models`.
         sys.path.insert(0, str(self.project))
         try:
             _import_project(self.project, self.file.parent)
@@ -42,11 +47,15 @@ class Module:
 
 
 def find_project(config_file: Path | None, project: str | Path | None = None) -> Path:
-    """Chooses the project folder: the one given, else the nearest ancestor of the config file that
-    holds a `models/` folder, else the current folder.
+    """Chooses the project folder.
+
+    Args:
+        config_file: if `project` is None, the project is the nearest ancestor of this file with a
+            folder `models/`; if there is none, the current folder.
+        project: the folder that the user gave.
 
     Raises:
-        RegistryError: the one given is no folder.
+        RegistryError: `project` is not a folder.
     """
     if project is not None:
         folder = Path(project).resolve()
@@ -66,39 +75,45 @@ def find_project(config_file: Path | None, project: str | Path | None = None) ->
 def candidate_modules(
     package: str, folder: str, project: Path | None, marker: str
 ) -> Iterator[Module]:
-    """Yields the files of the project's folder, then of the package, that mention `marker`.
+    """Yields the files that mention `marker`: those of the project's folder, then of the package.
 
-    Naming the decorator is what makes a file a candidate: a folder `data/` of a project may hold
-    scripts that nobody wants to run.
+    Only a file that mentions the decorator is imported: a project's folder `data/` may also have
+    scripts, which must not run.
+
+    Args:
+        package: the package of Aetheria.
+        folder: the folder inside the project.
+        project: the project folder; None: there is none.
+        marker: the name of the decorator.
     """
     shipped = _package_folder(package)
     if project is not None:
         for file in _files(project / folder, marker):
-            twin = shipped / file.name
-            if not (twin.exists() and is_same_file(file, twin)):
+            counterpart = shipped / file.name
+            if not (counterpart.exists() and is_same_file(file, counterpart)):
                 yield Module(f"{_project_package(project)}.{folder}.{file.stem}", file, project)
     for file in _files(shipped, marker):
         yield Module(f"{package}.{file.stem}", file)
 
 
-def silent_files(project: Path, package: str, folder: str, known: Collection[Path]) -> list[Path]:
-    """The files in a project's folder that are not among the `known` ones, nor a copy of what
-    ships.
-    """
+def unregistered_files(
+    project: Path, package: str, folder: str, known: Collection[Path]
+) -> list[Path]:
+    """The files in a project's folder that are neither `known` nor a copy of a shipped file."""
     shipped = _package_folder(package)
     files = [file for file in _files(project / folder, "") if file.resolve() not in known]
     return [file for file in files if not is_same_file(file, shipped / file.name)]
 
 
 def is_visible(module: str, project: Path | None) -> bool:
-    """Whether what a module registers may be named in a project: not if another project owns it."""
+    """Whether a project may use what a module registers: not if it belongs to another project."""
     if not module.startswith(_PROJECT_PREFIX):
         return True
     return project is not None and module.startswith(f"{_project_package(project)}.")
 
 
-def import_paths(file: Path, target: Any, project: Path | None) -> set[str]:
-    """The import paths under which a config may name what a file defines."""
+def import_paths(file: Path, target: object, project: Path | None) -> set[str]:
+    """The import paths by which a config may name an object that a file defines."""
     name = getattr(target, "__qualname__", "")
     paths = {f"{getattr(target, '__module__', '')}:{name}"}
     if project is not None and file.is_relative_to(project.resolve()):
@@ -108,8 +123,9 @@ def import_paths(file: Path, target: Any, project: Path | None) -> set[str]:
 
 
 def is_loaded(path: str, project: Path | None) -> bool:
-    """Whether an import path leads into a file of the project that is imported already, so that
-    following it executes nothing.
+    """Whether an import path leads into a file of the project that is already imported.
+
+    Importing such a path runs no code.
     """
     module = sys.modules.get(path.partition(":")[0])
     file = getattr(module, "__file__", None)
@@ -119,9 +135,7 @@ def is_loaded(path: str, project: Path | None) -> bool:
 
 
 def is_own(file: Path, project: Path) -> bool:
-    """Whether a file is one of the project's own: packages that are installed in a folder of it,
-    such as `.venv`, are not.
-    """
+    """Whether a file belongs to a project. Packages installed inside it, as in `.venv`, do not."""
     file = file.resolve()
     is_installed = any(part in _PACKAGE_FOLDERS for part in file.parts)
     in_python = file.is_relative_to(sysconfig.get_path("stdlib"))
@@ -129,13 +143,13 @@ def is_own(file: Path, project: Path) -> bool:
 
 
 def make_importable(project: Path) -> None:
-    """Adds the project to the import path, last: `from models.layers import …` works in it."""
+    """Adds the project to the end of Python's path, so that `from models.layers import …` works."""
     if str(project) not in sys.path:
         sys.path.append(str(project))
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths are one file, or two copies of it (a checkout and its installation)."""
+    """Whether two paths are one file or equal files, as in a checkout and its installation."""
     if not (one.exists() and other.exists()):
         return one == other
     return one.samefile(other) or one.read_bytes() == other.read_bytes()
@@ -144,13 +158,13 @@ def is_same_file(one: Path, other: Path) -> bool:
 def _files(folder: Path, marker: str) -> list[Path]:
     if not folder.is_dir():
         return []
-    # A name with a dot in front is an editor's or a file system's; its lock file links nowhere.
+    # Names that begin with a dot belong to editors, whose lock files are links to nothing.
     files = (f for f in sorted(folder.glob("*.py")) if f.name[0] not in "_." and f.is_file())
     return [file for file in files if marker in file.read_text(encoding="utf-8", errors="ignore")]
 
 
 def _package_folder(package: str) -> Path:
-    """The folder of one of our packages; `models/` lies beside `aetheria/` in a checkout."""
+    """The folder of a package of Aetheria; in a checkout, `models/` lies beside `aetheria/`."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         beside = Path(aetheria.__file__).resolve().parent.parent / package.rpartition(".")[2]
@@ -161,7 +175,7 @@ def _package_folder(package: str) -> Path:
 
 
 def _project_package(project: Path) -> str:
-    """Names a project so that the files of two projects in one process do not collide."""
+    """A package name for a project, so that the files of two projects in a process do not clash."""
     return f"{_PROJECT_PREFIX}{zlib.crc32(str(project).encode()):08x}"
 
 

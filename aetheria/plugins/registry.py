@@ -1,28 +1,26 @@
-"""Names to objects. A file that registers something is found by where it lies; nothing lists it.
+"""Registries: they map names to objects.
 
-Searched, in this order of precedence: an import path (`pkg.mod:Name`); the project folder; what
-ships with Aetheria; entry points of installed packages. A name found in two files is an error.
+A registry searches, in this order of precedence: an import path (`pkg.mod:Name`); the project
+folder; what ships with Aetheria; entry points of installed packages. A name that two files register
+is an error.
 
-A name in a config or an argument comes from the caller. A name in a snapshot, a file of weights or
-a dump comes from whoever wrote that file: `find_recorded` imports nothing that such a name says.
+A name in a config or an argument comes from the user. A name in a snapshot, a weights file or a
+dump comes from whoever wrote that file, so `find_recorded` imports nothing because of such a name.
 """
 
 import difflib
-import importlib
 import importlib.metadata
-import importlib.util
 import inspect
-import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aetheria.errors import RegistryError, shown
 from aetheria.plugins import discovery
+from aetheria.plugins.import_path import import_object
 
 T = TypeVar("T")
-_MOST_FILES = 3  # of those that register nothing, in an error
+_MAX_FILES = 3  # that register nothing, named in an error
 
 
 class Registry:
@@ -30,21 +28,24 @@ class Registry:
 
     Args:
         kind: `model`, `data`, `logger` or `callback`; the decorator is `register_<kind>`.
-        folder: the folder of a project in which files may register one.
-        package: the package of Aetheria whose files may register one.
+        folder: the folder of a project that is searched.
+        package: the package of Aetheria that is searched.
+
+    Attributes:
+        noun: what messages call an object of this kind.
     """
 
     def __init__(self, kind: str, folder: str, package: str):
         self._kind, self._folder, self._package = kind, folder, package
         self.noun = {"data": "dataset"}.get(kind, kind)
-        self._found: dict[str, dict[Path, Any]] = {}
+        self._found: dict[str, dict[Path, object]] = {}
         self._failed: dict[Path, BaseException] = {}
-        self._provided: list[Any] = []
+        self._provided: list[object] = []
         self._loading: Path | None = None
         self._files: set[Path] = set()
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorates a class or function so that a config can name it."""
+        """Decorates a class or function, so that a config can select it by name."""
 
         def add(target: T) -> T:
             file = _file_of(target)
@@ -55,16 +56,22 @@ class Registry:
         return add
 
     def get(self, name: str, project: Path | None = None) -> Any:
-        """Finds what a name that the caller gave stands for. It may be anything: check it before
-        it is called.
+        """Finds the object of a name that the user gave.
+
+        An import path may lead to any object: check it before calling it.
+
+        Args:
+            name: a registered name or an import path.
+            project: the project folder; None: there is none.
 
         Raises:
-            RegistryError: nothing is registered so, or two files register it.
+            RegistryError: the name is not registered, is registered by two files, or is an import
+                path that cannot be imported.
         """
         if ":" in name:
             if project is not None:
                 discovery.make_importable(project)
-            return self._import_path(name, name)
+            return import_object(self.noun, name, name)
         self._discover(project)
         if found := self._visible(name, project):
             return self._only(name, found)
@@ -73,28 +80,28 @@ class Registry:
         if len(values) > 1:
             raise RegistryError(
                 f"{self.noun} {name!r}: expected one package that provides it, got "
-                f"{' and '.join(values)}; uninstall one, or write the import path"
+                f"{' and '.join(values)}; uninstall one, or use the import path"
             )
         if values:
-            target = self._import_path(name, values[0])
+            target = import_object(self.noun, name, values[0])
             self._provided.append(target)
             return target
         raise RegistryError(self._not_found(name, project))
 
-    def find_recorded(self, name: Any, project: Path | None, where: str) -> str:
-        """Turns a name that a file holds into one that may be given to `get`.
+    def find_recorded(self, name: object, project: Path | None, where: str) -> str:
+        """Turns a name from a file into one that is safe to give to `get`.
 
-        An import path counts only where it names what is known without it: what is registered, what
-        an installed package provides, or what lies in a module of the project that the caller has
+        An import path is accepted only if its object is known without it: if it is registered, an
+        installed package provides it, or it lies in a module of the project that is already
         imported.
 
         Args:
-            name: as it was read.
+            name: the name as it was read.
             project: the project folder.
-            where: what to call the file in errors.
+            where: the name of the file in errors.
 
         Raises:
-            RegistryError: it is no name, or an import path that is not known.
+            RegistryError: it is not a name, or an import path that is not accepted.
         """
         if not isinstance(name, str) or not name:
             raise RegistryError(
@@ -104,12 +111,12 @@ class Registry:
         if ":" not in name:
             return name
         self._discover(project)
-        for known in self._found:
+        for registered in self._found:
             if any(
                 name in discovery.import_paths(file, target, project)
-                for file, target in self._visible(known, project).items()
+                for file, target in self._visible(registered, project).items()
             ):
-                return known
+                return registered
         for entry in importlib.metadata.entry_points(group=f"aetheria.{self._folder}"):
             if entry.value == name:
                 return entry.name
@@ -121,28 +128,27 @@ class Registry:
             f"yourself, as {self._argument}={shown(name)} or --{self._kind}"
         )
 
-    def declares(self, target: Any) -> bool:
-        """Whether something was registered, or comes from the entry point of a package."""
+    def declares(self, target: object) -> bool:
+        """Whether an object was registered, or comes from the entry point of a package."""
         registered = (each for found in self._found.values() for each in found.values())
         return any(each is target for each in (*registered, *self._provided))
 
     def names(self, project: Path | None = None) -> list[str]:
-        """Every name that can be asked for, sorted."""
+        """Every name that `get` can find, sorted."""
         self._discover(project)
         entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}")
         known = [name for name in self._found if self._visible(name, project)]
         return sorted({*known, *(entry.name for entry in entries)})
 
-    def _visible(self, name: str, project: Path | None) -> dict[Path, Any]:
-        """What is registered under a name, but for what belongs to another project."""
-        found = self._found.get(name, {}).items()
+    def _visible(self, name: str, project: Path | None) -> dict[Path, object]:
+        """File -> object, of a name; without those of other projects."""
         return {
-            f: t
-            for f, t in found
-            if discovery.is_visible(getattr(t, "__module__", None) or "", project)
+            file: target
+            for file, target in self._found.get(name, {}).items()
+            if discovery.is_visible(getattr(target, "__module__", None) or "", project)
         }
 
-    def _only(self, name: str, found: dict[Path, Any]) -> Any:
+    def _only(self, name: str, found: dict[Path, object]) -> object:
         (first, target), *others = found.items()
         for file, _ in others:
             if not discovery.is_same_file(first, file):
@@ -159,7 +165,7 @@ class Registry:
             try:
                 module.load()
             except (Exception, SystemExit) as error:
-                # Another file's fault must not hide this one's name.
+                # An error in one file must not keep the names of the others from being found.
                 self._failed[module.file] = error
             finally:
                 self._loading = None
@@ -168,78 +174,46 @@ class Registry:
     def _argument(self) -> str:
         return f"{self._kind}_name"
 
-    def _import_path(self, name: str, path: str) -> Any:
-        module_name, _, attribute = path.partition(":")
-        if _is_standard(module_name):
-            # Not imported to find that out: `antigravity` opens a browser.
-            raise RegistryError(
-                f"{self.noun} {shown(name)}: expected a {self.noun}, got an import path "
-                "into Python's standard library, which has none; name another"
-            )
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except RegistryError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise RegistryError(
-                f"{self.noun} {name!r}: expected {path} to import, as pkg.mod:Name does, got "
-                f"{type(error).__name__}: {error}; check that it can be imported from here"
-            ) from error
-
     def _not_found(self, name: str, project: Path | None) -> str:
+        """The message for an unknown name: the names there are, and where they were searched."""
         names = self.names(project)
         near = difflib.get_close_matches(name[:60], names, n=1, cutoff=0.5)
         lowered = {known.lower(): known for known in names}
         hint = lowered.get(name.lower()) or (near[0] if near else None)
         advice = f"use {hint!r}" if hint else "use one of these, or pkg.mod:Name"
         broken = "".join(
-            f"; {file} was passed over ({type(error).__name__}: {error})"
+            f"; {file} could not be imported ({type(error).__name__}: {error})"
             for file, error in self._failed.items()
         )
         where = [f"{self._package} and installed packages"]
         where += [] if project is None else [str(project / self._folder)]
         return (
             f"{self.noun}: expected one of {', '.join(names)}, got {shown(name)}; {advice}"
-            f" (looked in {', '.join(reversed(where))}){broken}{self._silent(name, project)}"
+            f" (looked in {', '.join(reversed(where))}){broken}{self._unregistered(name, project)}"
         ).replace("\n", " ")
 
-    def _silent(self, name: str, project: Path | None) -> str:
-        """Names the project's files that register nothing, those first that mention a name."""
+    def _unregistered(self, name: str, project: Path | None) -> str:
+        """Lists the project's files that register nothing, first those that mention the name."""
         if project is None:
             return ""
         known = {*self._files, *(file.resolve() for file in self._failed)}
-        files = discovery.silent_files(project, self._package, self._folder, known)
+        files = discovery.unregistered_files(project, self._package, self._folder, known)
         if not files:
             return ""
         files.sort(key=lambda file: name not in file.read_text(encoding="utf-8", errors="ignore"))
-        first = ", ".join(str(file) for file in files[:_MOST_FILES])
-        more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
+        first = ", ".join(str(file) for file in files[:_MAX_FILES])
+        more = f" and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
         return (
-            f"; {first}{more}: no {self.noun} is registered there, write "
+            f"; {first}{more}: no {self.noun} is registered there, add "
             f'@register_{self._kind}("NAME") above it'
         )
 
 
-def _is_standard(module: str) -> bool:
-    """Whether importing a module would import Python's own, and no file of that name elsewhere."""
-    top = module.partition(".")[0]
-    if top not in sys.stdlib_module_names:
-        return False
-    try:
-        spec = importlib.util.find_spec(top)  # of a name without dots: imports nothing
-    except ValueError:
-        return True
-    if spec is None or spec.origin is None:
-        return False
-    own = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
-    is_file = spec.origin not in ("built-in", "frozen")
-    return not is_file or any(Path(spec.origin).is_relative_to(folder) for folder in own)
-
-
 def _file_of(target: Any) -> Path:
+    """The file that defines a class or function."""
     try:
         return Path(inspect.getfile(target)).resolve()
-    except (TypeError, OSError):  # typed into an interpreter
+    except (TypeError, OSError):  # it was defined in an interactive session
         return Path(f"<{getattr(target, '__module__', 'unknown')}>")
 
 

@@ -1,7 +1,7 @@
-"""What a factory is called with once its defaults are filled in, as JSON values, and back.
+"""The arguments of a call with its defaults filled in, as JSON values, and back.
 
-A config names only what differs from the defaults, and a default lives in code that may change. A
-run therefore records every argument.
+A config names only the arguments that differ from the defaults, and a default may change with the
+code. So a run records every argument.
 """
 
 import dataclasses
@@ -12,26 +12,31 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aetheria.json_types import JsonObject
 from aetheria.plugins.arguments import prepare_call
 
 DESCRIPTION = "__repr__"
-# Where an object lies in memory, and the prefix that says where its project lies on a disk.
+# The address of an object in memory, and the prefix that depends on the project's path.
 _PLACES = re.compile(r" at 0x[0-9a-fA-F]+|_aetheria_project_[0-9a-f]{8}\.")
 
 
 def resolve_arguments(
-    factory: Callable[..., Any], where: str, arguments: Mapping[str, Any], positional: str = ""
+    factory: Callable[..., object],
+    where: str,
+    arguments: Mapping[str, object],
+    positional: str = "",
 ) -> dict[str, Any]:
-    """Names every argument of a call with its value, defaults included.
+    """Gives every argument of a call, defaults included.
 
     Args:
         factory: a class or function.
-        where: the config key, for errors.
-        arguments: what the config gives.
-        positional: the first argument, if somebody else gives it; it is left out.
+        where: the key of the config, for errors.
+        arguments: the arguments in the config, name -> value.
+        positional: the name of the first argument, if it does not come from the config; it is left
+            out.
 
     Returns:
-        name -> JSON value. What JSON cannot hold is `{"__repr__": text}`.
+        Name -> JSON value. A value that is not JSON is recorded as `{"__repr__": text}`.
 
     Raises:
         ConfigError: an argument is unknown, missing, or of another type.
@@ -41,15 +46,15 @@ def resolve_arguments(
     {'width': 16, 'scale': 1.0, 'activation': {'__repr__': 'abs'}}
     """
     given = prepare_call(factory, where, arguments, positional).keywords
-    values = {**_defaults(factory, int(bool(positional))), **given}
+    values = {**_defaults(factory, num_positional=1 if positional else 0), **given}
     return {name: to_json(value) for name, value in values.items()}
 
 
-def restore_arguments(factory: Callable[..., Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Picks of recorded arguments those that a call must give to mean what it meant then.
+def restore_arguments(factory: Callable[..., object], recorded: JsonObject) -> dict[str, Any]:
+    """Selects the recorded arguments that a call needs to give the same object as then.
 
-    Left out: what the defaults say today, what `factory` no longer takes, and what was recorded as
-    text alone.
+    Left out are arguments that equal the defaults of today, arguments that `factory` no longer
+    takes, and values of which only a text was recorded.
 
     >>> def make(widths=(8, 8), scale=1.0): ...
     >>> restore_arguments(make, {"widths": [4, 4], "scale": 1.0, "gone": 3})
@@ -57,7 +62,7 @@ def restore_arguments(factory: Callable[..., Any], recorded: Mapping[str, Any]) 
     """
     try:
         parameters, defaults = inspect.signature(factory).parameters, _defaults(factory)
-    except (TypeError, ValueError):  # nothing that can be called; whoever calls it says so
+    except (TypeError, ValueError):  # it cannot be called; the caller of this function reports that
         return {}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     restored = {}
@@ -72,8 +77,8 @@ def restore_arguments(factory: Callable[..., Any], recorded: Mapping[str, Any]) 
 
 
 def to_json(value: Any) -> Any:
-    """Turns a hyperparameter into a JSON value; what JSON cannot hold becomes its description."""
-    # By exact type: an enumeration's member is a text too, and is not made again from one.
+    """Turns a hyperparameter into a JSON value; a value that is not JSON becomes a description."""
+    # By exact type: a member of an enumeration may be a str, but cannot be restored from one.
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -83,12 +88,12 @@ def to_json(value: Any) -> Any:
     return {DESCRIPTION: _describe(value)}
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; a NaN equals itself, 1 and 1.0 are one number."""
+def same(one: object, other: object) -> bool:
+    """Whether two JSON values are equal. A NaN equals itself, and 1 equals 1.0."""
     return one == other or json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def _defaults(factory: Callable[..., Any], num_positional: int = 0) -> dict[str, Any]:
+def _defaults(factory: Callable[..., object], num_positional: int = 0) -> dict[str, Any]:
     parameters = list(inspect.signature(factory).parameters.items())[num_positional:]
     made = {}
     if dataclasses.is_dataclass(factory):
@@ -101,27 +106,29 @@ def _defaults(factory: Callable[..., Any], num_positional: int = 0) -> dict[str,
     }
 
 
-def _to_tuple(value: Any) -> Any:
+def _to_tuple(value: object) -> object:
     return tuple(map(_to_tuple, value)) if isinstance(value, list) else value
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
+    """Whether a recorded value has no descriptions in it."""
     if isinstance(value, Mapping):
         return DESCRIPTION not in value and all(_is_plain(item) for item in value.values())
     return not isinstance(value, list) or all(_is_plain(item) for item in value)
 
 
 def _describe(value: Any) -> str:
-    """Gives the same text in every process: without addresses, in one order, whole."""
+    """A text that is the same in every process: without addresses, in one order, not shortened."""
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__} of {sorted(map(_describe, value))}"
     if hasattr(value, "dtype") and hasattr(value, "tobytes"):
         digest = hashlib.sha256(value.tobytes()).hexdigest()[:16]
         return f"{value.dtype}{list(value.shape)}, sha256 {digest}"
     try:
-        # A function, compiled or not, and a class: libraries move these between their modules.
-        if isinstance(name := getattr(value, "__qualname__", None), str):
+        # The name of a function or class, without its module, which libraries may change.
+        name = getattr(value, "__qualname__", None)
+        if isinstance(name, str):
             return name
         return _PLACES.sub("", repr(value))
-    except Exception as error:  # a user's `__repr__`; a description is no reason to end a run
+    except Exception as error:  # a user's `__repr__` raises; that must not end the run
         return f"{type(value).__name__} ({type(error).__name__} in its __repr__)"

@@ -1,6 +1,6 @@
-"""Exceptions raised in a user's code: which frames of a traceback are the user's, in a few lines.
+"""Reports an exception in a user's code in a few lines: the user's own frames of the traceback.
 
-Knows no framework: jax's errors go by the name of their class.
+This file imports no framework: it recognizes the errors of jax by the names of their classes.
 """
 
 import contextlib
@@ -13,7 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_PACKAGE = Path(__file__).resolve().parent
+import aetheria
+
+_PACKAGE = Path(aetheria.__file__).resolve().parent
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
 _STDLIB = tuple(
     Path(path).resolve()
@@ -35,8 +37,10 @@ _ADVICE = {
 
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an exception that lie in a user's files, the outermost first: not in Aetheria,
-    in an installed package or in the standard library. If it has none, those of its cause.
+    """The frames of an exception that lie in a user's files, outermost first.
+
+    A user's file is not part of Aetheria, an installed package or the standard library. If there
+    are no such frames, those of the exception's cause are returned.
     """
     seen: list[BaseException] = []
     cause: BaseException | None = error
@@ -50,8 +54,10 @@ def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def is_users(filename: str) -> bool:
-    """Whether a file is a user's. Those of the shipped models count, since they are read as
-    examples: a shape that does not fit is then named where the network meets it.
+    """Whether a file is a user's.
+
+    The files of the shipped models count too, because users read them as examples: a wrong shape is
+    then reported at the line of the network that cannot use it.
     """
     if filename.startswith("<"):
         return False
@@ -64,10 +70,10 @@ def is_users(filename: str) -> bool:
 
 
 def describe(error: BaseException) -> list[str] | None:
-    """An exception in a user's code as a few lines: the user's own frames, and what it says.
+    """Describes an exception in a user's code in a few lines: the user's frames, and the message.
 
     Returns:
-        None: no frame of it is a user's.
+        The lines; None if no frame is a user's.
     """
     frames = user_frames(error)
     if not frames:
@@ -80,12 +86,13 @@ def describe(error: BaseException) -> list[str] | None:
 
 
 def print_user_error(error: BaseException) -> bool:
-    """Prints what `describe` says on stderr.
+    """Prints the lines of `describe` on stderr.
 
     Returns:
-        Whether it says anything: else the exception is not of a user's code.
+        Whether there are any: an exception outside a user's code has none.
     """
-    if (lines := describe(error)) is None:
+    lines = describe(error)
+    if lines is None:
         return False
     print("an exception in your code (--traceback prints all of it):", file=sys.stderr)
     print(*lines, sep="\n", file=sys.stderr)
@@ -93,31 +100,31 @@ def print_user_error(error: BaseException) -> bool:
 
 
 def headline(error: BaseException) -> str:
-    """The class of an exception and what it says, as one line, with advice on errors of tracing."""
-    # What jax says after its first line is about its own traces.
-    kept = 1 if _is_jax(error) else _MAX_MESSAGE_LINES
-    said = [line.strip() for line in str(error).splitlines() if line.strip()][:kept]
-    name, text = type(error).__name__, _cut(" ".join(said))
+    """The class and the message of an exception in one line, with advice on errors of tracing."""
+    # After the first line, a message of jax is about its own traces.
+    num_lines = 1 if _is_jax(error) else _MAX_MESSAGE_LINES
+    message = [line.strip() for line in str(error).splitlines() if line.strip()][:num_lines]
+    name, text = type(error).__name__, _cut(" ".join(message))
     notes = [note for note in getattr(error, "__notes__", []) if "JAX" not in note]
     advice = "; ".join(filter(None, [_ADVICE.get(name), *notes]))
     return ": ".join([name, *filter(None, [text])]) + (f" ({advice})" if advice else "")
 
 
 def place(frame: traceback.FrameSummary) -> str:
-    """`file:line`, relative to the current folder if the file lies in it."""
+    """`file:line` of a frame, relative to the current folder if the file lies in it."""
     return _place(frame.filename, frame.lineno)
 
 
 def place_of(target: Any) -> str:
-    """Where a class or function is defined, `file:line`; its name if nobody can say."""
+    """`file:line` of the definition of a class or function; its name if that is unknown."""
     try:
         return _place(inspect.getsourcefile(target) or "", inspect.getsourcelines(target)[1])
-    except (TypeError, OSError):  # typed into an interpreter
+    except (TypeError, OSError):  # it was defined in an interactive session
         return getattr(target, "__qualname__", repr(target))
 
 
 def calling_place(frame: FrameType | None) -> str | None:
-    """The innermost place in a user's code from which a frame was reached."""
+    """`file:line` of the innermost user's frame among a frame and its callers; None: no such."""
     while frame is not None:
         if is_users(frame.f_code.co_filename):
             return _place(frame.f_code.co_filename, frame.f_lineno)
@@ -127,16 +134,17 @@ def calling_place(frame: FrameType | None) -> str | None:
 
 @contextlib.contextmanager
 def named_frames() -> Iterator[None]:
-    """Notes on an exception that passes which frames are the user's: for callers from Python, who
-    see the whole traceback.
+    """Adds a note with the user's frames to an exception that passes.
+
+    It is for calls from Python, where the whole traceback is printed.
     """
     try:
         yield
     except Exception as error:
         frames = user_frames(error)
-        noted = getattr(error, "__notes__", [])
+        notes = getattr(error, "__notes__", [])
         note = "\n".join(f"in your code: {place(f)} in {f.name}: {_cut(f.line)}" for f in frames)
-        if frames and note not in noted:
+        if frames and note not in notes:
             error.add_note(note)
         raise
 

@@ -283,14 +283,14 @@ def test_a_strange_line_in_the_middle_costs_no_other(tmp_path, disk, whole, logg
     assert (b"strange" in found) == is_full, "with room, it goes"
 
 
-def test_the_ledger_of_a_resume_while_the_disk_is_full_goes_on(tmp_path, disk):
+def test_the_goodput_of_a_resume_while_the_disk_is_full_goes_on(tmp_path, disk):
     for is_full in (False, False, True):
         disk.is_full = is_full
-        ledger = make(GoodputRecorder, tmp_path)
-        ledger.notify(started(0))
-        tell(ledger, 1, 2)
+        recorder = make(GoodputRecorder, tmp_path)
+        recorder.notify(started(0))
+        tell(recorder, 1, 2)
         disk.is_full = False
-        ledger.notify(ENDED)
+        recorder.notify(ENDED)
         with (tmp_path / "goodput.jsonl").open("a") as file:
             file.write('{"half')
     assert [session.status for session in read_goodput(tmp_path)] == ["completed"] * 3

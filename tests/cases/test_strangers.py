@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from aetheria.errors import HardwareError
-from aetheria.hardware.processes import meeting
-from aetheria.hardware.processes.handshake import Stranger, make_hello, read_verdict
+from aetheria.hardware.processes import rendezvous_server
+from aetheria.hardware.processes.bind_address import find_bind_address
+from aetheria.hardware.processes.handshake import HandshakeError, make_hello, read_verdict
 from aetheria.hardware.processes.launch import Launch
-from aetheria.hardware.processes.meeting_address import find_bind_address
 from aetheria.hardware.processes.rendezvous import meet
 
 PROMPT_SECONDS = 3.0  # a meeting takes milliseconds, and a client that came too early tries again
@@ -157,7 +157,7 @@ def test_many_silent_strangers_hold_up_nobody(capfd):
 
 
 def test_a_conversation_has_one_deadline_however_it_drips(monkeypatch, capfd):
-    monkeypatch.setattr(meeting, "_HELLO_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous_server, "_HELLO_SECONDS", 0.5)
     meetings = Meetings(timeout=1.2)
     meetings.come(0)
     started_at = time.monotonic()
@@ -239,7 +239,7 @@ def test_the_token_is_not_sent():
 def test_who_is_not_process_0_of_this_run_is_not_believed():
     challenge = "c"
     _, mine = make_hello(1, 2, "secret", challenge)
-    with pytest.raises(Stranger):
+    with pytest.raises(HandshakeError):
         read_verdict(
             {"missing": [], "num_missing": 0, "proof": "0" * 64}, "secret", challenge, mine
         )

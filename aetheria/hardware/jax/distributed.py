@@ -8,9 +8,9 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
 from aetheria.hardware.jax.local_devices import choose_local_devices, count_visible_gpus
+from aetheria.hardware.processes.bind_address import find_bind_address, for_jax
 from aetheria.hardware.processes.launch import Launch
 from aetheria.hardware.processes.launch_variables import LauncherVariables
-from aetheria.hardware.processes.meeting_address import find_bind_address, for_jax
 from aetheria.hardware.processes.process_group import ProcessGroup
 from aetheria.hardware.processes.rendezvous import meet
 

@@ -1,4 +1,4 @@
-"""Where processes meet: host, port, and how many there may be. Knows no framework and no socket."""
+"""The address `host:port` as text, and the largest number of processes."""
 
 import re
 
@@ -8,10 +8,10 @@ _HOST = re.compile(r"\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+")
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Splits `host:port`; an IPv6 address stands in brackets.
+    """Splits `host:port`; the host may be an IPv6 address in brackets.
 
     Raises:
-        ValueError: it is not of that form, or the port is not one of 1 to 65535.
+        ValueError: the text is not of that form, or the port is not from 1 to 65535.
 
     >>> split_address("host0:9000"), split_address("[::1]:9000")
     (('host0', 9000), ('::1', 9000))

@@ -1,4 +1,4 @@
-"""Several processes as one command: a mistake found by one ends all, and is said once."""
+"""Makes several processes act as one command: an error on one ends all, and is reported once."""
 
 import os
 import sys
@@ -14,11 +14,16 @@ Made = TypeVar("Made")
 
 
 def all_or_none(peers: Peers, make: Callable[[], Made]) -> Made:
-    """Makes something on every process.
+    """Calls `make` on every process, and raises on every process if one of the calls fails.
+
+    Args:
+        peers: the processes; all of them call this function.
+        make: returns the result, or raises AetheriaError.
 
     Raises:
-        AetheriaError: a process could not. On process 0 with what each one said, its own and the
-            same as its own without a number; on the others with nothing to say.
+        AetheriaError: a call failed. On process 0 it has the lines of all processes; lines that
+            differ from process 0's own begin with the number of the process. On the other
+            processes it is empty, so that nothing is reported twice.
     """
     made, problems = None, ()
     try:
@@ -27,32 +32,39 @@ def all_or_none(peers: Peers, make: Callable[[], Made]) -> Made:
         problems = error.problems
         if peers.count == 1:
             raise
-    said = peers.all_gather(list(problems))
-    if not any(said):
+    gathered = peers.all_gather(list(problems))
+    if not any(gathered):
         assert made is not None or not problems
         return made  # type: ignore[return-value]
     if peers.index > 0:
         raise AetheriaError
-    lines = list(said[0])
-    for index, others in enumerate(said):
-        lines += [f"process {index}: {line}" for line in others if line not in said[0]]
+    lines = list(gathered[0])
+    for index, others in enumerate(gathered):
+        lines += [f"process {index}: {line}" for line in others if line not in gathered[0]]
     raise AetheriaError(*lines)
 
 
 def exit_together(peers: Peers, error: BaseException, *, whole: bool) -> NoReturn:
-    """Ends a process of several. Its last words are its traceback (of a user's mistake its lines,
-    of an exception in a user's code the user's own frames, unless `whole`) and what became of the
-    others. A normal exit would wait for all of them, and so for ever for one that is dead.
+    """Ends this process, one of several, after printing its error and how the others ended.
+
+    A normal exit would wait for all processes, and so for ever if one of them is dead.
+
+    Args:
+        peers: the processes.
+        error: what ends this process.
+        whole: print the whole traceback of an exception in a user's code, not only the user's own
+            frames. Of an AetheriaError only the lines are printed.
     """
-    mistake = isinstance(error, AetheriaError)
-    if mistake:
+    is_user_error = isinstance(error, AetheriaError)
+    if is_user_error:
         print(*error.problems, sep="\n", file=sys.stderr)
     elif whole or not print_user_error(error):
         traceback.print_exception(error)
-    for index, words in enumerate(peers.exchange_exit_reasons(f"{type(error).__name__}: {error}")):
+    reasons = peers.exchange_exit_reasons(f"{type(error).__name__}: {error}")
+    for index, reason in enumerate(reasons):
         if index != peers.index:
-            fate = "gave no sign of life; look at its log" if words is None else f"ended: {words}"
-            print(f"process {index} of {peers.count} {fate}", file=sys.stderr)
+            end = "did not respond; read its log" if reason is None else f"ended: {reason}"
+            print(f"process {index} of {peers.count} {end}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.USER_ERROR if mistake else ExitCode.FAILED)
+    os._exit(ExitCode.USER_ERROR if is_user_error else ExitCode.FAILED)

@@ -1,20 +1,21 @@
-"""What a user may say of the processes of a run, where no launcher does."""
+"""The settings of a distributed run that a user may give, if there is no launcher."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """What a user may say of the processes of a run.
+    """The settings of a distributed run.
 
     Attributes:
-        coordinator: `host:port` of process 0; None: what the launcher says.
-        num_processes: how many there are.
-        process_id: this one's number.
-        initialization_timeout: seconds to wait for all to come.
-        heartbeat_timeout: seconds after which a silent process counts as dead, which ends all.
-        token: what the processes of this run know and others should not; None: `AETHERIA_TOKEN`,
-            or what the launcher says.
+        coordinator: `host:port` of process 0; None: the launcher's.
+        num_processes: the number of processes; None: the launcher's.
+        process_id: the number of this process, from 0; None: the launcher's.
+        initialization_timeout: seconds to wait until all processes are connected.
+        heartbeat_timeout: seconds after which a process that does not respond counts as dead, which
+            ends all processes.
+        token: a secret that the processes of this run share; None: the variable `AETHERIA_TOKEN`,
+            else a text that the launcher gives to all of them.
     """
 
     coordinator: str | None = None

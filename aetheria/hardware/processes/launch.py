@@ -1,6 +1,6 @@
-"""Finds out whether this process is one of several, from what its launcher left in the environment.
+"""Finds out, from the environment, whether this process is one of several.
 
-Knows no framework: the answer is needed before one starts.
+This file imports no framework: the answer is needed before one starts.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +17,21 @@ from aetheria.hardware.processes.launch_variables import (
 
 TOKEN_VARIABLE = "AETHERIA_TOKEN"
 _JAX_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_FIRST_PORT, _NUM_PORTS = 61000, 4000  # beyond what systems hand out to clients by default
+_FIRST_PORT, _NUM_PORTS = 61000, 4000  # above the default range of ports for clients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One process of several that run together.
+    """One process of several that train together.
 
     Attributes:
         coordinator: `host:port` at which process 0 listens.
-        index: this process's number.
-        count: how many there are.
-        source: who says so, for messages.
-        local_index: this process's number among those of its machine; None: unknown.
-        local_count: how many processes its machine has; None: unknown.
-        token: what the processes of this run know and others should not.
+        index: the number of this process, from 0.
+        count: the number of processes.
+        source: where these values come from, for messages.
+        local_index: the number of this process among those of its machine; None: unknown.
+        local_count: the number of processes on its machine; None: unknown.
+        token: a secret that the processes of this run share.
     """
 
     coordinator: str
@@ -53,33 +53,37 @@ def detect_launch(
     options: DistributedConfig,
     ask_framework: Callable[[], Launch | None] | None = None,
 ) -> Launch | None:
-    """Takes the explicit settings, else those of `torchrun`, else those of `srun`, else what the
-    framework detects; None where this process is on its own, such as in a batch script that did
-    not call `srun`.
+    """Detects how this process was launched.
+
+    The first of these that exists is used: the user's options, the variables of `torchrun`, those
+    of `srun`, JAX's own variables, what the framework detects.
 
     Args:
-        environ: the process's environment.
-        options: what the user says.
-        ask_framework: detects further launchers; asked last, as it may reach for the network.
+        environ: the environment of the process.
+        options: the user's options.
+        ask_framework: detects further launchers. It is called last, because it may use the network.
+
+    Returns:
+        None for a single process, such as in a batch script that does not call `srun`.
 
     Raises:
-        HardwareError: settings that are incomplete or contradict each other.
+        HardwareError: the settings are incomplete or contradict each other.
     """
     if any(v is not None for v in (options.coordinator, options.process_id, options.num_processes)):
         launch = _from_options(options, environ)
     elif "TORCHELASTIC_RUN_ID" in environ:
         launch = _from_torchrun(environ) or _from_srun(environ)
     else:
-        # Open MPI starts its daemons by srun, so its processes see SLURM's variables as well.
+        # Open MPI starts its daemons with srun, so its processes have SLURM's variables too.
         launch = None if "OMPI_COMM_WORLD_SIZE" in environ else _from_srun(environ)
         launch = launch or _from_jax_variables(environ)
         if launch is None and ask_framework is not None:
             launch = ask_framework()
         if launch is None:
-            _refuse_leftovers(environ)
+            _check_no_leftovers(environ)
     if launch is None:
         return None
-    # JAX's own variable replaces the coordinator that a launcher implies.
+    # JAX's own variable takes precedence over the coordinator that a launcher implies.
     address = options.coordinator or environ.get("JAX_COORDINATOR_ADDRESS") or launch.coordinator
     _check_address(address, launch.source)
     token = options.token or environ.get(TOKEN_VARIABLE) or launch.token
@@ -95,18 +99,22 @@ def make_launch(
     local: tuple[int | None, int | None] = (None, None),
     token: str = "",
 ) -> Launch | None:
-    """A launch whose numbers fit each other; None for a single process.
+    """Makes a `Launch` after checking its numbers.
 
     Args:
         coordinator: `host:port` at which process 0 listens.
-        index: this process's number.
-        count: how many there are.
-        source: who says so, for messages.
-        local: this process's number on its machine, and how many that has; None: unknown.
-        token: what the launcher gave to all processes of this run.
+        index: the number of this process.
+        count: the number of processes.
+        source: where these values come from, for messages.
+        local: the number of this process on its machine, and the number of processes there; None:
+            unknown.
+        token: a text that the launcher gave to all processes of this run.
+
+    Returns:
+        None for a single process.
 
     Raises:
-        HardwareError: a number out of range.
+        HardwareError: a number is out of range, or the coordinator is not `host:port`.
     """
     _check_address(coordinator, source)
     if not 1 <= count <= MAX_PROCESSES:
@@ -152,7 +160,7 @@ def _from_torchrun(environ: Mapping[str, str]) -> Launch | None:
     count = read.optional_number("WORLD_SIZE") or 1
     if count == 1:
         return None
-    # torchrun's own agent listens at MASTER_PORT.
+    # Another port than MASTER_PORT, at which torchrun's own agent listens.
     host, port = read.text("MASTER_ADDR"), read.number("MASTER_PORT")
     return make_launch(
         join_address(host, port + 1 if port < 65_535 else port - 1),
@@ -165,7 +173,7 @@ def _from_torchrun(environ: Mapping[str, str]) -> Launch | None:
 
 
 def _from_srun(environ: Mapping[str, str]) -> Launch | None:
-    # SLURM_NTASKS alone is set in a batch script too, which is no task of a step.
+    # Not SLURM_NTASKS: it is also set in a batch script, which is not a task of a step.
     read = LauncherVariables(environ, "srun")
     count = read.optional_number("SLURM_STEP_NUM_TASKS") or 1
     if count == 1:
@@ -173,7 +181,7 @@ def _from_srun(environ: Mapping[str, str]) -> Launch | None:
     job = read.optional_number("SLURM_JOB_ID") or 0
     step = read.optional_number("SLURM_STEP_ID") or 0
     port = _FIRST_PORT + (job * 31 + step) % _NUM_PORTS
-    # Of these, srun's own port alone cannot be looked up by other users.
+    # Only srun's own port is unknown to the other users of the cluster.
     secrets = [environ.get(n, "") for n in ("SLURM_RESTART_COUNT", "SLURM_STEP_LAUNCHER_PORT")]
     return make_launch(
         f"{first_host(read.text('SLURM_STEP_NODELIST'))}:{port}",
@@ -186,7 +194,7 @@ def _from_srun(environ: Mapping[str, str]) -> Launch | None:
 
 
 def _tasks_of_node(read: LauncherVariables, count: int) -> int | None:
-    """How many tasks of the step this node has; None where SLURM does not say."""
+    """The number of tasks of the step on this node; None if SLURM's variables do not tell."""
     listed = read.environ.get("SLURM_STEP_TASKS_PER_NODE")
     if listed:
         tasks = tasks_per_node(listed)
@@ -209,9 +217,10 @@ def _from_jax_variables(environ: Mapping[str, str]) -> Launch | None:
     )
 
 
-def _refuse_leftovers(environ: Mapping[str, str]) -> None:
-    """Raises HardwareError where something says that there are several processes and nothing says
-    where they meet: each would train on its own, and write over the others.
+def _check_no_leftovers(environ: Mapping[str, str]) -> None:
+    """Raises HardwareError if there are several processes but no address to connect to.
+
+    Each process would train by itself, and overwrite the files of the others.
     """
     given = [name for name in _JAX_VARIABLES if environ.get(name)]
     if given:

@@ -1,4 +1,4 @@
-"""Reads the variables that a launcher leaves: what is missing or malformed is one line."""
+"""Reads the environment variables of a launcher; a missing or malformed one is a one-line error."""
 
 import re
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ from aetheria.hardware.processes.address import MAX_PROCESSES
 
 @dataclass(frozen=True)
 class LauncherVariables:
-    """What a launcher left in the environment.
+    """The variables that a launcher set.
 
     Attributes:
-        environ: the process's environment.
-        source: the launcher, for messages.
+        environ: the environment of the process.
+        source: the name of the launcher in messages.
     """
 
     environ: Mapping[str, str]
     source: str
 
     def text(self, name: str) -> str:
-        """A variable that must be there; raises HardwareError if it is not."""
+        """A variable that must be set; raises HardwareError if it is not."""
         value = self.environ.get(name)
         if not value:
             raise HardwareError(
                 f"{self.source}: expected {name} beside its other variables, got none; start all "
-                f"processes with {self.source}, or unset what it left"
+                f"processes with {self.source}, or unset its variables"
             )
         return value
 
     def number(self, name: str) -> int:
-        """A whole number of 0 or more; raises HardwareError if it is none, or missing."""
+        """A whole number of 0 or more; raises HardwareError if it is missing or not a number."""
         value = self.text(name)
         if not re.fullmatch(r"[0-9]{1,18}", value):
             raise HardwareError(
@@ -41,7 +41,7 @@ class LauncherVariables:
         return int(value)
 
     def optional_number(self, name: str) -> int | None:
-        """The same; None if the variable is missing or empty."""
+        """A whole number of 0 or more; None if the variable is missing or empty."""
         return self.number(name) if self.environ.get(name) else None
 
 
@@ -49,7 +49,7 @@ def first_host(nodelist: str) -> str:
     """The first host of a SLURM node list.
 
     Raises:
-        HardwareError: it is not such a list.
+        HardwareError: the text is not such a list.
 
     >>> first_host("n[07-12,15],m3"), first_host("gpu-a,gpu-b"), first_host("r[1-2]n[3-4]")
     ('n07', 'gpu-a', 'r1n3')
@@ -64,10 +64,10 @@ def first_host(nodelist: str) -> str:
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Reads SLURM's list of tasks for each node.
+    """The number of tasks on each node, from SLURM's compressed list.
 
     Raises:
-        HardwareError: it is not such a list.
+        HardwareError: the text is not such a list.
 
     >>> tasks_per_node("4(x2),1")
     [4, 4, 1]

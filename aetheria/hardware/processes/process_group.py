@@ -1,4 +1,4 @@
-"""The processes of one run, as they talk to each other. Knows no device."""
+"""The processes of one run, as they exchange values. No device is involved."""
 
 import contextlib
 import json
@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aetheria.hardware.processes.address import split_address
+from aetheria.hardware.processes.bind_address import open_listener
 from aetheria.hardware.processes.launch import Launch
-from aetheria.hardware.processes.meeting_address import open_listener
+from aetheria.json_types import JsonValue
 
-_LAST_WORDS_SECONDS = 5.0
-_KEPT_MESSAGES = 1000  # nobody is that many behind: reports are waited for in between
-# A peer may be evaluating or saving for long; that it is dead is for the heartbeat to find out.
-_FOREVER_MS = 7 * 24 * 3600 * 1000
+_EXIT_REASON_SECONDS = 5.0
+_KEPT_MESSAGES = 1000  # no process is that many behind: each waits for the others' messages
+# A peer may evaluate or save for long. If it is dead, the framework's heartbeat finds out.
+_NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 
 class KeyValueStore(Protocol):
-    """Texts by key, on process 0 for all; a call raises RuntimeError when process 0 is gone."""
+    """Texts by key, kept by process 0 for all; a call raises RuntimeError if process 0 is gone."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
 
@@ -30,80 +31,96 @@ class KeyValueStore(Protocol):
 
 
 class ProcessGroup:
-    """Peers that speak through the coordinator's key-value store, not through the devices: a word
-    of theirs waits for no step.
+    """Peers that exchange values through the coordinator's key-value store.
+
+    The devices are not used, so an exchange does not wait for the steps that they compute.
 
     Args:
-        launch: which of how many this process is.
-        store: what they speak through.
-        bind_address: on process 0, `host:port` of the interface at which it is to be reached.
+        launch: this process among the others.
+        store: the key-value store.
+        bind_address: on process 0, `host:port` of the network interface at which the others reach
+            it; None on the others.
 
     Attributes:
-        index: this process's number.
-        count: how many there are.
-        host: where process 0 is to be reached.
+        index: the number of this process, from 0.
+        count: the number of processes.
+        host: the host of process 0.
     """
 
     def __init__(self, launch: Launch, store: KeyValueStore, bind_address: str | None):
         self.index, self.count = launch.index, launch.count
         self.host, _ = split_address(launch.coordinator)
         self._store, self._bind_address = store, bind_address
-        self._number = 0
+        self._num_exchanges = 0
 
-    def broadcast(self, value: Any) -> Any:
-        """Process 0's JSON value, on every process."""
+    def broadcast(self, value: JsonValue) -> Any:
+        """Returns process 0's value on every process; all processes call it."""
         return self._exchange(value, [0])[0]
 
-    def all_gather(self, value: Any) -> list[Any]:
-        """Every process's JSON value, on every process, in their order."""
+    def all_gather(self, value: JsonValue) -> list[Any]:
+        """Returns every process's value, in their order; all processes call it."""
         return self._exchange(value, range(self.count))
 
-    def put(self, key: str, value: Any, *, replace: bool = False) -> None:
-        """Puts a JSON value up for all; the first of a key stays, but for `replace`. From any
-        thread; does nothing when the coordinator is gone.
+    def put(self, key: str, value: JsonValue, *, replace: bool = False) -> None:
+        """Puts a value into the shared store; if the key has one, it stays unless `replace`.
+
+        It may be called from any thread, and does nothing if the coordinator is gone.
         """
         with contextlib.suppress(RuntimeError):
-            self._store.key_value_set(f"aetheria/board/{key}", json.dumps(value), replace)
+            self._store.key_value_set(_shared(key), json.dumps(value), replace)
 
     def get(self, key: str) -> Any:
-        """What is put up; None if nothing is."""
+        """The value of a key in the shared store; None if there is none."""
         try:
-            return json.loads(self._store.key_value_try_get(f"aetheria/board/{key}"))
+            return json.loads(self._store.key_value_try_get(_shared(key)))
         except RuntimeError:
             return None
 
-    def wait_for_key(self, key: str, timeout_ms: int = _FOREVER_MS) -> Any:
-        """The same, once something is; raises RuntimeError if nothing is by then."""
-        return json.loads(self._store.blocking_key_value_get(f"aetheria/board/{key}", timeout_ms))
+    def wait_for_key(self, key: str, timeout_ms: int = _NO_TIMEOUT_MS) -> Any:
+        """The value of a key in the shared store, once there is one.
+
+        Raises:
+            RuntimeError: there is none after the timeout, or the coordinator is gone.
+        """
+        return json.loads(self._store.blocking_key_value_get(_shared(key), timeout_ms))
 
     def exchange_exit_reasons(self, mine: str) -> list[str | None]:
-        """What ended each process; None for one that is silent."""
-        self.put(f"left/{self.index}", mine)
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        words: list[str | None] = []
+        """Returns why each process ends; None for one that does not say so within seconds.
+
+        Args:
+            mine: why this process ends.
+        """
+        self.put(f"exit_reason/{self.index}", mine)
+        deadline = time.monotonic() + _EXIT_REASON_SECONDS
+        reasons: list[str | None] = []
         for index in range(self.count):
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))
             try:
-                words.append(self.wait_for_key(f"left/{index}", left_ms))
+                reasons.append(self.wait_for_key(f"exit_reason/{index}", left_ms))
             except RuntimeError:
-                words.append(mine if index == self.index else None)
-        return words
+                reasons.append(mine if index == self.index else None)
+        return reasons
 
     def listen(self) -> socket.socket:
-        """Opens a socket at a free port where this process, number 0, is to be reached."""
+        """Opens a socket at a free port of process 0, which alone may call this."""
         assert self._bind_address is not None
         host, _, _ = self._bind_address.rpartition(":")
         return open_listener(f"{host}:0")
 
-    def _exchange(self, value: Any, speakers: Sequence[int]) -> list[Any]:
-        key = f"aetheria/{self._number}"
-        if self.index in speakers:
+    def _exchange(self, value: JsonValue, senders: Sequence[int]) -> list[Any]:
+        """Returns the values of the senders; every process counts the exchange."""
+        key = f"aetheria/{self._num_exchanges}"
+        if self.index in senders:
             self._store.key_value_set(f"{key}/{self.index}", json.dumps(value))
         values = [
-            json.loads(self._store.blocking_key_value_get(f"{key}/{speaker}", _FOREVER_MS))
-            for speaker in speakers
+            json.loads(self._store.blocking_key_value_get(f"{key}/{sender}", _NO_TIMEOUT_MS))
+            for sender in senders
         ]
-        if self.index == 0 and self._number >= _KEPT_MESSAGES:
-            self._store.key_value_delete(f"aetheria/{self._number - _KEPT_MESSAGES}")
-        self._number += 1
+        if self.index == 0 and self._num_exchanges >= _KEPT_MESSAGES:
+            self._store.key_value_delete(f"aetheria/{self._num_exchanges - _KEPT_MESSAGES}")
+        self._num_exchanges += 1
         return values
+
+
+def _shared(key: str) -> str:
+    return f"aetheria/shared/{key}"

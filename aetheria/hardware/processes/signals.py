@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 become a request to stop at the next step boundary."""
+"""Turns SIGTERM, SIGINT and SIGUSR1 into a request to stop at the next step boundary."""
 
 import os
 import signal
@@ -15,10 +15,14 @@ SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
 
 @contextmanager
 def stop_on_signals(stop: StopSignal) -> Iterator[None]:
-    """Installs the handlers for the time of a run, and puts the old ones back.
+    """Installs the signal handlers during a run, and restores the old ones after it.
 
-    The handler only sets a flag: a snapshot taken inside a handler can hang. A second signal ends
-    the process at once. Outside the main thread Python allows no handlers, and none are installed.
+    The handler only requests a stop: a snapshot inside a handler could hang. A second signal ends
+    the process at once. Python allows handlers in the main thread only; elsewhere none are
+    installed.
+
+    Args:
+        stop: receives the request; it is closed at the end.
     """
     received: list[int] = []
 
@@ -37,17 +41,18 @@ def stop_on_signals(stop: StopSignal) -> Iterator[None]:
 
 @contextmanager
 def leave_on_signals(free: Callable[[], None]) -> Iterator[None]:
-    """Before there is a run that could stop, and after: a signal ends the process at once, and says
-    that there is something to go on with.
+    """Makes a signal end the process at once, with the exit code of a preemption.
+
+    It is for the time before and after a run, when there is no run that could be stopped.
 
     Args:
-        free: gives back what the process holds, such as a run folder.
+        free: releases what the process holds, such as a run folder.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         try:
             free()
-        finally:  # whatever was under way, such as taking the folder
+        finally:  # even if `free` raises because the signal interrupted what it needs
             os._exit(ExitCode.PREEMPTED)
 
     with _handling(handle):

@@ -1,4 +1,4 @@
-"""The network address at which process 0 listens: that of the coordinator, not every one it has."""
+"""The network address at which process 0 listens: the coordinator's, not all that it has."""
 
 import contextlib
 import ipaddress
@@ -13,19 +13,25 @@ from aetheria.hardware.processes.launch import Launch
 
 _BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
 _ALL_INTERFACES = ""
-_RESOLVE_SECONDS = 15.0  # a cluster's name service may learn of a host after it has started
+_RESOLVE_SECONDS = 15.0  # the name service of a cluster may know a host only after it has started
 _RETRY_SECONDS = 0.5
-_BACKLOG = 1024  # whoever finds it full waits a second, and many may come at once
+_BACKLOG = 1024  # many processes connect at once; one that finds the backlog full waits a second
 
 
 def find_bind_address(launch: Launch, environ: Mapping[str, str], timeout_seconds: float) -> str:
-    """The address of this machine at which the coordinator is reached, `host:port`, with an empty
-    host for all interfaces.
+    """The address on this machine at which the others reach the coordinator.
 
-    All interfaces are taken, and one line on stderr says so, where the coordinator's name leads to
-    no address of this machine (a container, address translation), or to a loopback address (many
-    systems give their own name one) while other machines may take part.
-    `JAX_COORDINATOR_BIND_ADDRESS` decides where it is set.
+    Process 0 listens on all interfaces, and says so on stderr, in two cases: the coordinator's name
+    leads to no address of this machine (a container, address translation); or it leads to a
+    loopback address, as many systems resolve their own name, while there may be other machines.
+
+    Args:
+        launch: the processes.
+        environ: the environment; its JAX_COORDINATOR_BIND_ADDRESS takes precedence if it is set.
+        timeout_seconds: how long to wait until the name can be resolved.
+
+    Returns:
+        `host:port`, with an empty host for all interfaces.
 
     Raises:
         HardwareError: the name cannot be resolved.
@@ -52,10 +58,10 @@ def find_bind_address(launch: Launch, environ: Mapping[str, str], timeout_second
 
 
 def open_listener(bind_address: str) -> socket.socket:
-    """Listens there.
+    """Opens a socket that listens at an address of `find_bind_address`.
 
     Raises:
-        HardwareError: the port is taken, or not this user's to take.
+        HardwareError: the port is in use, or this user may not use it.
     """
     host, _, port = bind_address.rpartition(":")
     host = host.strip("[]")
@@ -73,7 +79,7 @@ def open_listener(bind_address: str) -> socket.socket:
 
 
 def for_jax(bind_address: str) -> str:
-    """The same for JAX's coordinator, which writes all interfaces `[::]`."""
+    """A bind address in the form of JAX's coordinator, for which all interfaces are `[::]`."""
     return f"[::]{bind_address}" if bind_address.startswith(":") else bind_address
 
 
