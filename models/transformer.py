@@ -1,20 +1,17 @@
 """A decoder-only language model: pre-norm, causal, learned positions, layers stacked by a scan."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import Classes, LinenModel, register_model, split_batch, weighted
+from aetheria import AdamW, Classes, Classifier, register_model, split_batch
 from aetheria.errors import AetheriaError
 from aetheria.model.layers import causal_attention
-from aetheria.model.optimizers import AdamW, Optimizer, warmup_cosine
 
 # By name, since a stack of vectors has the rank of a matrix.
 _MATRICES = "(kernel|embedding)$"  # not biases, not scales of norms
@@ -132,13 +129,12 @@ def _stacked(model: "Transformer", train: bool) -> nn.Module:
 
 @register_model("Transformer")
 @dataclass(frozen=True)
-class Transformer(LinenModel):
-    """Predicts each next token. Inputs i32 [batch, length], labels i32 [batch, length], the
-    inputs one token later; `length` is at most `max_length`.
+class Transformer(Classifier):
+    """Predicts each next token. Inputs i32 [batch, length]; labels i32 [batch, length], the inputs
+    one token later. `length` is at most `max_length`.
 
-    Outputs f32 [batch, length, vocab_size] logits. The loss is the cross entropy, a sum over
-    tokens. Optimized by AdamW under a warm-up and a cosine, the gradient clipped to `max_grad_norm`
-    (0: not clipped), weight decay on matrices alone.
+    Outputs f32 [batch, length, vocab_size] logits. The loss is the cross entropy, summed over
+    tokens. Weight decay applies to matrices alone.
 
     Source: the layout of GPT-2 (Radford et al., 2019).
     """
@@ -152,10 +148,7 @@ class Transformer(LinenModel):
     dropout: float = 0.0
     tied_embeddings: bool = True
     remat: Literal["none", "full", "dots"] = "none"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0
+    weight_decay: float = field(default=0.1, kw_only=True)
 
     def __post_init__(self):
         for name in ("vocab_size", "num_layers", "width", "num_heads", "max_length", "mlp_ratio"):
@@ -182,7 +175,7 @@ class Transformer(LinenModel):
         if inputs.shape[1] > self.max_length:
             raise AetheriaError(
                 f"model_params.max_length: expected at least {inputs.shape[1]}, the length of the "
-                f"data's inputs, got {self.max_length}; set it so"
+                f"data's inputs, got {self.max_length}; use max_length={inputs.shape[1]}"
             )
         return super().init(rng, example_batch)
 
@@ -190,15 +183,7 @@ class Transformer(LinenModel):
         tokens = Classes(self.vocab_size, shape=None)
         return {"inputs": tokens, "labels": tokens}
 
-    def score(self, outputs, batch):
-        labels, mask = batch["labels"], batch["mask"]
-        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        return weighted(loss, mask), {"accuracy": weighted(outputs.argmax(-1) == labels, mask)}
-
-    def probabilities(self, outputs):
-        return nn.softmax(outputs)
-
-    def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
+    def partition_rules(self):
         head = [] if self.tied_embeddings else [("head/kernel", PartitionSpec("fsdp", "tensor"))]
         return [
             ("attention/qkv/kernel", PartitionSpec(None, "fsdp", None, "tensor")),
@@ -211,18 +196,5 @@ class Transformer(LinenModel):
             *head,
         ]
 
-    def torch_twin(self, example_batch):
-        from aetheria.models.transformer_torch import Twin
-
-        return Twin(self)
-
-    def torch_inputs(self, shapes):
-        return (self.max_length,), "int32"
-
-    def optimizer(self, total_steps):
-        return Optimizer(
-            AdamW(weight_decay=self.weight_decay, b2=0.95, decay_mask=_MATRICES),
-            warmup_cosine(self.learning_rate, total_steps),
-            max_grad_norm=self.max_grad_norm,
-            ema_decay=self.ema_decay,
-        )
+    def update_rule(self):
+        return AdamW(weight_decay=self.weight_decay, b2=0.95, decay_mask=_MATRICES)
