@@ -13,9 +13,10 @@ from aetheria import AdamW, Classes, Classifier, register_model, split_batch
 from aetheria.errors import AetheriaError
 from aetheria.model.layers import causal_attention
 
-# By name, since a stack of vectors has the rank of a matrix.
-_MATRICES = "(kernel|embedding)$"  # not biases, not scales of norms
-_UNROLLED_LAYERS = 4  # at most so many; more take too long to compile
+# Matched by name, since a stack of vectors has the rank of a matrix. Biases and the scales of norms
+# do not decay.
+_MATRICES = "(kernel|embedding)$"
+_UNROLLED_LAYERS = 4  # more layers take too long to compile
 
 
 def _residual_init(num_layers: int) -> nn.initializers.Initializer:
@@ -35,7 +36,7 @@ class _Attention(nn.Module):
     def __call__(self, x):
         batch, length, width = x.shape
         heads = (batch, length, self.model.num_heads, -1)
-        # [width, 3, width], not [width, 3 * width]: a shard of the last dim is some heads, whole.
+        # [width, 3, width], not [width, 3 * width]: a shard of the last dim is then a set of whole heads.
         qkv = nn.DenseGeneral((3, width), name="qkv")(x.reshape(-1, width))
         q, k, v = (qkv[:, i].reshape(heads) for i in range(3))
         x = causal_attention(q, k, v).reshape(-1, width)
@@ -58,9 +59,9 @@ class _Mlp(nn.Module):
 
 
 class _Block(nn.Module):
-    """One layer: x [batch, length, width] and each branch's output added to it.
+    """One layer: adds the output of each branch to x [batch, length, width].
 
-    Inside the branches, dense layers see [batch * length, width]: 9 % less time a step on a CPU.
+    Dense layers see [batch * length, width], which takes 9 % less time for a step on a CPU.
     """
 
     model: "Transformer"
@@ -89,7 +90,7 @@ class _Layers(nn.Module):
         x = nn.Dropout(model.dropout, deterministic=not train)(x)
         x, _ = _stacked(model, train)(x, None)
         x = split_batch(nn.LayerNorm(epsilon=1e-5, name="norm")(x))
-        # The softmax needs float32 logits, whatever narrower the products are computed in.
+        # The softmax needs float32 logits, even if the products are computed in a narrower dtype.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         widely = partial(jax.lax.dot_general, preferred_element_type=wide)
         x = x.reshape(-1, model.width)
@@ -103,19 +104,20 @@ class _Layers(nn.Module):
 
 
 def _stacked(model: "Transformer", train: bool) -> nn.Module:
-    """All blocks as a scan over one, so that many layers compile as fast as one.
+    """Stacks the blocks by a scan over one block, so that many layers compile as fast as one.
 
-    A few are unrolled: without a loop, what the backward pass keeps need not be copied into one
-    array of all layers, and a step takes a fifth less time on a CPU.
+    Parameters lead with [num_layers]. `remat` decides what is stored for the backward pass:
+    everything (`none`), the products with weights (`dots`), or only the input of each block
+    (`full`).
 
-    Parameters lead with [num_layers]. What the backward pass keeps is `remat`: everything (`none`),
-    the products with weights (`dots`), or each block's input alone (`full`).
+    A few layers are unrolled: without a loop, the stored activations are not copied into one array
+    of all layers, and a step takes a fifth less time on a CPU.
     """
     block = _Block
     if model.remat != "none":
         policies = jax.checkpoint_policies
         policy = policies.dots_with_no_batch_dims_saveable if model.remat == "dots" else None
-        block = nn.remat(block, policy=policy, prevent_cse=False)  # a scan needs no such fence
+        block = nn.remat(block, policy=policy, prevent_cse=False)  # needed outside of a scan only
     unrolled = model.remat == "none" and model.num_layers <= _UNROLLED_LAYERS
     scan = nn.scan(
         block,
