@@ -36,7 +36,7 @@ class _Attention(nn.Module):
     def __call__(self, x):
         batch, length, width = x.shape
         heads = (batch, length, self.model.num_heads, -1)
-        # [width, 3, width], not [width, 3 * width]: a shard of the last dim is then a set of whole heads.
+        # [width, 3, width], not [width, 3 * width]: a shard of the last dim has whole heads.
         qkv = nn.DenseGeneral((3, width), name="qkv")(x.reshape(-1, width))
         q, k, v = (qkv[:, i].reshape(heads) for i in range(3))
         x = causal_attention(q, k, v).reshape(-1, width)
@@ -117,7 +117,7 @@ def _stacked(model: "Transformer", train: bool) -> nn.Module:
     if model.remat != "none":
         policies = jax.checkpoint_policies
         policy = policies.dots_with_no_batch_dims_saveable if model.remat == "dots" else None
-        block = nn.remat(block, policy=policy, prevent_cse=False)  # needed outside of a scan only
+        block = nn.remat(block, policy=policy, prevent_cse=False)  # only needed outside a scan
     unrolled = model.remat == "none" and model.num_layers <= _UNROLLED_LAYERS
     scan = nn.scan(
         block,
