@@ -68,9 +68,9 @@ class Classifier(SupervisedModel):
     ...     "inputs": jax.numpy.eye(3), "labels": jax.numpy.arange(3), "mask": jax.numpy.ones(3)
     ... }
     >>> params, state = model.init(jax.random.key(0), batch)
-    >>> rate = lambda params: model.loss(params, state, batch, jax.random.key(1), True).total
-    >>> grads = jax.grad(rate)(params)
-    >>> bool(rate(jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)) < rate(params))
+    >>> loss = lambda params: model.loss(params, state, batch, jax.random.key(1), True).total
+    >>> stepped = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+    >>> bool(loss(stepped) < loss(params))
     True
     """
 
