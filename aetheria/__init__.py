@@ -1,6 +1,8 @@
 """Aetheria: a trainer whose runs are functions of their config.
 
-What a model, dataset, logger or callback is written with; everything is imported when first used.
+This page is the public surface: what models, datasets, loggers and callbacks are written with. Each
+name is imported when it is first used, so `import aetheria` alone loads no framework. Events are in
+`aetheria.events`; what needs PyTorch is in `aetheria.pytorch`.
 """
 
 import importlib
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from aetheria.data import ArraySource as ArraySource
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
+    from aetheria.inference import Predictor as Predictor
     from aetheria.model.adapters import LinenModel as LinenModel
     from aetheria.model.adapters import NnxModel as NnxModel
     from aetheria.model.averaging import with_average as with_average
@@ -21,34 +24,53 @@ if TYPE_CHECKING:
     from aetheria.model.model import LossOutput as LossOutput
     from aetheria.model.model import Model as Model
     from aetheria.model.model import WeightedSum as WeightedSum
+    from aetheria.model.optimizers import SGD as SGD
+    from aetheria.model.optimizers import Adam as Adam
+    from aetheria.model.optimizers import AdamW as AdamW
+    from aetheria.model.optimizers import Lion as Lion
+    from aetheria.model.optimizers import Optimizer as Optimizer
+    from aetheria.model.optimizers import warmup_cosine as warmup_cosine
+    from aetheria.model.sharding import fsdp_rules as fsdp_rules
     from aetheria.model.sharding import split_batch as split_batch
+    from aetheria.model.tasks import Classifier as Classifier
+    from aetheria.model.tasks import Regressor as Regressor
+    from aetheria.observe.listener import Listener as Listener
+    from aetheria.observe.listener import RunContext as RunContext
     from aetheria.plugins import register_callback as register_callback
     from aetheria.plugins import register_data as register_data
     from aetheria.plugins import register_logger as register_logger
     from aetheria.plugins import register_model as register_model
 
-_HOMES = {
-    "Classes": "aetheria.model.classes",
-    "ArraySource": "aetheria.data",
-    "DataSplits": "aetheria.data",
-    "RecordSource": "aetheria.data",
-    "clip": "aetheria.model.clipping",
-    "with_average": "aetheria.model.averaging",
-    "weighted": "aetheria.model.metrics",
-    "split_batch": "aetheria.model.sharding",
-    "LossOutput": "aetheria.model.model",
-    "Model": "aetheria.model.model",
-    "WeightedSum": "aetheria.model.model",
-    "LinenModel": "aetheria.model.adapters",
-    "NnxModel": "aetheria.model.adapters",
-    "register_callback": "aetheria.plugins",
-    "register_data": "aetheria.plugins",
-    "register_logger": "aetheria.plugins",
-    "register_model": "aetheria.plugins",
+# The same names for the interpreter; a test compares the two.
+_EXPORTS = {
+    "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
+    "aetheria.inference": ("Predictor",),
+    "aetheria.model.adapters": ("LinenModel", "NnxModel"),
+    "aetheria.model.averaging": ("with_average",),
+    "aetheria.model.classes": ("Classes",),
+    "aetheria.model.clipping": ("clip",),
+    "aetheria.model.metrics": ("weighted",),
+    "aetheria.model.model": ("LossOutput", "Model", "WeightedSum"),
+    "aetheria.model.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Optimizer", "warmup_cosine"),
+    "aetheria.model.sharding": ("fsdp_rules", "split_batch"),
+    "aetheria.model.tasks": ("Classifier", "Regressor"),
+    "aetheria.observe.listener": ("Listener", "RunContext"),
+    "aetheria.plugins": (
+        "register_callback",
+        "register_data",
+        "register_logger",
+        "register_model",
+    ),
 }
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'aetheria' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,5 +1,6 @@
-"""The PyTorch backend: a program for the same engine. It and the models' twins alone know torch."""
+"""What a PyTorch counterpart of a model is written with. Importing this module imports torch."""
 
+from aetheria.hardware.torch.counterparts import register_counterpart as register_counterpart
 from aetheria.hardware.torch.mapping import Rule as Rule
 from aetheria.hardware.torch.mapping import batch_norm as batch_norm
 from aetheria.hardware.torch.mapping import conv2d as conv2d

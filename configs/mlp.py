@@ -2,7 +2,7 @@
 
     python -m aetheria.main --config=configs/mlp.py
 
-Test accuracy 0.98 after 30 epochs, a few seconds on a laptop's CPU.
+Test accuracy 0.98 after 30 epochs, a few seconds on the CPU of a laptop.
 """
 
 from ml_collections import ConfigDict

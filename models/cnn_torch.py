@@ -1,19 +1,29 @@
 """SimpleCNN in PyTorch."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
 
-from aetheria.pytorch import Rule, TorchTwin, batch_norm, conv2d, dense, weighted
+from aetheria.pytorch import (
+    Rule,
+    TorchTwin,
+    batch_norm,
+    conv2d,
+    dense,
+    register_counterpart,
+    weighted,
+)
+
+from .cnn import SimpleCNN
 
 
 class Network(nn.Module):
     """[batch, channel, height, width] -> [batch, num_classes]."""
 
-    def __init__(self, channels: list[int], num_features: int, model: Any):
+    def __init__(self, channels: list[int], num_features: int, model: SimpleCNN):
         super().__init__()
         bias = not model.batch_norm
         pairs = list(pairwise(channels))
@@ -21,7 +31,7 @@ class Network(nn.Module):
         self.hidden = nn.Linear(num_features, model.hidden_dim, bias=bias)
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(model.hidden_dim, model.num_classes)
-        # PyTorch's momentum is how much of a batch's statistics is taken, 1 minus Flax's.
+        # PyTorch's momentum is the weight of the new statistics, 1 minus Flax's.
         norms = [nn.BatchNorm2d(size, eps=1e-5, momentum=0.01) for size in channels[1:]]
         self.norms = nn.ModuleList(norms if model.batch_norm else [])
         last = nn.BatchNorm1d(model.hidden_dim, eps=1e-5, momentum=0.01)
@@ -38,20 +48,20 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Twin(TorchTwin):
-    """Of a SimpleCNN: `convs.<i>`, `hidden` and `head`; with batch norm `norms.<i>` and
-    `hidden_norm`.
+    """The counterpart of a SimpleCNN, with the tensors `convs.<i>`, `hidden` and `head`, and with
+    batch norm `norms.<i>` and `hidden_norm`.
 
     Attributes:
         model: the SimpleCNN.
         image_shape: (height, width, channel) of the data's images.
     """
 
-    model: Any
+    model: SimpleCNN
     image_shape: tuple[int, int, int]
 
     @property
     def features(self) -> tuple[int, int, int]:
-        """(height, width, channel) behind the convolutions."""
+        """(height, width, channel) after the convolutions."""
         height, width, channels = self.image_shape
         halves = len(self.model.conv_dims)
         return height >> halves, width >> halves, (channels, *self.model.conv_dims)[-1]
@@ -68,7 +78,7 @@ class Twin(TorchTwin):
             rules += conv2d(f"convs.{index}", f"Conv_{index}", bias=bias)
             if model.batch_norm:
                 rules += batch_norm(f"norms.{index}", f"BatchNorm_{index}")
-        # Flattened here is [height, width, channel], there [channel, height, width].
+        # Flax flattens [height, width, channel], PyTorch [channel, height, width].
         kernel, *rest = dense("hidden", "Dense_0", bias=bias)
         view = (*self.features, model.hidden_dim)
         rules += [Rule(leaf=kernel.leaf, name=kernel.name, view=view, dims=(3, 2, 0, 1)), *rest]
@@ -85,3 +95,18 @@ class Twin(TorchTwin):
 
     def metrics(self, outputs, batch):
         return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
+
+
+def _infer_inputs(model, shapes):
+    """Assumes square images whose sides are halved without a remainder."""
+    first, hidden = shapes.get("convs.0.weight"), shapes.get("hidden.weight")
+    if first is None or hidden is None:
+        return None
+    side = math.isqrt(hidden[1] // model.conv_dims[-1]) << len(model.conv_dims)
+    return (side, side, first[1]), "float32"
+
+
+@register_counterpart(SimpleCNN, infer_inputs=_infer_inputs)
+def make_counterpart(model, example_batch):
+    """Makes the counterpart of a SimpleCNN for images of the shape of the batch's."""
+    return Twin(model, example_batch["inputs"].shape[1:])

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from aetheria import Classes, LinenModel, register_model, weighted
+from aetheria import Classifier, Model, register_model
 from aetheria.errors import AetheriaError
-from aetheria.model.optimizers import AdamW, Optimizer, warmup_cosine
+from aetheria.model.tasks import squared_error
 
 
 class _Layers(nn.Module):
@@ -27,12 +26,11 @@ class _Layers(nn.Module):
 
 @register_model("SimpleMLP")
 @dataclass(frozen=True)
-class SimpleMLP(LinenModel):
-    """Inputs f32 [batch, input_dim]; labels i32 [batch], or f32 [batch] or [batch, 1]
-    to regress on.
+class SimpleMLP(Classifier):
+    """Inputs f32 [batch, input_dim]. Labels i32 [batch]; for a regression f32 [batch] or
+    [batch, 1].
 
-    Outputs f32 [batch, num_classes] logits, or [batch, 1]. Optimized by AdamW under a warm-up and
-    a cosine, the gradient clipped to `max_grad_norm` (0: not clipped).
+    Outputs f32 [batch, num_classes] logits, or [batch, 1].
     """
 
     input_dim: int = 10
@@ -40,21 +38,19 @@ class SimpleMLP(LinenModel):
     num_layers: int = 1
     num_classes: int = 0
     dropout: float = 0.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0
 
     def network(self):
         return _Layers(self.hidden_dim, self.num_layers, self.num_classes or 1, self.dropout)
 
     def init(self, rng, example_batch):
         if (shape := example_batch["inputs"].shape[1:]) != (self.input_dim,):
+            size = "x".join(map(str, shape))
+            use = f"use input_dim={size}" if len(shape) == 1 else "use a dataset of vectors"
             raise AetheriaError(
-                f"model_params.input_dim: expected {'x'.join(map(str, shape))}, the shape of the "
-                f"data's inputs, got {self.input_dim}; set it so"
+                f"model_params.input_dim: expected {size}, the shape of the data's inputs, got "
+                f"{self.input_dim}; {use}"
             )
-        labels = example_batch.get("labels")  # weights may come without
+        labels = example_batch.get("labels")  # absent where weights alone are read
         if not self.num_classes and labels is not None and labels.shape[1:] not in ((), (1,)):
             raise AetheriaError(
                 "data_name: expected labels of one number an example to regress on, got "
@@ -62,43 +58,22 @@ class SimpleMLP(LinenModel):
             )
         return super().init(rng, example_batch)
 
-    def class_columns(self):
-        return {"labels": Classes(self.num_classes)} if self.num_classes else {}
-
     def score(self, outputs, batch):
-        labels, mask = batch["labels"], batch["mask"]
-        if self.num_classes:
-            loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-            return weighted(loss, mask), {"accuracy": weighted(outputs.argmax(-1) == labels, mask)}
-        error = outputs - labels.reshape(outputs.shape)  # [batch] would broadcast to a square
-        return weighted(error**2, mask), {"mae": weighted(abs(error), mask)}
+        return super().score(outputs, batch) if self.num_classes else squared_error(outputs, batch)
 
     def probabilities(self, outputs):
-        return nn.softmax(outputs) if self.num_classes else super().probabilities(outputs)
+        if not self.num_classes:
+            return Model.probabilities(self, outputs)  # raises: there are no classes
+        return super().probabilities(outputs)
 
     def partition_rules(self):
         if not self.num_layers:
             return ()
-        # Only the hidden dim is ours to choose, and so sure to divide. Columns and rows in turn:
-        # what one kernel splits over `tensor`, the next one sums.
+        # The hidden dim is the model's own choice; the number of inputs or outputs may not divide.
+        # Between hidden layers, columns and rows alternate: the dim that one kernel splits over
+        # `tensor` is the one that the next kernel sums over.
         hidden = ("fsdp", "tensor")
         turns = [PartitionSpec("tensor", "fsdp"), PartitionSpec("fsdp", "tensor")] * self.num_layers
         between = turns[: self.num_layers - 1]
         specs = [PartitionSpec(None, hidden), *between, PartitionSpec(hidden)]
         return [(f"Dense_{layer}/kernel", spec) for layer, spec in enumerate(specs)]
-
-    def torch_twin(self, example_batch):
-        from aetheria.models.mlp_torch import Twin
-
-        return Twin(self)
-
-    def torch_inputs(self, shapes):
-        return (self.input_dim,), "float32"
-
-    def optimizer(self, total_steps):
-        return Optimizer(
-            AdamW(weight_decay=self.weight_decay),
-            warmup_cosine(self.learning_rate, total_steps),
-            max_grad_norm=self.max_grad_norm,
-            ema_decay=self.ema_decay,
-        )

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
 
-from aetheria.pytorch import TorchTwin, dense, weighted
+from aetheria.pytorch import TorchTwin, dense, register_counterpart, weighted
+
+from .mlp import SimpleMLP
 
 
 class Network(nn.Module):
@@ -28,9 +29,9 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Twin(TorchTwin):
-    """Of a SimpleMLP: `layers.<i>` and `head`."""
+    """The counterpart of a SimpleMLP, with the tensors `layers.<i>` and `head`."""
 
-    model: Any
+    model: SimpleMLP
 
     def network(self):
         model = self.model
@@ -56,3 +57,13 @@ class Twin(TorchTwin):
     @staticmethod
     def _error(outputs, batch):
         return outputs - batch["labels"].reshape(outputs.shape)
+
+
+def _infer_inputs(model, shapes):
+    return (model.input_dim,), "float32"
+
+
+@register_counterpart(SimpleMLP, infer_inputs=_infer_inputs)
+def make_counterpart(model, example_batch):
+    """Makes the counterpart of a SimpleMLP."""
+    return Twin(model)

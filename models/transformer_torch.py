@@ -1,19 +1,28 @@
 """Transformer in PyTorch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from aetheria.pytorch import Rule, TorchTwin, dense, embedding, layer_norm, weighted
+from aetheria.pytorch import (
+    Rule,
+    TorchTwin,
+    dense,
+    embedding,
+    layer_norm,
+    register_counterpart,
+    weighted,
+)
+
+from .transformer import Transformer
 
 
 class Attention(nn.Module):
     """Causal self-attention: [batch, length, width] -> the same."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Transformer):
         super().__init__()
         self.num_heads = model.num_heads
         self.qkv = nn.Linear(model.width, 3 * model.width)
@@ -28,16 +37,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x and each branch's output added to it."""
+    """Adds the output of each branch to x."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Transformer):
         super().__init__()
         self.attention_norm = nn.LayerNorm(model.width, eps=1e-5)
         self.attention = Attention(model)
         self.mlp_norm = nn.LayerNorm(model.width, eps=1e-5)
         self.mlp = nn.Sequential(
             nn.Linear(model.width, model.mlp_ratio * model.width),
-            nn.GELU(approximate="tanh"),  # as Flax's is by default
+            nn.GELU(approximate="tanh"),  # Flax's default
             nn.Linear(model.mlp_ratio * model.width, model.width),
         )
         self.dropout = nn.Dropout(model.dropout)
@@ -50,7 +59,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """[batch, length] -> [batch, length, vocab_size]."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Transformer):
         super().__init__()
         self.remat = model.remat != "none"
         self.tokens = nn.Embedding(model.vocab_size, model.width)
@@ -80,11 +89,11 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Twin(TorchTwin):
-    """Of a Transformer: `tokens`, `positions`, `blocks.<i>` and `norm`; `head` where the embedding
-    is not tied.
+    """The counterpart of a Transformer, with the tensors `tokens`, `positions`, `blocks.<i>` and
+    `norm`, and `head` where the embedding is not tied.
     """
 
-    model: Any
+    model: Transformer
 
     def network(self):
         return Network(self.model)
@@ -99,7 +108,7 @@ class Twin(TorchTwin):
             *embedding("tokens", "tokens"),
             *embedding("positions", "positions"),
             *layer_norm(f"{block}.attention_norm", "blocks/attention_norm", layers=layers),
-            # [width, 3, width] here; there rows are the three, one below the other.
+            # The leaf is [width, 3, width]; the tensor stacks the three as rows.
             layered("attention.qkv.weight", "attention/qkv/kernel", view=(width, -1), dims=(1, 0)),
             layered("attention.qkv.bias", "attention/qkv/bias"),
             *dense(f"{block}.attention.out", "blocks/attention/out", layers=layers),
@@ -117,3 +126,13 @@ class Twin(TorchTwin):
 
     def metrics(self, outputs, batch):
         return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
+
+
+def _infer_inputs(model, shapes):
+    return (model.max_length,), "int32"
+
+
+@register_counterpart(Transformer, infer_inputs=_infer_inputs)
+def make_counterpart(model, example_batch):
+    """Makes the counterpart of a Transformer."""
+    return Twin(model)

@@ -116,8 +116,8 @@ def test_a_side_that_took_no_step_is_outside(monkeypatch):
 MODELS = """
 from dataclasses import dataclass
 import optax
-from aetheria import register_model
-from aetheria.logic.optimizers import SGD, Adam, AdamW, Lion, Optimizer
+from flax import linen as nn
+from aetheria import SGD, Adam, AdamW, Classifier, Lion, Optimizer, register_model
 from aetheria.models.mlp import SimpleMLP
 
 @register_model("Ruled")
@@ -151,8 +151,15 @@ class OptaxAlone(SimpleMLP):
 
 @register_model("NoTwin")
 @dataclass(frozen=True)
-class NoTwin(SimpleMLP):
-    torch_twin = __import__("aetheria").Model.torch_twin
+class NoTwin(Classifier):
+    input_dim: int
+    hidden_dim: int
+    num_layers: int
+    num_classes: int
+    dropout: float
+
+    def network(self):
+        return nn.Sequential([])
 """
 
 
@@ -192,7 +199,10 @@ def test_regression_and_dropout_and_other_shapes_are_the_same():
     ("model", "message"),
     [
         ("OptaxAlone", "expected with 'torch' a model whose optimizer is an aetheria Optimizer"),
-        ("NoTwin", "expected with 'torch' a model with a twin in PyTorch, got NoTwin"),
+        (
+            "NoTwin",
+            "expected with 'torch' a model with a PyTorch counterpart, got NoTwin",
+        ),
     ],
 )
 def test_a_model_that_has_no_counterpart_is_refused(project, model, message):

@@ -1,4 +1,4 @@
-"""Models with twins, for tests of the PyTorch program."""
+"""Models with PyTorch counterparts, for tests of the PyTorch program."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from aetheria.model.optimizers import Adam, Optimizer
-from aetheria.pytorch import TorchTwin, batch_norm, dense, weighted
+from aetheria.pytorch import TorchTwin, batch_norm, dense, register_counterpart, weighted
 
 
 class NormedNetwork(nn.Module):
@@ -48,10 +48,12 @@ class NormedTwin(TorchTwin):
 
 @dataclass(frozen=True)
 class Twinned(LinenNormed):
-    """Dropout, batch statistics, a stateful optimizer, and a twin."""
+    """Dropout, batch statistics, a stateful optimizer, and a PyTorch counterpart."""
 
     def optimizer(self, total_steps):
         return Optimizer(Adam(), self.learning_rate)
 
-    def torch_twin(self, example_batch):
-        return NormedTwin(self)
+
+@register_counterpart(Twinned)
+def make_counterpart(model, example_batch):
+    return NormedTwin(model)

@@ -223,7 +223,7 @@ def build_run(
         config=config.to_dict(),
         stop=stop,
         eval_metrics=program.eval_metrics,
-        schedules=schedules(model.optimizer(schedule.total_steps)),
+        schedules=schedules(program.optimizer),
         is_fork=plan.parent is not None,
         started_at=time.time() if started_at is None else started_at,
     )

@@ -1,10 +1,11 @@
 """Adapters: a network of a library (Flax Linen, Flax NNX) as a `Model`.
 
-A subclass says what the network is, how its outputs are scored, and how it is optimized.
+A subclass defines the network, how its outputs are scored, and the optimizer.
 """
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,44 @@ from flax import linen, nnx
 
 from aetheria.errors import ModelError
 from aetheria.model.contract import call_hook, check_score, kind, where
-from aetheria.model.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
+from aetheria.model.model import (
+    Arrays,
+    Batch,
+    LossOutput,
+    Model,
+    ModelState,
+    Params,
+    Tree,
+    WeightedSum,
+)
 from aetheria.model.precision import widen
 from aetheria.model.sharding import axis_size, split_batch
 
-Metrics = dict[str, WeightedSum]
+Metrics: TypeAlias = dict[str, WeightedSum]
+Module = TypeVar("Module", linen.Module, nnx.Module)
 
 _OTHER_STREAMS = 1
 
 
 class NetworkModel(Model):
-    """Template Method: loss and prediction from two hooks, `apply` and `score`."""
+    """Template Method: computes loss and prediction from two hooks, `apply` and `score`."""
 
     @abstractmethod
     def apply(
-        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
-    ) -> tuple[Any, ModelState]:
+        self,
+        params: Params,
+        model_state: ModelState,
+        inputs: Arrays,
+        rng: jax.Array | None,
+        train: bool,
+    ) -> tuple[Arrays, ModelState]:
         """Runs the network; returns outputs [batch, ...], float32 or wider, and the new state."""
 
     @abstractmethod
-    def score(self, outputs: Any, batch: Batch) -> tuple[WeightedSum, Metrics]:
-        """Compares float32 outputs with the batch: the loss and metrics, as weighted sums."""
+    def score(self, outputs: Arrays, batch: Batch) -> tuple[WeightedSum, Metrics]:
+        """Compares float32 outputs with the batch; returns the loss and the metrics as weighted
+        sums.
+        """
 
     def loss(
         self, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array, train: bool
@@ -41,24 +59,25 @@ class NetworkModel(Model):
         loss, metrics = check_score(self, call_hook(self, "score", outputs, batch))
         return LossOutput(loss.total, loss.weight, metrics, model_state)
 
-    def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
+    def predict(self, params: Params, model_state: ModelState, inputs: Arrays) -> Arrays:
         return self.apply(params, model_state, inputs, None, False)[0]
 
 
 class LinenModel(NetworkModel):
     """A Flax Linen module as a Model. The module is called as `module(inputs, train=...)`.
 
-    In training it has the RNG stream `dropout`. Any other that it asks for by `make_rng(name)` has
-    a key of its own, in training and in an evaluation; a prediction is a function of the inputs
-    alone and has none.
+    In training the module has the RNG stream `dropout`. Any other stream that it requests by
+    `make_rng(name)` has a key of its own, in training and in evaluation; a prediction is a function
+    of the inputs alone and has no streams.
 
-    On a mesh without a tensor axis, what its modules return stays split by examples. With one, call
-    `split_batch` where a block ends: what lies inside a block is to be split over `tensor`.
+    On a mesh without a tensor axis, the outputs of every submodule stay split by examples. With a
+    tensor axis, call `split_batch` at the end of each block: the arrays inside a block are to be
+    split over `tensor`.
     """
 
     @abstractmethod
     def network(self) -> linen.Module:
-        """Makes the module; called while tracing, holds no arrays."""
+        """Makes the module. Called while tracing; the module holds no arrays."""
 
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
         module = _checked(self, self.network(), linen.Module)
@@ -67,8 +86,13 @@ class LinenModel(NetworkModel):
         return variables.get("params", {}), model_state
 
     def apply(
-        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
-    ) -> tuple[Any, ModelState]:
+        self,
+        params: Params,
+        model_state: ModelState,
+        inputs: Arrays,
+        rng: jax.Array | None,
+        train: bool,
+    ) -> tuple[Arrays, ModelState]:
         variables = {"params": params, **model_state}
         mutable = list(model_state) if train else []
         with linen.intercept_methods(_split_outputs(len(jax.tree.leaves(inputs)[0]))):
@@ -78,7 +102,7 @@ class LinenModel(NetworkModel):
         return widen(outputs), {**model_state, **changed}
 
 
-def _checked(model: Model, module: Any, wanted: type) -> Any:
+def _checked(model: Model, module: object, wanted: type[Module]) -> Module:
     if isinstance(module, wanted):
         return module
     got = f"the class {module.__name__}" if isinstance(module, type) else kind(module)
@@ -88,9 +112,10 @@ def _checked(model: Model, module: Any, wanted: type) -> Any:
     )
 
 
-def _streams(rng: Any, train: bool) -> dict[str, Any]:
-    """The RNG streams of a call of a Linen module. What it finds under no name of its own it folds
-    out of `params`, by the number of keys drawn so far, which no applied module draws from.
+def _streams(rng: jax.Array | None, train: bool) -> dict[str, jax.Array]:
+    """Returns the RNG streams of a call of a Linen module. Linen derives a stream that has no entry
+    from `params`, folded by the number of keys drawn so far; an applied module draws nothing else
+    from `params`.
     """
     if rng is None:
         return {}
@@ -98,14 +123,19 @@ def _streams(rng: Any, train: bool) -> dict[str, Any]:
     return {"dropout": rng, **others} if train else others
 
 
-def _split_outputs(batch_size: int) -> Any:
-    """An interceptor of module calls that applies `split_batch` to what has a batch in front."""
+def _split_outputs(batch_size: int) -> Callable[..., Arrays]:
+    """Makes an interceptor of module calls that applies `split_batch` to outputs [batch, ...]."""
 
-    def split(leaf: Any) -> Any:
+    def split(leaf: jax.Array) -> jax.Array:
         leads = axis_size("tensor") == 1 and jnp.shape(leaf)[:1] == (batch_size,)
         return split_batch(leaf) if leads else leaf
 
-    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def intercept(
+        call: Callable[..., Arrays],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        context: object,
+    ) -> Arrays:
         return jax.tree.map(split, call(*args, **kwargs))
 
     return intercept
@@ -123,28 +153,33 @@ class NnxModel(NetworkModel):
         return self._split(module)
 
     def apply(
-        self, params: Params, model_state: ModelState, inputs: Any, rng: Any, train: bool
-    ) -> tuple[Any, ModelState]:
-        # The graph is rebuilt abstractly at trace time, so that no array hides in the model.
+        self,
+        params: Params,
+        model_state: ModelState,
+        inputs: Arrays,
+        rng: jax.Array | None,
+        train: bool,
+    ) -> tuple[Arrays, ModelState]:
+        # The graph is rebuilt from shapes alone in every trace, so the model holds no array.
         shapes = nnx.eval_shape(lambda: self.network(nnx.Rngs(0)))
         graph, _, streams, _ = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
         key = jax.random.key(0) if rng is None else rng
-        module = nnx.merge(graph, params, model_state, _reseeded(streams, key))
+        module: Any = nnx.merge(graph, params, model_state, _reseeded(streams, key))
         module.train() if train else module.eval()
         outputs = module(inputs)
         return widen(outputs), self._split(module)[1]
 
     @staticmethod
     def _split(module: nnx.Module) -> tuple[Params, ModelState]:
-        # RNG streams are seeded from the step's key and intermediates die with it: no state.
+        # RNG streams are seeded from the step's key, and intermediates belong to one call.
         transient = (nnx.RngState, nnx.Intermediate)
         _, params, _, rest = nnx.split(module, nnx.Param, transient, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
-def _reseeded(streams: Any, key: jax.Array) -> Any:
+def _reseeded(streams: Tree, key: jax.Array) -> Tree:
     """Gives every RNG stream a key of its own, whatever its name, and a count of zero."""
-    # Not nnx.reseed: it goes by name, and a stream that fell back to `default` has another one.
+    # Not nnx.reseed: it goes by name, and a stream that falls back to `default` has another name.
     leaves, treedef = jax.tree.flatten(streams)
     fresh = [
         jax.random.split(jax.random.fold_in(key, index), leaf.shape)

@@ -1,12 +1,12 @@
-"""Models by name: the name that a caller gives, and the name that a file holds.
+"""Models by name: a name that the caller gives, or a name that a file contains.
 
-What a file says decides no code. Its import path is not followed; see `Registry.find_recorded`.
+A file chooses no code: an import path in it is not followed, see `Registry.find_recorded`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from aetheria.errors import ConfigError, SnapshotError, shown
 from aetheria.model.model import Model
@@ -15,35 +15,38 @@ from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_model
 from aetheria.plugins.resolved import restore_arguments
 
+Hyperparameters: TypeAlias = Mapping[str, object]
+Record: TypeAlias = Mapping[str, object]  # JSON values by name, from a file
+
 
 class NamedModel(NamedTuple):
-    """A model, and the name and hyperparameters that make it."""
+    """A model, and the name and hyperparameters it was made from."""
 
     name: str
-    params: Mapping[str, Any]
+    params: Hyperparameters
     model: Model
 
 
 def make_model(
     name: str,
-    params: Mapping[str, Any],
+    params: Hyperparameters,
     project: Path | None,
     own_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> Model:
-    """Makes a model by a name that the caller gave: a registered one, or an import path.
+    """Makes a model from a name that the caller gives: a registered name, or an import path.
 
     Args:
-        name: the model's.
-        params: its hyperparameters.
+        name: the name.
+        params: the hyperparameters.
         project: the project folder.
         own_keys: as in `prepare_call`.
 
     Raises:
-        AetheriaError: there is none, it is no model, or it takes other hyperparameters.
+        AetheriaError: nothing has this name, it is no model, or it takes other hyperparameters.
     """
     factory = find_model(MODELS, name, project, base=Model)
     model = call_with(factory, "model_params", params, own_keys=own_keys)
-    if not isinstance(model, Model):  # of a function that is registered
+    if not isinstance(model, Model):  # a registered function may return anything
         raise ConfigError(
             f"model_name: expected an aetheria Model, got {name!r}, which makes a "
             f"{type(model).__name__}; subclass aetheria.Model"
@@ -51,11 +54,11 @@ def make_model(
     return model
 
 
-def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot's record says of its model, for `remake_model`.
+def said_by(record: Record) -> dict[str, object]:
+    """Returns what the record of a snapshot says of its model, for `remake_model`.
 
     Raises:
-        SnapshotError: it has no config, or none with a precision.
+        SnapshotError: it has no config, or a config without a precision.
     """
     config = record.get("config")
     if not isinstance(config, Mapping) or "mixed_precision" not in config:
@@ -67,25 +70,26 @@ def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remake_model(
-    said: Mapping[str, Any],
+    said: Record,
     where: str,
     project: Path | None,
     name: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Hyperparameters | None = None,
 ) -> NamedModel:
-    """Makes the model that a file says, or the one that the caller names instead.
+    """Makes the model that a file describes, or the one that the caller names instead.
 
     Args:
-        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, all that
-            the model had, defaults included, since a default may have changed in the code.
+        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, every
+            hyperparameter including defaults, since a default may have changed in the code.
         where: what to call the file in errors.
         project: the project folder.
-        name: the caller's; None: the file's.
-        params: the caller's hyperparameters. Those of the file are kept under them if both name the
-            same model.
+        name: the caller's name; None: the file's.
+        params: the caller's hyperparameters. They override those of the file, which apply only if
+            both name the same model.
 
     Raises:
-        AetheriaError: there is no such model, the file names code, or its hyperparameters are none.
+        AetheriaError: there is no such model, the file gives an import path, or the
+            hyperparameters are not those of the model.
     """
     recorded = said.get("model_name")
     kept = said.get("model_params", {}) if name is None or name == recorded else {}

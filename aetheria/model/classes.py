@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Classes:
-    """Says that a column holds class numbers or tokens: whole numbers from 0 to `count` - 1.
+    """States that a column holds class numbers or tokens: whole numbers from 0 to `count` - 1.
 
     Attributes:
-        count: how many there are.
-        shape: that of one example; (): a single number; None: any.
+        count: the number of classes.
+        shape: the shape of one example; () is a single number, None any shape.
     """
 
     count: int

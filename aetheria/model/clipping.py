@@ -1,23 +1,22 @@
-"""Clipping of the gradient by its global norm."""
-
-from typing import Any
+"""Clipping of gradients by their global norm."""
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 
 def clip(max_grad_norm: float, then: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Clips by the global norm before `then`; `max_grad_norm` 0 clips nothing."""
+    """Clips gradients to the global norm `max_grad_norm` before `then`; 0 turns clipping off."""
     if not max_grad_norm:
         return then
     return optax.chain(clip_by_known_norm(max_grad_norm), then)
 
 
 def clip_by_known_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm` for a norm that is given, as the train step does.
+    """Clips as `optax.clip_by_global_norm` does, by a norm that the caller has computed already.
 
-    `update` takes the extra argument `grad_norm` f32 []; without it, it computes the norm itself.
+    `update` takes the extra argument `grad_norm`, f32 []; without it, it computes the norm.
 
     Source: Pascanu et al., "On the difficulty of training recurrent neural networks"
     (arXiv:1211.5063).
@@ -34,8 +33,8 @@ def clip_by_known_norm(max_norm: float) -> optax.GradientTransformationExtraArgs
         state: optax.OptState,
         params: optax.Params | None = None,
         *,
-        grad_norm: jax.Array | None = None,
-        **others: Any,
+        grad_norm: Float[Array, ""] | None = None,
+        **other_values: object,
     ) -> tuple[optax.Updates, optax.OptState]:
         norm = optax.tree.norm(updates) if grad_norm is None else grad_norm
         factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)

@@ -1,26 +1,26 @@
-"""The contract of a model's hooks, checked where they are traced: a wrong result is one line with
-the hook's name and place, not an error of jax from inside a compiled step.
+"""Checks the results of a model's hooks where they are traced: a wrong result is one line with the
+hook's name and place, instead of an error of jax from inside a compiled step.
 """
 
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 
 from aetheria.errors import AetheriaError, ModelError
-from aetheria.model.model import LossOutput, Model, WeightedSum
+from aetheria.model.model import Arrays, LossOutput, Model, ModelState, Params, Tree, WeightedSum
 from aetheria.plugins.user_code import headline, is_users, place_of, user_frames
 
 
-def call_hook(model: Model, name: str, *arguments: Any) -> Any:
+def call_hook(model: Model, name: str, *arguments: object) -> Any:
     """Calls a hook of a model.
 
     Raises:
-        ModelError: it takes other arguments, or fails inside a library without the model's code on
-            the way, as a network does that is called with other arguments than it takes.
+        ModelError: the hook takes other arguments, or it fails inside a library without a frame of
+            the model's code, as a network does that is called with arguments it does not take.
         Exception: whatever the model's own code raises.
     """
     hook = getattr(model, name)
@@ -39,7 +39,7 @@ def call_hook(model: Model, name: str, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def in_hook(model: Model, name: str) -> Iterator[None]:
-    """What fails in here without the model's code on the way is said of its hook `name`."""
+    """Attributes to the hook `name` an error in the body without a frame of the model's code."""
     try:
         yield
     except AetheriaError:
@@ -51,28 +51,30 @@ def in_hook(model: Model, name: str) -> Iterator[None]:
 
 
 def where(model: Model, name: str) -> str:
-    """A hook by name and place: the class's, where it is the hook of a base class of ours."""
+    """Names a hook and its place; if a base class of Aetheria defines it, the model's class."""
     hook = getattr(type(model), name, None)
     file = inspect.getsourcefile(hook) if inspect.isfunction(hook) else None
     place = place_of(hook if file and is_users(file) else type(model))
     return f"{type(model).__name__}.{name} ({place})"
 
 
-def kind(value: Any) -> str:
-    """What a value is, in a few words.
+def kind(value: object) -> str:
+    """Describes a value in a few words.
 
     >>> kind((1, {})), kind(jnp.zeros((2, 3)))
     ('a tuple (int, dict)', 'float32 [2, 3]')
     """
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype} {list(value.shape)}"
     if isinstance(value, tuple) and type(value) is tuple:
         return f"a tuple ({', '.join(_word(item) for item in value)})"
     return _word(value)
 
 
-def check_init(model: Model, made: Any) -> tuple[Any, Any]:
-    """Raises ModelError if what `init` made is no pair (params, model_state)."""
+def check_init(model: Model, made: object) -> tuple[Params, ModelState]:
+    """Checks the result of `init`.
+
+    Raises:
+        ModelError: it is no pair (params, model_state).
+    """
     if not (isinstance(made, tuple) and len(made) == 2):
         raise ModelError(
             f"{where(model, 'init')}: expected a pair (params, model_state), got {kind(made)}; "
@@ -81,8 +83,12 @@ def check_init(model: Model, made: Any) -> tuple[Any, Any]:
     return made
 
 
-def check_loss(model: Model, out: Any) -> LossOutput:
-    """Raises ModelError if what `loss` returned is no LossOutput of scalars."""
+def check_loss(model: Model, out: object) -> LossOutput:
+    """Checks the result of `loss`.
+
+    Raises:
+        ModelError: it is no LossOutput of scalars.
+    """
     at = where(model, "loss")
     if not isinstance(out, LossOutput):
         raise ModelError(
@@ -94,8 +100,12 @@ def check_loss(model: Model, out: Any) -> LossOutput:
     return out
 
 
-def check_score(model: Model, scored: Any) -> tuple[WeightedSum, Mapping[str, WeightedSum]]:
-    """Raises ModelError if what `score` returned is no pair (weighted sum, metrics)."""
+def check_score(model: Model, scored: object) -> tuple[WeightedSum, Mapping[str, WeightedSum]]:
+    """Checks the result of `score`.
+
+    Raises:
+        ModelError: it is no pair (weighted sum, metrics).
+    """
     at = where(model, "score")
     if not (isinstance(scored, tuple) and len(scored) == 2 and isinstance(scored[1], Mapping)):
         raise ModelError(
@@ -108,8 +118,12 @@ def check_score(model: Model, scored: Any) -> tuple[WeightedSum, Mapping[str, We
     return WeightedSum(*loss), metrics
 
 
-def check_rows(model: Model, hook: str, outputs: Any, size: int) -> None:
-    """Raises ModelError if not every array of `outputs` leads with the batch, `size` rows."""
+def check_rows(model: Model, hook: str, outputs: Arrays, size: int) -> None:
+    """Checks that every array of `outputs` leads with the batch, `size` rows.
+
+    Raises:
+        ModelError: one does not.
+    """
     for leaf in jax.tree.leaves(outputs):
         if jnp.shape(leaf)[:1] != (size,):
             raise ModelError(
@@ -118,21 +132,20 @@ def check_rows(model: Model, hook: str, outputs: Any, size: int) -> None:
             )
 
 
-def check_same(model: Model, hook: str, what: str, before: Any, after: Any) -> None:
-    """Raises ModelError, naming the leaf, if a state comes out of a step as another kind of tree.
+def check_same(model: Model, hook: str, what: str, before: Tree, after: Tree) -> None:
+    """Checks that a step leaves a state the same tree of shapes and dtypes.
 
     Args:
         model: the model.
-        hook: which of its hooks the state comes from.
-        what: what to call it.
+        hook: the hook that the state comes from.
+        what: what to call the state.
         before: the abstract tree that goes into a step.
-        after: the one that comes out.
+        after: the abstract tree that comes out.
+
+    Raises:
+        ModelError: it is another tree; the leaf is named.
     """
-    paths = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), leaf.dtype.name)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
-    old, new = paths(before), paths(after)
+    old, new = _leaves(before), _leaves(after)
     for path in dict.fromkeys([*old, *new]):
         if old.get(path) != new.get(path):
             raise ModelError(
@@ -142,20 +155,26 @@ def check_same(model: Model, hook: str, what: str, before: Any, after: Any) -> N
             )
 
 
-def _check_sum(at: str, pair: Any) -> None:
-    use = "return weighted(values, batch['mask']) with values [batch], not their mean"
+def _check_sum(at: str, pair: object) -> None:
     if not (isinstance(pair, tuple) and len(pair) == 2):
-        raise ModelError(f"{at}: expected a sum and its weight, got {kind(pair)}; {use}")
+        _refuse_sum(at, "a sum and its weight", pair)
     for name, value in zip(("total", "weight"), pair, strict=True):
         try:
             shape, dtype = jnp.shape(value), jnp.result_type(value)
         except TypeError as error:
-            raise ModelError(f"{at}: expected a scalar {name}, got {kind(value)}; {use}") from error
+            _refuse_sum(at, f"a scalar {name}", value, error)
         if shape or jnp.issubdtype(dtype, jnp.complexfloating):
-            raise ModelError(f"{at}: expected a real scalar {name}, got {kind(value)}; {use}")
+            _refuse_sum(at, f"a real scalar {name}", value)
 
 
-def _check_metrics(at: str, metrics: Any) -> None:
+def _refuse_sum(at: str, expected: str, got: object, cause: Exception | None = None) -> NoReturn:
+    raise ModelError(
+        f"{at}: expected {expected}, got {kind(got)}; return weighted(values, batch['mask']) with "
+        "values [batch], not their mean"
+    ) from cause
+
+
+def _check_metrics(at: str, metrics: object) -> None:
     if not isinstance(metrics, Mapping):
         raise ModelError(f"{at}: expected a dict of metrics, got {kind(metrics)}; return {{}}")
     for name, pair in metrics.items():
@@ -164,13 +183,22 @@ def _check_metrics(at: str, metrics: Any) -> None:
         _check_sum(f"{at}: metric {name!r}", pair)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if value is None:
         return "None"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype} {list(value.shape)}"
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{dtype} {list(shape)}"
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def _leaf(found: tuple[Any, str] | None) -> str:
+def _leaves(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Path -> shape and dtype of every leaf."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), leaf.dtype.name)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def _leaf(found: tuple[tuple[int, ...], str] | None) -> str:
     return "no such leaf" if found is None else f"{found[1]} {list(found[0])}"

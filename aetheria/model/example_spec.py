@@ -1,26 +1,26 @@
-"""What a file says of one example: shapes and dtypes by column, checked before they are used."""
+"""The shapes and dtypes of one example as a file records them, checked before they are used."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aetheria.errors import SnapshotError, shown
 
 _MAX_DIMS, _MAX_ELEMENTS = 32, 2**31
 
 
-def example_shapes(spec: Any, where: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """The columns of a batch of one example.
+def example_shapes(spec: object, where: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the columns of a batch of one example.
 
     Args:
-        spec: column name -> {"shape", "dtype"} of one example, as a file records it.
+        spec: column name -> {"shape", "dtype"} of one example, as read from a file.
         where: what to call the file in errors.
 
     Raises:
-        SnapshotError: it says something else.
+        SnapshotError: `spec` is anything else.
 
     >>> example_shapes({"labels": {"shape": [], "dtype": "int32"}}, "a file")
     {'labels': ShapeDtypeStruct(shape=(1,), dtype=int32)}
@@ -32,7 +32,7 @@ def example_shapes(spec: Any, where: str) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: _column(name, column, where) for name, column in spec.items()}
 
 
-def _column(name: str, column: Any, where: str) -> jax.ShapeDtypeStruct:
+def _column(name: str, column: object, where: str) -> jax.ShapeDtypeStruct:
     said = column if isinstance(column, Mapping) else {}
     shape, dtype = _shape(said.get("shape")), _dtype(said.get("dtype"))
     if shape is not None and dtype is not None:
@@ -43,7 +43,7 @@ def _column(name: str, column: Any, where: str) -> jax.ShapeDtypeStruct:
     )
 
 
-def _shape(said: Any) -> tuple[int, ...] | None:
+def _shape(said: object) -> tuple[int, ...] | None:
     if not isinstance(said, list | tuple) or len(said) > _MAX_DIMS:
         return None
     if not all(type(dim) is int and dim >= 0 for dim in said) or math.prod(said) > _MAX_ELEMENTS:
@@ -51,7 +51,7 @@ def _shape(said: Any) -> tuple[int, ...] | None:
     return tuple(said)
 
 
-def _dtype(said: Any) -> Any:
+def _dtype(said: object) -> np.dtype | None:
     try:
         dtype = jnp.dtype(said) if isinstance(said, str) else None
     except TypeError:

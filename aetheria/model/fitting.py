@@ -1,10 +1,11 @@
-"""An optimizer as a step drives it: which values beside the gradients its update takes.
+"""A model's optimizer as a step drives it: which values, beside the gradients, its update takes.
 
-`value` f32 [] is the mean loss of the window, `grad_norm` f32 [] the global norm of its gradient.
+`value` f32 [] is the mean loss of the global batch, `grad_norm` f32 [] the global norm of its
+gradient.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,35 @@ import optax
 
 from aetheria.errors import ModelError
 from aetheria.model.contract import call_hook, check_same, kind, where
-from aetheria.model.model import Model
+from aetheria.model.model import Model, Params, Tree
 from aetheria.model.optimizers import Optimizer
 from aetheria.model.precision import widen
 from aetheria.plugins.user_code import headline, user_frames
 
 EXTRA_ARGUMENTS = ("grad_norm", "value")
 
+# An optax optimizer, or any object with its `init` and `update`; the latter takes extra arguments.
+AnyOptimizer: TypeAlias = optax.GradientTransformation | optax.GradientTransformationExtraArgs
+
 
 class FittedOptimizer(optax.GradientTransformationExtraArgs):
-    """An optimizer whose update takes some of the extra arguments and refuses others."""
+    """An optimizer whose update takes some of the extra arguments and refuses the others."""
 
     takes: tuple[str, ...]
 
-    def __new__(cls, init: Callable[..., Any], update: Callable[..., Any], takes: tuple[str, ...]):
+    def __new__(
+        cls,
+        init: Callable[..., optax.OptState],
+        update: Callable[..., tuple[optax.Updates, optax.OptState]],
+        takes: tuple[str, ...],
+    ):
         self = super().__new__(cls, init, update)
         self.takes = takes
         return self
 
 
-def extra_arguments(optimizer: Any) -> tuple[str, ...]:
-    """The names of the step's values that an optimizer's update is given.
+def extra_arguments(optimizer: object) -> tuple[str, ...]:
+    """Returns the names of a step's values that the update of an optimizer takes.
 
     >>> extra_arguments(optax.contrib.reduce_on_plateau())
     ('grad_norm', 'value')
@@ -43,11 +52,11 @@ def extra_arguments(optimizer: Any) -> tuple[str, ...]:
     return getattr(optimizer, "takes", EXTRA_ARGUMENTS if takes_any else ())
 
 
-def optimizer_of(model: Model, total_steps: int) -> Any:
+def optimizer_of(model: Model, total_steps: int) -> AnyOptimizer:
     """Calls a model's `optimizer` hook.
 
     Raises:
-        ModelError: what it returns has no `init` and `update`.
+        ModelError: the result has no `init` and `update`.
     """
     made = call_hook(model, "optimizer", total_steps)
     if isinstance(made, type) or not all(
@@ -62,18 +71,23 @@ def optimizer_of(model: Model, total_steps: int) -> Any:
     return made
 
 
-def fit_optimizer(model: Model, optimizer: Any, params: Any, opt_state: Any) -> Any:
-    """Tries an optimizer's update on abstract values, and settles what it is given in a step.
+def fit_optimizer(
+    model: Model, optimizer: AnyOptimizer, params: Params, opt_state: optax.OptState
+) -> AnyOptimizer:
+    """Tries the update of an optimizer on abstract values, to find which extra arguments it takes.
 
     Args:
-        model: whose it is.
-        optimizer: what `optimizer_of` gave.
-        params: abstract, as a state keeps them.
+        model: the model it belongs to.
+        optimizer: the result of `optimizer_of`.
+        params: abstract, in the dtypes that a state stores.
         opt_state: likewise.
 
+    Returns:
+        The optimizer; `extra_arguments` of it is what a step passes.
+
     Raises:
-        ModelError: it needs more than a step has, such as the function that is minimized, or
-            leaves its state as another kind of tree.
+        ModelError: it needs more than a step has, such as the function that is minimized, or its
+            update returns a state or updates of other shapes.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
@@ -96,10 +110,14 @@ def fit_optimizer(model: Model, optimizer: Any, params: Any, opt_state: Any) -> 
     raise AssertionError("the last choice gives no extra argument")
 
 
-def _try(optimizer: Any, params: Any, opt_state: Any, takes: tuple[str, ...]) -> Any:
+def _try(
+    optimizer: AnyOptimizer, params: Params, opt_state: optax.OptState, takes: tuple[str, ...]
+) -> tuple[optax.Updates, optax.OptState]:
     number = jax.ShapeDtypeStruct((), jnp.result_type(float))
 
-    def update(params: Any, opt_state: Any, extra: Any) -> Any:
+    def update(
+        params: Params, opt_state: optax.OptState, extra: Mapping[str, jax.Array]
+    ) -> tuple[optax.Updates, optax.OptState]:
         params = widen(params)
         return optimizer.update(params, widen(opt_state), params, **extra)
 
@@ -107,7 +125,7 @@ def _try(optimizer: Any, params: Any, opt_state: Any, takes: tuple[str, ...]) ->
 
 
 def _refusal(model: Model, error: Exception) -> Exception:
-    """A library's error as one line; one of the model's own code as it is."""
+    """Makes one line of a library's error; an error of the model's own code stays as it is."""
     if user_frames(error):
         return error
     name, search = _raiser(error), ""
@@ -121,9 +139,9 @@ def _refusal(model: Model, error: Exception) -> Exception:
 
 
 def _raiser(error: Exception) -> str:
-    """Of what library function an error is: `sam` of `sam.<locals>.update`."""
+    """Names the library function that raised an error: `sam` for `sam.<locals>.update`."""
     text = str(error).partition("(")[0]
-    if ".<locals>." in text:  # called with the wrong arguments: the caller's frame is the last
+    if ".<locals>." in text:  # called with wrong arguments: the caller's frame is the last
         return text.partition(".")[0]
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
@@ -132,6 +150,6 @@ def _raiser(error: Exception) -> str:
     return traceback.tb_frame.f_code.co_qualname.partition(".")[0]
 
 
-def _shapes(tree: Any) -> Any:
-    """Without the dtypes, which the step keeps as they are."""
+def _shapes(tree: Tree) -> Tree:
+    """Without the dtypes, which a step keeps as they are."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), tree)

@@ -3,80 +3,88 @@
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Shaped
 
 from aetheria.errors import ModelError
-from aetheria.model.model import WeightedSum
+from aetheria.model.model import Batch, WeightedSum
 from aetheria.model.precision import at_least_float32
 from aetheria.plugins.user_code import calling_place
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = tuple[int, ...]
 
 
 class BroadcastError(ModelError):
     """Values that are not one for each example."""
 
 
-def weighted(values: jax.Array, weights: jax.Array) -> WeightedSum:
+def weighted(
+    values: Shaped[ArrayLike, "*values"], weights: Shaped[ArrayLike, "*weights"]
+) -> WeightedSum:
     """Sums `values` by `weights`, in float32 or wider.
 
     Args:
         values: [batch, ...], one value an example (or a token).
         weights: [batch] or the shape of `values`; broadcast over the trailing dims.
 
+    Returns:
+        The sum of values times weights, and the sum of the weights.
+
     Raises:
-        ModelError: the weights do not belong to the values, which are already a mean, or of shape
-            [batch, batch] since [batch, 1] met [batch].
+        ModelError: the weights do not fit the values, which are already a mean, or have the shape
+            [batch, batch] because [batch, 1] was combined with [batch].
 
     >>> import numpy as np
     >>> weighted(np.array([1.0, 2.0, 9.0]), np.array([1.0, 1.0, 0.0]))
     WeightedSum(total=Array(3., dtype=float32), weight=Array(2., dtype=float32))
     """
-    values = at_least_float32(values)
-    weights = jnp.asarray(weights, values.dtype)
-    _check_shapes(values.shape, weights.shape)
+    wide = at_least_float32(values)
+    weights = jnp.asarray(weights, wide.dtype)
+    _check_shapes(wide.shape, weights.shape)
     if (trace := _TRACE.get()) is not None:
-        trace.see(values.shape, weights.shape)
-    weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
-    weights = jnp.broadcast_to(weights, values.shape)
-    return WeightedSum((values * weights).sum(), weights.sum())
+        trace.see(wide.shape, weights.shape)
+    weights = weights.reshape(weights.shape + (1,) * (wide.ndim - weights.ndim))
+    weights = jnp.broadcast_to(weights, wide.shape)
+    return WeightedSum((wide * weights).sum(), weights.sum())
 
 
 @dataclass
 class TracedShapes:
     """The shapes that `weighted` is called with while a loss is traced.
 
-    By its shape alone [8, 8] may be tokens of 8 examples, or a square that broadcasting made of
-    8 and 8. The square grows with the batch in both dims, so another batch size tells.
+    A shape [8, 8] alone may be tokens of 8 examples, or a square that broadcasting made of 8 and 8.
+    The square grows with the batch in both dims, so a trace with another batch size tells them
+    apart.
 
     Attributes:
         batch: the batch that is traced.
-        calls: the shapes of values and of weights, of each call.
-        other_size: a number of examples that no other dim has; None: any shape is right.
+        calls: the shapes of values and of weights, for each call.
+        other_size: a number of examples that no other dim has; None: every shape is accepted.
     """
 
-    batch: Mapping[str, Any]
+    batch: Batch
     calls: list[tuple[Shape, Shape]] = field(default_factory=list)
     other_size: int | None = None
 
     def see(self, values: Shape, weights: Shape) -> None:
-        """Notes a call.
+        """Records a call.
 
         Raises:
             BroadcastError: a dim over which the weights are broadcast is as long as the batch.
         """
         self.calls.append((values, weights))
         if self.other_size in _broadcast_dims(values, weights):
-            raise BroadcastError(_message(_as_batch(values, self.other_size), ["batch"]))
+            raise BroadcastError(_message(_named(values, self.other_size), ["batch"]))
 
-    def other_batch(self) -> Mapping[str, Any] | None:
-        """An abstract batch of another size; None if no shape is in doubt."""
+    def other_batch(self) -> Batch | None:
+        """Returns an abstract batch of another size; None if no shape is in doubt."""
         size = len(self.batch["mask"])
         if size == 1 or not any(size in _broadcast_dims(*call) for call in self.calls):
             return None
@@ -88,15 +96,19 @@ class TracedShapes:
             for name, column in self.batch.items()
         }
 
-    def compare(self, trace: Callable[[], Any]) -> None:
-        """Raises BroadcastError if a trace with `other_batch` shows a square."""
+    def compare(self, trace: Callable[[], object]) -> None:
+        """Calls `trace`, which traces the loss with `other_batch`.
+
+        Raises:
+            BroadcastError: the trace shows a square.
+        """
         token = _TRACE.set(self)
         try:
             trace()
         except BroadcastError:
             raise
         except Exception:
-            return  # a loss for one size of batch, of which this cannot be known
+            return  # the loss accepts one batch size alone, so another tells nothing
         finally:
             _TRACE.reset(token)
 
@@ -105,8 +117,8 @@ _TRACE: ContextVar[TracedShapes | None] = ContextVar("traced shapes of weighted"
 
 
 @contextlib.contextmanager
-def traced_shapes(batch: Mapping[str, Any]) -> Iterator[TracedShapes]:
-    """Collects what `weighted` is called with in here."""
+def traced_shapes(batch: Batch) -> Iterator[TracedShapes]:
+    """Collects the shapes that `weighted` is called with in the body."""
     shapes = TracedShapes(batch)
     token = _TRACE.set(shapes)
     try:
@@ -124,7 +136,7 @@ def _check_shapes(values: Shape, weights: Shape) -> None:
         raise BroadcastError(_message(values, weights))
 
 
-def _message(values: Any, weights: Any) -> str:
+def _message(values: Sequence[int | str], weights: Sequence[int | str]) -> str:
     shape = lambda dims: f"[{', '.join(map(str, dims))}]"
     place = calling_place(sys._getframe(1))
     if not values:
@@ -141,10 +153,10 @@ def _message(values: Any, weights: Any) -> str:
 
 
 def _broadcast_dims(values: Shape, weights: Shape) -> list[int]:
-    """The lengths of the dims, but for the first, over which weights are broadcast."""
+    """Returns the lengths of the dims, except the first, over which weights are broadcast."""
     padded = weights + (1,) * (len(values) - len(weights))
     return [v for v, w in list(zip(values, padded, strict=True))[1:] if w == 1]
 
 
-def _as_batch(dims: Shape, size: int | None) -> list[Any]:
-    return ["batch" if dim == size else dim for dim in dims]
+def _named(dims: Shape, batch_size: int | None) -> list[int | str]:
+    return ["batch" if dim == batch_size else dim for dim in dims]

@@ -1,46 +1,52 @@
-"""Says which column of the data a model looks for in vain."""
+"""Names the column that a model reads and the data does not have."""
 
 import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 
 from aetheria.errors import AetheriaError
-from aetheria.model.model import Model
+from aetheria.model.model import Batch, LossOutput, Model
 from aetheria.model.nesting import nested_columns
 from aetheria.plugins.user_code import place, user_frames
 
 
-class _Missing(Exception):
-    """A column that was looked up and is not there."""
+class _MissingColumn(Exception):
+    """A model looked up a column that is not there."""
+
+    def __init__(self, name: object):
+        self.name = name
 
 
 class _Columns(dict):
-    """A batch that tells a missing column from any other KeyError."""
+    """A batch that distinguishes a missing column from any other KeyError."""
 
-    def __missing__(self, name: Any) -> Any:
-        raise _Missing(name)
+    def __missing__(self, name: object) -> None:
+        raise _MissingColumn(name)
 
 
 @contextmanager
-def named_missing_column(model: Model, example: Mapping[str, Any]) -> Iterator[None]:
-    """Makes an AetheriaError of a KeyError that tracing `model` gave, if a column is missing.
+def named_missing_column(model: Model, example: Batch) -> Iterator[None]:
+    """Turns a KeyError of tracing `model` into an AetheriaError if a column is missing.
 
     A KeyError may come from anywhere in a model. So its hooks are traced again, with a batch that
-    knows which of its columns were asked for; whatever else they raise leaves the first error.
+    reports which missing column was looked up; if they fail in another way, the first error stays.
 
     Args:
-        model: whose hooks are traced in the body.
+        model: the model whose hooks are traced in the body.
         example: column name -> shape and dtype, or array, [micro_batch, ...].
+
+    Raises:
+        AetheriaError: the model reads a column that is missing.
+        KeyError: the error of the body, if it has another cause.
     """
     try:
         yield
     except KeyError as error:
         name = _find_missing(model, example)
         if name is None and error.args == ("inputs",) and "inputs" not in example:
-            name = "inputs"  # the step casts it, whatever the model looks at
+            name = "inputs"  # the step casts it, even if the model does not read it
         if name is None:
             raise
         columns = [column for column in example if column != "mask"]
@@ -54,16 +60,18 @@ def named_missing_column(model: Model, example: Mapping[str, Any]) -> Iterator[N
         ) from error
 
 
-def _find_missing(model: Model, example: Mapping[str, Any]) -> Any:
-    def trace(key: jax.Array, batch: Any) -> Any:
+def _find_missing(model: Model, example: Batch) -> object:
+    """Returns the name of the missing column, or None."""
+
+    def trace(key: jax.Array, batch: Mapping[str, jax.Array]) -> LossOutput:
         columns = _Columns(nested_columns(batch))
         params, model_state = model.init(key, columns)
         return model.loss(params, model_state, columns, key, True)
 
     try:
         jax.eval_shape(trace, jax.random.key(0), dict(example))
-    except _Missing as missing:
-        return missing.args[0]
+    except _MissingColumn as missing:
+        return missing.name
     except Exception:
         return None
     return None

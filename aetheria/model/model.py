@@ -1,24 +1,27 @@
-"""The contract a researcher writes against. Knows no device, no loop, no file."""
+"""The contract that a researcher's model fulfils. Knows no device, no training loop and no file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import optax
-from jax.sharding import PartitionSpec
 
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
+from aetheria.model.sharding import PartitionRules
 
-Batch = Mapping[str, Any]
-Params = Any
-ModelState = Any
-PartitionRules = Sequence[tuple[str, PartitionSpec]]
+# A pytree of arrays (or, while shapes alone are computed, of `jax.ShapeDtypeStruct`).
+Tree: TypeAlias = Any
+Params: TypeAlias = Tree
+ModelState: TypeAlias = Tree
+# One column of a batch, and what a network returns: an array, or a pytree of arrays.
+Arrays: TypeAlias = Any
+Batch: TypeAlias = Mapping[str, Arrays]
 
 
 class WeightedSum(NamedTuple):
-    """A sum and the weight it was summed over; dividing is left to whoever has all of it."""
+    """A sum and the weight it was summed over. Whoever has all parts of a batch divides."""
 
     total: jax.Array
     weight: jax.Array
@@ -28,10 +31,10 @@ class LossOutput(NamedTuple):
     """What a model's loss returns: sums, never means.
 
     Attributes:
-        total: f32 [], sum over the batch of weight times loss.
-        weight: f32 [], sum of those weights (with the data's `mask`: 0 for padding).
+        total: f32 [], the sum over the batch of weight times loss.
+        weight: f32 [], the sum of those weights (the data's `mask` is 0 for padding).
         metrics: name -> WeightedSum.
-        model_state: the state after this batch (batch statistics and the like).
+        model_state: the state after this batch (batch statistics, for example).
     """
 
     total: jax.Array
@@ -43,29 +46,28 @@ class LossOutput(NamedTuple):
 class Model(ABC):
     """Template Method: a frozen, hashable description of a network, its loss and its optimizer.
 
-    Subclass as a frozen dataclass whose fields are the hyperparameters. A model holds no arrays;
+    Subclass it as a frozen dataclass whose fields are the hyperparameters. A model holds no arrays;
     its hooks are pure functions. The config's `learning_rate`, `max_grad_norm`, `ema_decay` and
     `remat` arrive as fields of these names.
 
-    A batch is a mapping of columns. `inputs` is what the network sees, and is cast to the compute
-    precision; every other column is left as the data gave it. A column that the data gives as a
-    mapping, such as `inputs` of several parts, is a mapping here, and in `predict`. `mask` is f32
-    [batch], 1 for an example and 0 for padding; it belongs in the weight.
+    A batch is a mapping of columns. `inputs` is what the network sees; it is cast to the compute
+    precision. Every other column stays as the data gave it. Where the data gives a mapping as a
+    column, such as `inputs` of several parts, `loss` and `predict` see that mapping. `mask` is f32
+    [batch], 1 for an example and 0 for padding; multiply weights by it.
 
     Attributes:
-        decomposes: whether the loss of a batch is a sum over its examples, so that a batch may be
-            cut into micro-batches and lanes. False (a contrastive loss over the batch, say) is
-            refused with gradient accumulation, with `reproducibility: elastic`, and with several
-            PyTorch ranks, which would each compare the examples of their own part alone.
+        decomposes: whether the loss of a batch is the sum of its examples' losses, so that a batch
+            may be cut into micro-batches and lanes. A loss that compares the examples of a batch
+            with each other (a contrastive loss, for example) does not decompose: such a model sets
+            False. It is then refused with gradient accumulation, with `reproducibility: elastic`
+            and with several PyTorch processes, which would each compare only their own examples.
     """
 
-    # Whether the loss of a batch is the sum of its examples' losses. One that compares the examples
-    # of a batch with each other is not: such a model says False, and is trained on whole batches.
     decomposes: ClassVar[bool] = True
 
     @abstractmethod
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        """Makes float32 parameters and the initial model state from a batch's shapes."""
+        """Makes float32 parameters and the initial model state from the shapes of a batch."""
 
     @abstractmethod
     def loss(
@@ -75,63 +77,41 @@ class Model(ABC):
 
     @abstractmethod
     def optimizer(self, total_steps: int) -> optax.GradientTransformation:
-        """Makes the optimizer: schedule over `total_steps` and clipping included."""
+        """Makes the optimizer, including its schedule over `total_steps` and its clipping."""
 
     @abstractmethod
-    def predict(self, params: Params, model_state: ModelState, inputs: Any) -> Any:
-        """Computes outputs for `inputs` [batch, ...], the leading dim of every output."""
+    def predict(self, params: Params, model_state: ModelState, inputs: Arrays) -> Arrays:
+        """Computes outputs for `inputs` [batch, ...]; every output leads with the batch."""
 
     def class_columns(self) -> Mapping[str, Classes]:
-        """Says which columns hold class numbers or tokens, such as `{"labels": Classes(10)}`.
+        """Returns which columns hold class numbers or tokens, such as `{"labels": Classes(10)}`.
 
-        The data is then checked before anything compiles, and at each read: a label that no class
-        has is one line that names its row. (In a loss it gives a NaN, or counts as the last class.)
-        Labels whose meaning is plain become whole numbers: floats without a fraction, bool for two
-        classes, and [batch, 1] where `Classes.shape` is ().
+        The data is then checked before anything compiles, and at each read: a label outside the
+        classes is an error that names its row. (In a loss, such a label gives a NaN or counts as
+        the last class.) Labels with an obvious meaning become whole numbers: floats without a
+        fraction, bool for two classes, and [batch, 1] where `Classes.shape` is ().
 
         Returns:
-            Column name -> its classes; empty: nothing is known, and nothing is checked.
+            Column name -> its classes. Columns that are not named are not checked.
         """
         return {}
 
-    def partition_rules(self) -> PartitionRules:
-        """Says how parameters are split over a mesh: pairs of a pattern and a spec.
+    def partition_rules(self) -> PartitionRules | None:
+        """Returns how parameters are split over a mesh: pairs of a pattern and a PartitionSpec.
 
         A pattern is a regular expression searched in a parameter's path, such as
-        `Dense_0/kernel`; the first rule that matches counts, and a parameter that none matches is
-        whole on every device. A spec names for each dim the mesh axes that split it: `data`,
-        `fsdp` (which also split the batch) or `tensor`. What the optimizer holds of a parameter is
-        split like it. Rules change no result beyond rounding, and an axis the mesh lacks has size
-        1, so one set of rules serves every mesh.
-        """
-        return ()
-
-    def torch_twin(self, example_batch: Batch) -> Any:
-        """Makes the same network, loss and metrics for PyTorch: an `aetheria.pytorch.TorchTwin`.
-        Import what needs torch inside this method.
-
-        Raises:
-            AetheriaError: the model has no twin.
-        """
-        raise AetheriaError(
-            f"strategy: expected with 'torch' a model with a twin in PyTorch, got "
-            f"{type(self).__name__}; override torch_twin, or train with another strategy"
-        )
-
-    def torch_inputs(
-        self, shapes: Mapping[str, Sequence[int]]
-    ) -> tuple[tuple[int, ...], str] | None:
-        """Says what one example's inputs are, shape and dtype, for weights that come without.
-
-        Args:
-            shapes: of its twin's tensors, by name.
+        `Dense_0/kernel`; the first rule that matches applies, and a parameter that no rule matches
+        is whole on every device. A spec names, for each dim, the mesh axes that split it: `data`
+        and `fsdp`, which also split the batch, or `tensor`. The optimizer state of a parameter is
+        split as the parameter is. Rules change results by no more than rounding. An axis that the
+        mesh lacks has size 1, so one set of rules serves every mesh.
 
         Returns:
-            None: neither the hyperparameters nor the weights say it.
+            The rules. None: those of `aetheria.fsdp_rules`. Empty: every parameter is whole.
         """
         return None
 
-    def probabilities(self, outputs: Any) -> Any:
+    def probabilities(self, outputs: Arrays) -> Arrays:
         """Turns outputs into class probabilities; classifiers override this.
 
         Raises:

@@ -3,11 +3,13 @@ columns `inputs/image` and `inputs/text`; a model is given the mapping again.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
+
+Column = TypeVar("Column")
 
 
-def flat_columns(columns: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Names every column of a mapping by its path.
+def flat_columns(columns: Mapping[str, Column]) -> Mapping[str, Column]:
+    """Names every column of nested mappings by its path.
 
     >>> flat_columns({"inputs": {"image": 1, "text": 2}, "labels": 3})
     {'inputs/image': 1, 'inputs/text': 2, 'labels': 3}
@@ -21,7 +23,7 @@ def flat_columns(columns: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return flat
 
 
-def nested_columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+def nested_columns(columns: Mapping[str, Column]) -> Mapping[str, Column]:
     """The inverse of `flat_columns`.
 
     >>> nested_columns({"inputs/image": 1, "inputs/text": 2, "labels": 3})
@@ -29,7 +31,7 @@ def nested_columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if not any("/" in name for name in columns):
         return columns
-    nested: dict[str, Any] = {}
+    nested = {}
     for path, column in columns.items():
         *outer, name = path.split("/")
         place = nested

@@ -1,20 +1,25 @@
-"""An optimizer as a description, which every backend can make: hyperparameters are written once.
+"""Optimizers as descriptions that every backend can build, so hyperparameters are written once.
 
-What is described is what PyTorch's and optax's optimizers of one name have in common. A model that
-needs anything else returns optax's own, and then trains with JAX alone.
+A description covers what the optimizers of one name in PyTorch and optax have in common. A model
+that needs anything else returns an optax optimizer, and then trains with JAX only.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from aetheria.model.averaging import with_average
 from aetheria.model.clipping import clip
+from aetheria.model.model import Params, Tree
+
+# A learning rate as a user gives it: a number, or a function of the number of updates so far.
+LearningRate: TypeAlias = optax.ScalarOrSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +27,10 @@ class AdamW:
     """Adam with decoupled weight decay. Source: Loshchilov & Hutter (arXiv:1711.05101).
 
     Attributes:
-        weight_decay: times the learning rate, what a parameter loses of itself in a step. The
-            libraries' defaults differ by a factor of a hundred, so there is none here.
+        weight_decay: times the learning rate, the fraction that a parameter loses in a step. The
+            libraries' defaults differ by a factor of a hundred, so there is no default here.
         decay_mask: a regular expression searched in a parameter's path, such as
-            `Dense_0/kernel`; parameters in which it is not found do not decay.
+            `Dense_0/kernel`; parameters that it does not match do not decay. Empty: all decay.
     """
 
     weight_decay: float
@@ -34,10 +39,10 @@ class AdamW:
     eps: float = 1e-8
     decay_mask: str = ""
 
-    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """Makes it of optax."""
+    def to_optax(self, learning_rate: LearningRate) -> optax.GradientTransformation:
+        """Builds it from optax."""
         return optax.adamw(
-            schedule,
+            learning_rate,
             self.b1,
             self.b2,
             self.eps,
@@ -54,9 +59,9 @@ class Adam:
     b2: float = 0.999
     eps: float = 1e-8
 
-    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """Makes it of optax."""
-        return optax.adam(schedule, self.b1, self.b2, self.eps)
+    def to_optax(self, learning_rate: LearningRate) -> optax.GradientTransformation:
+        """Builds it from optax."""
+        return optax.adam(learning_rate, self.b1, self.b2, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +73,14 @@ class SGD:
     momentum: float = 0.0
     nesterov: bool = False
 
-    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """Makes it of optax."""
-        return optax.sgd(schedule, self.momentum or None, self.nesterov)
+    def to_optax(self, learning_rate: LearningRate) -> optax.GradientTransformation:
+        """Builds it from optax."""
+        return optax.sgd(learning_rate, self.momentum or None, self.nesterov)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lion:
-    """Steps by the sign of an interpolated momentum. Source: Chen et al. (arXiv:2302.06675).
+    """Updates by the sign of an interpolated momentum. Source: Chen et al. (arXiv:2302.06675).
 
     Attributes:
         weight_decay, decay_mask: as in AdamW.
@@ -86,10 +91,10 @@ class Lion:
     b2: float = 0.99
     decay_mask: str = ""
 
-    def to_optax(self, schedule: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        """Makes it of optax."""
+    def to_optax(self, learning_rate: LearningRate) -> optax.GradientTransformation:
+        """Builds it from optax."""
         return optax.lion(
-            schedule,
+            learning_rate,
             self.b1,
             self.b2,
             weight_decay=self.weight_decay,
@@ -97,18 +102,22 @@ class Lion:
         )
 
 
-UpdateRule = AdamW | Adam | SGD | Lion
+UpdateRule: TypeAlias = AdamW | Adam | SGD | Lion
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):
-    """An optax optimizer that can also be read: clipping, then a rule under a schedule, and
-    averaged parameters beside the trained ones if they are wanted.
+    """An optax optimizer whose description can be read: clipping, then an update rule under a
+    schedule, and optionally averaged parameters beside the trained ones.
 
     Args:
-        rule: what becomes of a gradient.
-        learning_rate: a number, or optax's function of how many updates there were.
-        max_grad_norm: the gradient is clipped to this global norm; 0: it is not.
-        ema_decay: of the averaged parameters, see `aetheria.model.averaging`; 0: there are none.
+        rule: turns a gradient into an update.
+        learning_rate: a number, or an optax schedule, a function of the number of updates so far.
+        max_grad_norm: gradients are clipped to this global norm; 0 turns clipping off.
+        ema_decay: the decay of the averaged parameters, see `aetheria.model.averaging`; 0 keeps no
+            average.
+
+    Attributes:
+        schedule: the learning rate as a function of the number of updates.
 
     >>> import jax.numpy as jnp
     >>> optimizer = Optimizer(SGD(), 0.5, max_grad_norm=1.0)
@@ -116,35 +125,50 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     >>> updates, _ = optimizer.update({"w": jnp.array([3.0, 4.0])}, optimizer.init(params), params)
     >>> updates["w"]
     Array([-0.3, -0.4], dtype=float32)
+    >>> optimizer.learning_rates(3)
+    array([0.5, 0.5, 0.5])
     """
 
-    takes = ("grad_norm",)  # of the step's values beside the gradients
+    takes = ("grad_norm",)  # the values of a step, beside the gradients, that its update takes
     rule: UpdateRule
-    schedule: Callable[[Any], Any]
+    schedule: optax.Schedule
     max_grad_norm: float
     ema_decay: float
 
     def __new__(
         cls,
         rule: UpdateRule,
-        learning_rate: optax.ScalarOrSchedule,
+        learning_rate: LearningRate,
         *,
         max_grad_norm: float = 0.0,
         ema_decay: float = 0.0,
     ):
-        schedule = _counted_widely(learning_rate) if callable(learning_rate) else learning_rate
-        made = with_average(ema_decay, clip(max_grad_norm, rule.to_optax(schedule)))
+        # A number stays a number for optax, whose update rules compute with it in float32 or wider;
+        # a schedule counts in integers as wide as the run's floats.
+        given = _wide_count(learning_rate) if callable(learning_rate) else learning_rate
+        made = with_average(ema_decay, clip(max_grad_norm, rule.to_optax(given)))
         made = optax.with_extra_args_support(made)
         self = super().__new__(cls, made.init, made.update)
         self.rule, self.max_grad_norm, self.ema_decay = rule, max_grad_norm, ema_decay
-        self.schedule = schedule if callable(schedule) else optax.constant_schedule(schedule)
+        self.schedule = given if callable(given) else optax.constant_schedule(given)
         return self
+
+    def learning_rate(self, num_updates: int) -> float:
+        """Returns the learning rate of the update after `num_updates` updates."""
+        return float(np.asarray(self.schedule(num_updates)))
+
+    def learning_rates(self, num_updates: int) -> np.ndarray:
+        """Returns the learning rates of the first updates, f64 [num_updates], each the value that a
+        compiled step computes.
+        """
+        return np.array(jax.vmap(self.schedule)(jnp.arange(num_updates)), np.float64)
 
 
 def warmup_cosine(
     learning_rate: float, total_steps: int, *, warmup_fraction: float = 0.1
 ) -> optax.Schedule:
-    """Rises linearly to `learning_rate` over the warm-up, then falls by a cosine to zero.
+    """Returns a schedule that rises linearly to `learning_rate` during the warm-up, then falls to
+    zero along a cosine.
 
     Source: Loshchilov & Hutter, "SGDR" (arXiv:1608.03983), one cycle.
     """
@@ -157,8 +181,8 @@ def warmup_cosine(
 def schedules(
     optimizer: optax.GradientTransformation,
 ) -> Mapping[str, Callable[[int], float]]:
-    """What can be read of an optimizer's schedules: name -> value at a step. Empty where it is
-    optax's own, which hides them.
+    """Returns the schedules of an optimizer that can be read: name -> value at a step, counted from
+    1. An optax optimizer hides its schedules, so there are none.
 
     >>> rate = schedules(Optimizer(SGD(), lambda count: 0.5**count))["learning rate"]
     >>> rate(1), rate(3)
@@ -168,11 +192,11 @@ def schedules(
     """
     if not isinstance(optimizer, Optimizer):
         return {}
-    return {"learning rate": lambda step: float(optimizer.schedule(max(0, step - 1)))}
+    return {"learning rate": lambda step: optimizer.learning_rate(max(0, step - 1))}
 
 
 def has_weight_decay(rule: UpdateRule, path: str) -> bool:
-    """Whether weight decay takes of the parameter at this path.
+    """Returns whether a rule with weight decay decays the parameter at this path.
 
     >>> rule = AdamW(weight_decay=0.1, decay_mask="kernel$")
     >>> has_weight_decay(rule, "Dense_0/kernel"), has_weight_decay(rule, "Dense_0/bias")
@@ -181,23 +205,19 @@ def has_weight_decay(rule: UpdateRule, path: str) -> bool:
     return re.search(getattr(rule, "decay_mask", ""), path) is not None
 
 
-def _counted_widely(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A schedule of as many bits as the run has: of optax's count of 32 bits it would make a
+def _wide_count(schedule: optax.Schedule) -> optax.Schedule:
+    """A schedule that computes in as many bits as the run: optax's 32-bit count would make a
     float32 even where everything else is float64.
     """
     return lambda count: schedule(jnp.asarray(count, int))
 
 
-def _mask(pattern: str) -> Callable[[Any], Any] | None:
+def _mask(pattern: str) -> Callable[[Params], Tree] | None:
     if not pattern:
         return None
 
-    def mask(params: Any) -> Any:
-        found = lambda path, _: re.search(pattern, _text(path)) is not None
-        return jax.tree.map_with_path(found, params)
+    def matches(path: jax.tree_util.KeyPath, _: object) -> bool:
+        text = jax.tree_util.keystr(path, simple=True, separator="/")
+        return re.search(pattern, text) is not None
 
-    return mask
-
-
-def _text(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return lambda params: jax.tree.map_with_path(matches, params)

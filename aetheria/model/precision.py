@@ -1,20 +1,24 @@
-"""Which dtype each part of the step computes in."""
+"""The dtypes that the parts of a step compute in."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from aetheria.config.precision_policy import format_policy, parse_policy
 from aetheria.errors import ConfigError
+from aetheria.model.model import Arrays, Batch, ModelState, Params, Tree
 from aetheria.model.nesting import nested_columns
 
+AnyTree = TypeVar("AnyTree")  # a pytree, and the same pytree with other dtypes
 
-def cast_floating(tree: Any, dtype: Any) -> Any:
+
+def cast_floating(tree: AnyTree, dtype: DTypeLike) -> AnyTree:
     """Casts the float leaves of a tree; integer leaves and PRNG keys stay as they are."""
 
-    def cast(leaf: Any) -> Any:
+    def cast(leaf: ArrayLike) -> ArrayLike:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return jnp.asarray(leaf, dtype)
         return leaf
@@ -22,10 +26,10 @@ def cast_floating(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def widen(tree: Any) -> Any:
-    """Casts the float leaves narrower than float32 to it: what is computed with in an update."""
+def widen(tree: AnyTree) -> AnyTree:
+    """Casts float leaves narrower than float32 to float32, in which updates are computed."""
 
-    def cast(leaf: Any) -> Any:
+    def cast(leaf: ArrayLike) -> ArrayLike:
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
             return jnp.asarray(leaf, jnp.float32)
@@ -34,42 +38,43 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def at_least_float32(value: Any) -> jax.Array:
-    """An array as a float of 32 bits, or of 64 if it has so many: what sums are summed in."""
-    value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+def at_least_float32(value: ArrayLike) -> jax.Array:
+    """Casts an array to float32, or to float64 if it is of 64 bits, for sums."""
+    array = jnp.asarray(value)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def cast_like(tree: Any, like: Any) -> Any:
-    """Casts each leaf to the dtype of the same leaf of `like`: back from `widen`."""
+def cast_like(tree: AnyTree, like: Tree) -> AnyTree:
+    """Casts each leaf to the dtype of the same leaf of `like`: the inverse of `widen`."""
     return jax.tree.map(lambda leaf, old: jnp.asarray(leaf, jnp.result_type(old)), tree, like)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtypes of a policy. Whatever it says, gradients accumulate in float32 at least, and the
-    loss, the reductions and the update are computed in it: in float64 where that comes in.
+    """The dtypes of a precision policy. Under every policy, gradients accumulate in float32 or
+    wider, and so are the loss, the reductions and the update: in float64 if the policy has it.
 
-    Source: Micikevicius et al., "Mixed Precision Training" (arXiv:1710.03740). The range of
-    bfloat16 makes loss scaling unnecessary; float16 has it.
+    Source: Micikevicius et al., "Mixed Precision Training" (arXiv:1710.03740). bfloat16 has the
+    range of float32 and needs no loss scaling; float16 has it.
 
     Attributes:
-        params: what parameters are kept in between steps. Optax gives its state the same dtype, but
-            float32 for float16, where the square of a small gradient is 0.
-        compute: what the network sees: parameters and inputs are cast to it.
-        output: what predictions are returned in. The loss sees float32 whatever it is.
+        params: the dtype that parameters are stored in between steps. Optax gives its state the
+            same dtype, except for float16, where it is float32: the square of a small gradient
+            would be 0.
+        compute: the dtype that the network sees: parameters and inputs are cast to it.
+        output: the dtype of predictions. The loss sees float32 under every policy.
     """
 
-    params: Any = jnp.float32
-    compute: Any = jnp.float32
-    output: Any = jnp.float32
+    params: DTypeLike = jnp.float32
+    compute: DTypeLike = jnp.float32
+    output: DTypeLike = jnp.float32
 
     @classmethod
     def parse(cls, value: bool | str) -> "Precision":
         """Reads the config's `mixed_precision`.
 
         Raises:
-            ConfigError: no policy, or one of float64 where jax has no 64-bit types.
+            ConfigError: `value` is no policy, or one of float64 while jax has no 64-bit types.
 
         >>> str(Precision.parse("compute=f16"))
         'params=float32,compute=float16,output=float32'
@@ -91,47 +96,49 @@ class Precision:
 
     @property
     def scales_loss(self) -> bool:
-        """Whether gradients would vanish without a scaled loss."""
+        """Whether small gradients would become 0 without a scaled loss."""
         return self.compute == jnp.float16
 
     @property
     def is_wide(self) -> bool:
-        """Whether sums are kept in float64."""
+        """Whether sums are computed in float64."""
         return jnp.float64 in (self.params, self.compute)
 
-    def store_params(self, params: Any) -> Any:
-        """Casts float leaves to the dtype parameters are kept in."""
+    def store_params(self, params: Params) -> Params:
+        """Casts float leaves to the dtype that parameters are stored in."""
         return cast_floating(params, self.params)
 
-    def store_model_state(self, model_state: Any) -> Any:
-        """Batch statistics and the like stay as they are, but become float64 beside parameters that
-        are.
+    def store_model_state(self, model_state: ModelState) -> ModelState:
+        """Leaves the model state (batch statistics, for example) as it is, unless parameters are
+        float64: then it becomes float64.
         """
         if self.params != jnp.float64:
             return model_state
         return cast_floating(model_state, self.params)
 
-    def optimizer_params(self, params: Any) -> Any:
-        """The kept parameters as the optimizer is given them to make its state of."""
+    def optimizer_params(self, params: Params) -> Params:
+        """Returns the stored parameters in the dtypes that the optimizer's state is made from."""
         return widen(params) if self.params == jnp.float16 else params
 
-    def cast_params(self, params: Any) -> Any:
-        """Casts float leaves to the compute dtype; the gradient comes back in the one before."""
+    def cast_params(self, params: Params) -> Params:
+        """Casts float leaves to the compute dtype. Gradients have the dtype before this cast."""
         return cast_floating(params, self.compute)
 
-    def cast_inputs(self, inputs: Any) -> Any:
+    def cast_inputs(self, inputs: Arrays) -> Arrays:
+        """Casts float leaves to the compute dtype."""
         return cast_floating(inputs, self.compute)
 
-    def cast_batch(self, batch: Any) -> Any:
-        """The batch as a model is given it: columns of one mapping together, and `inputs` cast. A
-        label or a mask in bfloat16 would be another label.
+    def cast_batch(self, batch: Batch) -> Batch:
+        """Returns the batch as a model sees it: columns of one mapping nested, `inputs` cast. Other
+        columns are not cast: a label or a mask in bfloat16 may have another value.
         """
         batch = nested_columns(batch)
         if "inputs" not in batch:
             return batch
         return {**batch, "inputs": self.cast_inputs(batch["inputs"])}
 
-    def cast_outputs(self, outputs: Any) -> Any:
+    def cast_outputs(self, outputs: Arrays) -> Arrays:
+        """Casts float leaves to the dtype of predictions."""
         return cast_floating(outputs, self.output)
 
 

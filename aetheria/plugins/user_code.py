@@ -13,9 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import aetheria
-
-_PACKAGE = Path(aetheria.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
 _STDLIB = tuple(
     Path(path).resolve()

@@ -251,7 +251,7 @@ def test_a_hostile_name_in_a_file_of_weights_executes_nothing(torch, monkeypatch
         for forge, ending in ((forge_weights, ".safetensors"), (forge_exported, ""))
     ]
     if torch:  # the control: such a file is read as far as the model it names
-        with pytest.raises(AetheriaError, match="a twin in PyTorch, got Tiny"):
+        with pytest.raises(AetheriaError, match="a PyTorch counterpart, got Tiny"):
             Predictor(checkpoint_path=forge_weights("Tiny", {}, "sound.safetensors"))
     else:
         hide_torch(monkeypatch)

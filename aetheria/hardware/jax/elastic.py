@@ -114,6 +114,11 @@ class ElasticProgram:
         return 1
 
     @property
+    def optimizer(self) -> Any:
+        """The model's."""
+        return self._first.optimizer
+
+    @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, known before anything is compiled."""
         return self._first.eval_metrics

@@ -11,18 +11,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aetheria.errors import HardwareError
 from aetheria.hardware.layout.leaves import copied_parameter, leaf_paths
 from aetheria.hardware.layout.state import TrainState
-from aetheria.model.model import PartitionRules
-from aetheria.model.sharding import MESH_AXES
+from aetheria.model.sharding import MESH_AXES, LargestDim, PartitionRules, fsdp_rules
 
 
-def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainState:
+def place_state(rules: PartitionRules | None, state: TrainState, mesh: Mesh) -> TrainState:
     """Gives every leaf of a state its sharding.
 
     Parameters go by the first rule that matches, and so do the optimizer's leaves that mirror one
     (moments, a copy of the parameters). All else is whole on every device.
 
     Args:
-        rules: a model's `partition_rules()`.
+        rules: a model's `partition_rules()`; None: `fsdp_rules()`.
         state: shapes alone.
         mesh: has the axes `MESH_AXES`.
 
@@ -33,6 +32,7 @@ def place_state(rules: PartitionRules, state: TrainState, mesh: Mesh) -> TrainSt
         HardwareError: a rule that is none or matches no parameter, an axis that does not exist, or
             a parameter that cannot be split so.
     """
+    rules = fsdp_rules() if rules is None else rules
     paths, leaves = leaf_paths(state.params), jax.tree.leaves(state.params)
     _check_rules(rules, paths)
     shapes = dict(zip(paths, (leaf.shape for leaf in leaves), strict=True))
@@ -61,6 +61,8 @@ def _check_rules(rules: PartitionRules, paths: Sequence[str]) -> None:
                 f"partition_rules: expected a regular expression, got {pattern!r} ({error}); "
                 "mend it"
             ) from None
+        if isinstance(spec, LargestDim):  # a default: it may have nothing left to split
+            continue
         if not used:
             raise HardwareError(
                 f"partition_rules: expected {pattern!r} to match a parameter, got none of "
@@ -106,6 +108,8 @@ def _spec_of(
     if found is None:
         return PartitionSpec()
     pattern, spec = found
+    if isinstance(spec, LargestDim):
+        return spec.spec(shape, sizes)
     if len(spec) > len(shape):
         raise HardwareError(
             f"partition_rules: expected at most {len(shape)} entries for {path!r} {list(shape)}, "

@@ -18,6 +18,7 @@ from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, s
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import make_init
 from aetheria.hardware.torch.correspondence import Correspondence
+from aetheria.hardware.torch.counterparts import COUNTERPARTS
 from aetheria.hardware.torch.guard import Numbers
 from aetheria.hardware.torch.optimizers import described, make_optimizer
 from aetheria.hardware.torch.ranks import Ranks
@@ -26,6 +27,7 @@ from aetheria.hardware.torch.state import TorchState
 from aetheria.hardware.torch.step import Stepper
 from aetheria.hardware.torch.update import Update
 from aetheria.model.model import Model
+from aetheria.model.optimizers import Optimizer
 from aetheria.model.precision import Precision
 
 _NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,15 +73,13 @@ class TorchProgram:
                 f"strategy: expected with 'torch' data with one column 'inputs', got "
                 f"{', '.join(self._example)}; train several inputs with another strategy"
             )
-        twin = model.torch_twin(self._example)
+        twin = COUNTERPARTS.make(model, self._example)
         self.link = Correspondence(twin, self._abstract)
-        counts = jax.numpy.arange(spec.total_steps + 1)
-        rates = np.array(jax.vmap(optimizer.schedule)(counts), np.float64)
         self.stepper = Stepper(
             twin=twin,
             update=Update(
                 optimizer,
-                rates,
+                optimizer.learning_rates(spec.total_steps + 1),
                 max_consecutive_skips=spec.max_consecutive_skips,
                 device=ranks.device,
             ),
@@ -112,6 +112,11 @@ class TorchProgram:
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
         return self._signature.state_bytes
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The model's."""
+        return self._optimizer
 
     @property
     def num_compilations(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The contract of a model's twin: the same network, loss and metrics in PyTorch."""
+"""The contract of a model's PyTorch counterpart: the same network, loss and metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class WeightedSum(NamedTuple):
 
 
 class TorchTwin(ABC):
-    """Template Method: what a model's `torch_twin` hook makes.
+    """Template Method: a model's counterpart in PyTorch, see `register_counterpart`.
 
     The network is a plain `nn.Module` under PyTorch's own names. A batch is a mapping of tensors as
     the data gave the columns, floats in the run's precision.

@@ -145,12 +145,13 @@ def _link(
     model: Model, spec: ExampleSpec, precision: Precision, where: str, num_arrays: int
 ) -> Any:
     from aetheria.hardware.torch.correspondence import Correspondence
+    from aetheria.hardware.torch.counterparts import COUNTERPARTS
 
     batch = _example(spec, where)
 
     def build() -> Correspondence:
         weights = named_leaves(abstract_weights(model, precision, batch))
-        return Correspondence(model.torch_twin(batch), weights)
+        return Correspondence(COUNTERPARTS.make(model, batch), weights)
 
     return build_described(build, where, num_arrays)
 
@@ -158,7 +159,10 @@ def _link(
 def _inputs(
     model: Model, tensors: Mapping[str, Any], shape: Sequence[int] | None
 ) -> dict[str, dict[str, Any]]:
-    said = model.torch_inputs({name: tensor.shape for name, tensor in tensors.items()})
+    from aetheria.hardware.torch.counterparts import COUNTERPARTS
+
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    said = COUNTERPARTS.infer_inputs(model, shapes)
     if shape is None and said is None:
         raise AetheriaError(
             f"input_shape: expected the shape of one example, since neither the weights nor "

@@ -1,0 +1,131 @@
+"""Classifiers and regressors: networks with the usual loss, metrics and optimizer, written once."""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from aetheria.model.adapters import LinenModel, Metrics
+from aetheria.model.classes import Classes
+from aetheria.model.metrics import weighted
+from aetheria.model.model import Batch, WeightedSum
+from aetheria.model.optimizers import AdamW, Optimizer, UpdateRule, warmup_cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedModel(LinenModel):
+    """A Linen network with an optimizer: AdamW, a warm-up and a cosine, gradient clipping.
+
+    The fields are keyword-only, so a subclass may add fields of its own in any order.
+
+    Attributes:
+        learning_rate: its largest value, at the end of the warm-up.
+        weight_decay: see `AdamW`.
+        max_grad_norm: gradients are clipped to this global norm; 0 turns clipping off.
+        ema_decay: the decay of the averaged parameters; 0 keeps no average.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+
+    def update_rule(self) -> UpdateRule:
+        """Returns the rule of the optimizer; override it for another rule or other settings."""
+        return AdamW(weight_decay=self.weight_decay)
+
+    def optimizer(self, total_steps: int) -> optax.GradientTransformation:
+        return Optimizer(
+            self.update_rule(),
+            warmup_cosine(self.learning_rate, total_steps),
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+        )
+
+
+class Classifier(SupervisedModel):
+    """A network that predicts one of `num_classes` classes. A subclass returns it from `network`.
+
+    The network's outputs are logits, f32 [batch, ..., num_classes]. The column `labels` holds class
+    numbers, i32 [batch, ...].
+
+    Attributes:
+        num_classes: set by the subclass, as a field or as a plain class attribute. Labels are
+            checked against it. 0 or absent: nothing is checked.
+
+    >>> from flax import linen as nn
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.Dense(3)(x)
+    >>> class Flowers(Classifier):
+    ...     num_classes = 3
+    ...     def network(self):
+    ...         return Linear()
+    >>> model = Flowers(learning_rate=0.1)
+    >>> batch = {
+    ...     "inputs": jax.numpy.eye(3), "labels": jax.numpy.arange(3), "mask": jax.numpy.ones(3)
+    ... }
+    >>> params, state = model.init(jax.random.key(0), batch)
+    >>> loss = lambda params: model.loss(params, state, batch, jax.random.key(1), True).total
+    >>> stepped = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+    >>> bool(loss(stepped) < loss(params))
+    True
+    """
+
+    num_classes: int
+
+    def class_columns(self) -> dict[str, Classes]:
+        num_classes = getattr(self, "num_classes", 0)
+        return {"labels": Classes(num_classes)} if num_classes else {}
+
+    def score(self, outputs: jax.Array, batch: Batch) -> tuple[WeightedSum, Metrics]:
+        return cross_entropy(outputs, batch)
+
+    def probabilities(self, outputs: jax.Array) -> jax.Array:
+        return jax.nn.softmax(outputs)
+
+
+class Regressor(SupervisedModel):
+    """A network that predicts numbers, scored by squared error. A subclass returns it from
+    `network`.
+
+    The network's outputs are f32 [batch, ...]. The column `labels` has as many numbers an example:
+    [batch] fits outputs [batch, 1].
+    """
+
+    def score(self, outputs: jax.Array, batch: Batch) -> tuple[WeightedSum, Metrics]:
+        return squared_error(outputs, batch)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch ... num_classes"], batch: Batch
+) -> tuple[WeightedSum, Metrics]:
+    """Computes the cross entropy of class numbers, and the accuracy.
+
+    Args:
+        logits: f32 [batch, ..., num_classes].
+        batch: `labels` i32 [batch, ...], and `mask` f32 [batch].
+
+    Returns:
+        The summed loss, and the metric `accuracy`.
+    """
+    labels, mask = batch["labels"], batch["mask"]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return weighted(loss, mask), {"accuracy": weighted(logits.argmax(-1) == labels, mask)}
+
+
+def squared_error(outputs: Float[Array, "batch ..."], batch: Batch) -> tuple[WeightedSum, Metrics]:
+    """Computes the squared error, and the absolute error.
+
+    Args:
+        outputs: f32 [batch, ...].
+        batch: `labels`, as many numbers as `outputs`, and `mask` f32 [batch].
+
+    Returns:
+        The summed loss, and the metric `mae` (mean absolute error).
+    """
+    # Labels [batch] beside outputs [batch, 1] would broadcast to a square.
+    error = outputs - batch["labels"].reshape(outputs.shape)
+    return weighted(error**2, batch["mask"]), {"mae": weighted(abs(error), batch["mask"])}

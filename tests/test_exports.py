@@ -1,0 +1,44 @@
+"""The names that `import aetheria` offers: one list for type checkers, one for the interpreter."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aetheria
+
+
+def names_for_type_checkers():
+    """Name -> module, of what `aetheria/__init__.py` imports under TYPE_CHECKING."""
+    tree = ast.parse(Path(aetheria.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    aliases = [(alias, node.module) for node in imports for alias in node.names]
+    assert all(alias.asname == alias.name for alias, _ in aliases)  # exported, not only imported
+    return {alias.name: module for alias, module in aliases}
+
+
+def test_both_lists_of_names_agree():
+    assert names_for_type_checkers() == aetheria._HOMES
+    assert sorted(aetheria._HOMES) == aetheria.__all__
+
+
+@pytest.mark.parametrize("name", aetheria.__all__)
+def test_every_name_is_what_its_module_has(name):
+    module = importlib.import_module(aetheria._HOMES[name])
+    assert getattr(aetheria, name) is getattr(module, name)
+    assert name in dir(aetheria)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Adamw'"):
+        aetheria.Adamw  # noqa: B018
+
+
+def test_importing_aetheria_imports_no_framework():
+    code = "import aetheria, sys; print([n for n in ('jax', 'torch', 'numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
