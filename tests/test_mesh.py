@@ -203,7 +203,7 @@ def test_what_an_optimizer_holds_of_a_parameter_is_split_like_it(optimizer, mirr
     ("rules", "message"),
     [
         ([("w(", P("fsdp"))], r"expected a regular expression, got 'w\(' \(missing \)"),
-        ([("W", P("fsdp"))], r"expected 'W' to match a parameter, got none of b, w; mend"),
+        ([("W", P("fsdp"))], r"expected 'W' to match a parameter, got none of b, w; fix"),
         ([("w", ("fsdp", None))], r"expected a PartitionSpec for 'w', got \('fsdp', None\); "),
         ([("w", P("model"))], r"expected the axes data, fsdp, tensor, got 'model' for 'w'; use"),
         ([("w", P(P.UNCONSTRAINED))], r"expected the axes data, fsdp, tensor, got "),

@@ -73,7 +73,7 @@ def test_both_guards_count_as_the_compiled_step_does(name, scaled, examined, kin
             numbers,
             torch.tensor([total, weight]),
             torch.tensor(norm * scale),
-            finite_statistics=flag("state" not in bad),
+            finite_state=flag("state" not in bad),
             finite_update=lambda _, good=good_update: good,
         )
         numbers = verdict.numbers
@@ -130,7 +130,7 @@ def test_an_update_on_the_device_is_the_one_on_the_host(rule, ema_decay):
                 param.grad = None
             total = (state.module(inputs) ** 3).sum()
             total.backward()
-            update(state, torch.tensor([total.item(), 4.0], dtype=torch.float64), before)
+            update(state, torch.tensor([[total.item(), 4.0]], dtype=torch.float64), before)
             # What a bad window held back is asked about: here it is let go.
             counters = np.array(update.guard.read(state.numbers).counters, np.int32)
             counters[4] = 0
@@ -172,7 +172,7 @@ def test_an_update_or_a_statistic_that_is_not_finite_is_not_kept(bad, on_host):
     was = [tensor.detach().clone() for tensor in kept]
     if bad == "statistic":
         state.statistics[1][0] = torch.inf
-    update(state, torch.tensor([8.0, 1.0], dtype=torch.float64), before)
+    update(state, torch.tensor([[8.0, 1.0]], dtype=torch.float64), before)
     counters = update.guard.read(state.numbers).counters
     same = [torch.equal(one, other) for one, other in zip(was, kept, strict=True)]
     if bad is None:
@@ -189,7 +189,7 @@ def test_the_bound_of_an_update_is_never_exceeded(rule):
         for param in state.params:
             shape = param.shape
             param.grad = torch.randn(shape, generator=generator, dtype=param.dtype) * 10**step
-        update(state, torch.tensor([8.0, 4.0], dtype=torch.float64), [])
+        update(state, torch.tensor([[8.0, 4.0]], dtype=torch.float64), [])
         written = [*state.params, *state.averages]
         with torch.no_grad():
             reached = reach_of(written, list(state.optimizer.state.values()))

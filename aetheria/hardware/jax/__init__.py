@@ -1,1 +1,1 @@
-"""The JAX backend: one model compiled for a mesh of devices."""
+"""The JAX backend: one model compiled for a mesh of devices. Knows nothing of PyTorch."""

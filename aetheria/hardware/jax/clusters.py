@@ -1,5 +1,5 @@
-"""Launchers that JAX knows and `launch.py` does not: Open MPI, Kubernetes, TPU pods, and whatever a
-package registers with JAX.
+"""Launchers that JAX knows and `processes.launch` does not: Open MPI, Kubernetes, TPU pods, and
+those that a package registers with JAX. Starts nothing.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 from aetheria.errors import HardwareError
 from aetheria.hardware.processes.launch import Launch, make_launch
 
-# launch.py reads SLURM's variables itself: JAX's answer lacks the number of tasks of a node.
+# `processes.launch` reads SLURM's variables: JAX's answer lacks the number of tasks of a node.
 _OURS = ("SlurmCluster",)
 _NO_KUBERNETES = (
     "Kubernetes: each pod of this indexed Job trains on its own; to join them, install the package "
@@ -19,22 +19,22 @@ _NO_KUBERNETES = (
 
 
 def detect_cluster(environ: Mapping[str, str], timeout_seconds: float) -> Launch | None:
-    """Asks each cluster type that JAX detects without being told; None if none is there.
+    """Asks each cluster type that JAX detects on its own; None if there is none.
 
     Args:
         environ: the process's environment.
         timeout_seconds: how long a cluster may take to name its coordinator.
 
     Raises:
-        HardwareError: a cluster is there and does not say who is in it.
+        HardwareError: there is a cluster, but JAX cannot find its processes.
     """
-    # Not public; the same in jax 0.10 to 0.12.
+    # Not public API; the same in jax 0.10 to 0.12.
     from jax._src.clusters import ClusterEnv
 
     for cluster in ClusterEnv._cluster_types:
         if cluster.opt_in_only_method or cluster.__name__ in _OURS:
             continue
-        # Every pod sees Kubernetes; only those of an indexed Job are numbered.
+        # Every pod sees Kubernetes; only the pods of an indexed Job are numbered.
         if cluster.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in environ:
             continue
         try:

@@ -1,29 +1,75 @@
-"""Compiler settings that make numbers a matter of the program, not of the machine it runs on."""
+"""How functions are compiled: the options and forms of a platform, and a count of the traces.
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+Knows neither a model nor what a step is. The options make numbers depend on the program alone, not
+on the machine it runs on.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol
 
 import jax
+from jax.sharding import Mesh
 
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
-from aetheria.hardware.jax.cpu.rewriting import rewrite
+from aetheria.hardware.jax.cpu.rewriting import Around, rewrite
 from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
-    # By default XLA hands products, sums and maxima to a library (YNNPACK) on a CPU. Its sums are
-    # split by the number of threads: the norm of a small Transformer's gradient had other bits with
-    # 1, 2 and 4 of them. Its maxima, alone or fused to a product (LIBRARY_FUSION_TYPE_DOT), drop a
-    # NaN from 32 rows on (jax 0.10.2 and 0.12.0.1). Products alone keep both. They were no slower
-    # than fused ones for SimpleCNN and the small Transformer, on a machine that was not quiet.
+    # By default XLA gives products, sums and maxima on a CPU to a library (YNNPACK). Its sums are
+    # split by the number of threads: the gradient norm of a small Transformer had different bits
+    # with 1, 2 and 4 threads. Its maxima, alone or fused with a product (LIBRARY_FUSION_TYPE_DOT),
+    # drop a NaN from 32 rows on (jax 0.10.2 and 0.12.0.1). Products alone have neither problem.
+    # They were no slower than fused ones for SimpleCNN and the small Transformer, measured on a
+    # machine with other load.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
 }
 
 
-def jit_for(platform: str) -> Callable[..., Any]:
-    """`jax.jit` of functions of arrays, with the options and forms for what computes on a
-    platform.
-    """
-    jit = functools.partial(jax.jit, compiler_options=dict(_OPTIONS.get(platform, {})) or None)
+class Jit(Protocol):
+    """`jax.jit` for one platform; `around` is entered while the function is traced."""
+
+    def __call__(
+        self, function: Callable[..., Any], *, around: Around = ..., **options: Any
+    ) -> jax.stages.Wrapped: ...
+
+
+def jit_for(platform: str) -> Jit:
+    """Makes `jax.jit` for functions of arrays, with the options and forms of a platform."""
+    options = dict(_OPTIONS.get(platform, {})) or None
     rules = {**WIDE_SUMS, **(LIBRARY_CONVOLUTIONS if platform == "cpu" else {})}
-    return lambda function, **how: jit(rewrite(function, rules), **how)
+
+    def jit(
+        function: Callable[..., Any], *, around: Around = contextlib.nullcontext, **how: Any
+    ) -> jax.stages.Wrapped:
+        return jax.jit(rewrite(function, rules, around), compiler_options=options, **how)
+
+    return jit
+
+
+class TraceCounter:
+    """Counts how often each step is traced: once for each set of shapes.
+
+    The size of jit's cache would count more: on jax 0.10 two spellings of the sharding of a key
+    have an entry each.
+
+    Attributes:
+        counts: name of a step -> number of its traces.
+    """
+
+    def __init__(self, *names: str):
+        self.counts = dict.fromkeys(names, 0)
+
+    def around(self, name: str, mesh: Mesh | None = None) -> Around:
+        """Makes what `jit_for`'s functions take as `around`: counts a trace, and sets a mesh."""
+
+        @contextlib.contextmanager
+        def tracing() -> Generator[None]:
+            self.counts[name] += 1
+            if mesh is None:
+                yield
+                return
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                yield
+
+        return tracing

@@ -1,4 +1,7 @@
-"""Joins the processes of a run: they meet, share their machine's accelerators, and start JAX."""
+"""Joins the processes of a run: they meet, share their machine's accelerators, and start JAX.
+
+Knows no model and no data. `processes.rendezvous` is how they meet.
+"""
 
 import contextlib
 import os
@@ -20,15 +23,15 @@ class JaxProcessGroup(ProcessGroup):
 
     Args:
         launch: which of how many this process is.
-        initialization_timeout: seconds to wait for all to come.
+        initialization_timeout: seconds to wait for all processes.
         heartbeat_timeout: seconds after which a silent process counts as dead, and ends the others.
 
     Attributes:
         device_ids: the accelerators of this process among those it can see; None: all.
 
     Raises:
-        HardwareError: somebody did not come in time, or the machine's accelerators cannot be shared
-            by its processes.
+        HardwareError: a process did not arrive in time, or the machine's accelerators cannot be
+            shared by its processes.
     """
 
     def __init__(self, launch: Launch, *, initialization_timeout: float, heartbeat_timeout: float):
@@ -38,14 +41,15 @@ class JaxProcessGroup(ProcessGroup):
             num_gpus=count_visible_gpus(os.environ),
             uses_gpu=_uses_gpu(),
         )
-        # Read here, so that a malformed one is a line; JAX reads it after the meeting.
+        # Checked here, so that a malformed value is a one-line error: JAX reads it later.
         LauncherVariables(os.environ, "JAX").optional_number("JAX_PARTITION_INDEX")
         bind_address = None
         if launch.index == 0:
             bind_address = find_bind_address(launch, os.environ, initialization_timeout)
         meet(launch, initialization_timeout, bind_address)
         _start_jax(launch, self.device_ids, bind_address, initialization_timeout, heartbeat_timeout)
-        # jax has no public door to its key-value store; Orbax uses this one too (jax 0.10 to 0.12).
+        # JAX has no public access to its key-value store; Orbax uses this one too (jax 0.10 to
+        # 0.12).
         from jax._src import distributed
 
         store = distributed.global_state.client
@@ -53,12 +57,12 @@ class JaxProcessGroup(ProcessGroup):
         super().__init__(launch, store, bind_address)
 
     def describe_devices(self, mine: str) -> list[str]:
-        """A line for each process: where it is and what it computes on. All processes call it.
+        """Makes a line for each process: its host and its devices. All processes call it.
 
         Args:
             mine: this process's devices.
         """
-        # A number counts the devices that the process can see.
+        # Device numbers count the devices that the process can see.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible and mine.startswith("cuda:"):
             mine = f"{mine} of CUDA_VISIBLE_DEVICES={visible[:100]}"
@@ -78,7 +82,7 @@ def _start_jax(
 ) -> None:
     import jax
 
-    # It would take SIGTERM away from us; see `aetheria.hardware.processes.agreed_stop`.
+    # JAX's service would take over SIGTERM; see `aetheria.hardware.processes.agreed_stop`.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         launch.coordinator,
@@ -91,8 +95,8 @@ def _start_jax(
         heartbeat_timeout_seconds=max(1, int(heartbeat_timeout)),
         coordinator_bind_address=bind_address and for_jax(bind_address),
     )
-    # jax starts its devices when they are first asked for, and then waits for all processes:
-    # here all of them ask; later, only one of them might.
+    # JAX starts its devices at the first use, and then waits for all processes: here all of them
+    # use their devices; later, only one of them might.
     jax.devices()
 
 

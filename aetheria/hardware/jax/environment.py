@@ -1,4 +1,7 @@
-"""What decides the bits of a run beside its config: settings of JAX and XLA, and the machine."""
+"""What decides the bits of a run beside its config: settings of JAX and XLA, and the machine.
+
+Reads; changes nothing. The counterpart of `torch.environment`.
+"""
 
 import enum
 import os
@@ -9,8 +12,10 @@ from typing import Any
 
 import jax
 
+from aetheria.hardware.jax.mesh import Device
+
 # Settings of JAX that change numbers. Read from `jax.config`, since code may set them as well as
-# the environment; what another version of JAX lacks is left out.
+# the environment; those that a version of JAX lacks are left out.
 _JAX_SETTINGS = (
     "jax_enable_x64",
     "jax_explicit_x64_dtypes",
@@ -32,22 +37,24 @@ _JAX_SETTINGS = (
     "jax_use_shardy_partitioner",
     "jax_enable_pgle",
 )
-# Of the libraries below, which read the environment themselves.
+# Settings of the libraries under JAX, which read the environment themselves.
 _VARIABLES = (
     "LIBTPU_INIT_ARGS",
     "NVIDIA_TF32_OVERRIDE",
     "CUBLAS_WORKSPACE_CONFIG",
 )
-# Flags of XLA that change no number: how many devices there are is the mesh's, and dumps only tell.
+# Flags of XLA that change no number: the mesh says how many devices there are, and dumps only
+# report.
 _NEUTRAL_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump_")
-# Sets of instructions by which libraries choose their kernels: what these names begin with.
+# Prefixes of the instruction sets by which libraries choose their kernels.
 _INSTRUCTION_SETS = ("sse4_2", "avx", "fma", "f16c", "amx", "asimd", "bf16", "i8mm", "sve", "sme")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Reads the settings that change numbers: name, as the environment spells it -> JSON value."""
-    # The attribute knows what a `with jax.enable_x64(True)` around the run says; not all have one.
+    # Unlike `values`, the attribute follows a `with jax.enable_x64(True)` around the run; not every
+    # setting has one.
     known = [name for name in _JAX_SETTINGS if name in jax.config.values]
     values = {name: getattr(jax.config, name, jax.config.values[name]) for name in known}
     settings = {name.upper(): _plain(value) for name, value in values.items()}
@@ -56,14 +63,14 @@ def describe_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     return settings | {name: environ.get(name, "") for name in _VARIABLES}
 
 
-def describe_machine(devices: Sequence[Any]) -> dict[str, Any]:
-    """Says what computes: the devices of a mesh, and the processor of this machine.
+def describe_machine(devices: Sequence[Device]) -> dict[str, Any]:
+    """Describes what computes: the devices of a mesh, and the processor of this machine.
 
     Args:
         devices: JAX's, of all processes.
 
     Returns:
-        JSON values; of a device of another kind than a CPU also the version of its platform.
+        JSON values; for devices other than CPUs also the version of their platform.
     """
     first = devices[0]
     machine = {
@@ -79,8 +86,8 @@ def describe_machine(devices: Sequence[Any]) -> dict[str, Any]:
 
 
 def describe_processor() -> dict[str, Any]:
-    """Says what processor this is, how many cores this process may use, and which sets of
-    instructions it has; empty where the system does not say.
+    """Describes the processor: its name, its instruction sets, and how many cores this process may
+    use; empty where the system does not say.
     """
     info = _read_cpu_info()
     flags = info.get("flags", info.get("Features", "")).split()
@@ -94,7 +101,7 @@ def describe_processor() -> dict[str, Any]:
 
 
 def _read_cpu_info() -> dict[str, str]:
-    """What Linux says of the first core."""
+    """Reads what Linux says about the first core."""
     try:
         text = _CPU_INFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
     except OSError:
@@ -103,7 +110,7 @@ def _read_cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _plain(value: Any) -> Any:
-    """Some settings are members of an enumeration."""
+def _plain(value: object) -> bool | int | float | str | None:
+    """Makes a JSON value; some settings are members of an enumeration."""
     value = value.name.lower() if isinstance(value, enum.Enum) else value
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

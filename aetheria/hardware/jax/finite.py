@@ -1,25 +1,26 @@
-"""Whether what a step would write is finite, as one number for all devices."""
+"""Whether what a step would write is finite, as one number for all devices. Decides nothing."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from aetheria.hardware.layout.leaves import copied_parameter, named_leaves
+from aetheria.hardware.layout.trees import Tree
+from aetheria.model.model import Params
 
 
-def stays_finite(new: Any, old: Any, params: Any) -> jax.Array:
+def stays_finite(new: Tree, old: Tree, params: Params) -> jax.Array:
     """Whether every element that was finite still is. One that was not may stay so: some optimizers
-    begin with an infinity, such as the best loss seen so far.
+    start from an infinity, such as the best loss seen so far.
 
     Args:
         new: a tree of arrays.
         old: the same before the step.
-        params: the parameters, by whose paths `new` names what belongs together.
+        params: the parameters, whose paths say which leaves of `new` belong together.
 
     Returns:
-        bool [], of all devices together.
+        bool [], over all devices.
     """
     finite = jnp.bool_(True)
     for group in _mirrors(new, old, params):
@@ -30,10 +31,10 @@ def stays_finite(new: Any, old: Any, params: Any) -> jax.Array:
     return finite
 
 
-def _mirrors(new: Any, old: Any, params: Any) -> Iterable[list[tuple[jax.Array, jax.Array]]]:
-    """Pairs of float leaves; a parameter's and its moments' together, which lie on the devices
-    alike. XLA reduces slowly on a CPU: one reduction of a parameter and its moments costs half of
-    what three do.
+def _mirrors(new: Tree, old: Tree, params: Params) -> Iterable[list[tuple[jax.Array, jax.Array]]]:
+    """Groups pairs of float leaves: a parameter's with those of its moments, which lie on the
+    devices in the same way. XLA reduces slowly on a CPU: one reduction of a parameter and its
+    moments costs half of what three cost.
     """
     shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
     groups: dict[str, list[tuple[jax.Array, jax.Array]]] = {}

@@ -1,46 +1,36 @@
-"""Lanes: the fixed pieces of a window whose results are added in one fixed tree.
+"""Lanes: the fixed slices of every global batch whose results are added in one fixed tree.
 
-The number of lanes is part of the config, the number of devices is not: whoever computes a lane,
-and wherever, computes the same numbers, and additions in one order give the same sum.
+A lane is the unit of elastic reproducibility. The number of lanes is part of the config, the number
+of devices is not: a lane gives the same numbers wherever it is computed, and additions in one order
+give the same sum. This module knows one device; `lane_sum` adds over several.
 
 Source: the idea of logical workers is EasyScale's (Li et al., SC 2023, arXiv:2208.14228).
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from aetheria.hardware.jax.gradient import make_micro_gradient, step_key
+from aetheria.hardware.jax.state import LaneSums
 from aetheria.hardware.jax.update import make_update
 from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.loss_scale import GROWTH_PERIOD
-from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
+from aetheria.hardware.layout.report_rows import Adder
+from aetheria.hardware.layout.state import StepOutput, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision, at_least_float32
 
 Item = TypeVar("Item")
 
 
-class LaneSums(NamedTuple):
-    """What one lane contributes, or several together.
-
-    Attributes:
-        grads: gradients of the summed loss, f32; with float16, still scaled.
-        sums: loss, weight, metrics, number of examples.
-        model_state: float and complex leaves, f32 or wider, multiplied by the number of examples;
-            others as they are.
-    """
-
-    grads: Any
-    sums: Sums
-    model_state: Any
-
-
-def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., LaneSums]:
-    """Builds (state, lane number i32 [], batch [lane_size, ...]) -> LaneSums of that lane.
+def make_lane_gradient(
+    model: Model, precision: Precision
+) -> Callable[[TrainState, jax.Array, Batch], LaneSums]:
+    """Builds (state, lane number i32 [], batch [slice_size, ...]) -> LaneSums of that lane.
 
     Every lane begins with the same model state and has a key of its own.
     """
@@ -58,13 +48,14 @@ def make_lane_gradient(model: Model, precision: Precision) -> Callable[..., Lane
                 return jnp.where(share > 0, at_least_float32(new) * share, 0)
             return jnp.where(share > 0, new, old)
 
-        return LaneSums(grads, sums, jax.tree.map(weigh, new, state.model_state))
+        lane_sums = LaneSums(grads, sums, jax.tree.map(weigh, new, state.model_state))
+        return jax.tree.map(lambda a: a[None], lane_sums)
 
     return lane_gradient
 
 
 def add_lanes(one: LaneSums, other: LaneSums) -> LaneSums:
-    """Adds leaf by leaf; of a model state's whole numbers, such as counts, the larger stays."""
+    """Adds leaf by leaf. Of a model state's whole numbers, such as counts, the larger one stays."""
     merge = lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.inexact) else jnp.maximum(a, b)
     return LaneSums(
         jax.tree.map(jnp.add, one.grads, other.grads),
@@ -76,17 +67,21 @@ def add_lanes(one: LaneSums, other: LaneSums) -> LaneSums:
 def make_lane_update(
     optimizer: optax.GradientTransformation,
     max_consecutive_skips: int,
+    add: Adder,
     *,
     growth_period: int = GROWTH_PERIOD,
-) -> Callable[[TrainState, LaneSums], tuple[TrainState, StepOutput]]:
-    """Builds `update(state, sums of all lanes) -> (state, report of this step)`: the train step's
-    second half.
+) -> Callable[[TrainState, LaneSums, jax.Array], tuple[TrainState, StepOutput]]:
+    """Builds `update(state, sums of all lanes, rows) -> (state, report)`: the train step's second
+    half; `rows` are those of the interval so far, to which `add` adds this step's.
 
-    The new model state is the lanes' mean, weighted by their examples.
+    The new model state is the mean of the lanes', weighted by their examples.
     """
     update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
 
-    def lane_update(state: TrainState, lanes: LaneSums) -> tuple[TrainState, StepOutput]:
+    def lane_update(
+        state: TrainState, total: LaneSums, rows: jax.Array
+    ) -> tuple[TrainState, StepOutput]:
+        lanes = jax.tree.map(lambda a: a[0], total)
         num_examples = jnp.maximum(lanes.sums.num_examples, 1)
 
         def mean(total: jax.Array, old: jax.Array) -> jax.Array:
@@ -95,7 +90,8 @@ def make_lane_update(
             return total
 
         model_state = jax.tree.map(mean, lanes.model_state, state.model_state)
-        return update(state, lanes.grads, lanes.sums, model_state)
+        state, report = update(state, lanes.grads, lanes.sums, model_state)
+        return state, StepOutput(add(rows, report.values), report.counters)
 
     return lane_update
 

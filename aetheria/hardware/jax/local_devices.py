@@ -1,7 +1,7 @@
 """Which of its machine's accelerators a process takes. Starts no backend, and imports no framework.
 
-JAX's own rule takes one GPU for each task under `srun`, also where a node has one task, and all
-GPUs for each process under `torchrun`, which it does not know.
+JAX's own rule takes one GPU for each task under `srun`, even where a node has one task, and all
+GPUs for each process under `torchrun`, which JAX does not know.
 """
 
 import re
@@ -18,17 +18,17 @@ _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES
 def choose_local_devices(
     launch: Launch, environ: Mapping[str, str], *, num_gpus: int | None, uses_gpu: bool
 ) -> tuple[int, ...] | None:
-    """The accelerators of this process, as numbers among those it can see; None: all of them.
+    """Chooses the accelerators of this process, as numbers among those it can see; None: all.
 
-    `JAX_LOCAL_DEVICE_IDS` decides where it is set. A machine with one process leaves all to it,
-    and so does a launcher that shows each process its own. Several processes that see the same
-    take equal parts, in order: one each, or 0–1, 2–3, … of eight for four.
+    `JAX_LOCAL_DEVICE_IDS` decides where it is set. One process on a machine takes all, and so does
+    each process whose launcher shows it only its own. Several processes that see the same ones take
+    equal parts, in order: one each, or 0–1, 2–3, … of eight for four.
 
     Args:
         launch: which of its machine's processes this is.
         environ: the process's environment.
         num_gpus: how many GPUs the process can see; None: unknown.
-        uses_gpu: whether JAX would use one. If not, nothing is refused.
+        uses_gpu: whether JAX would use a GPU. If not, nothing is refused.
 
     Raises:
         HardwareError: the GPUs cannot be shared equally.
@@ -41,7 +41,7 @@ def choose_local_devices(
     if count is None or not num_gpus:
         return (index,)
     if launch.source == "srun" and num_gpus < (_gpus_on_node(environ) or 0):
-        return None  # srun binds each task to its own, which are numbered from 0 then
+        return None  # srun binds each task to its own GPUs, numbered from 0
     each, rest = divmod(num_gpus, count)
     if each and not rest:
         return tuple(range(index * each, (index + 1) * each))
@@ -56,11 +56,11 @@ def choose_local_devices(
 
 
 def count_visible_gpus(environ: Mapping[str, str], root: Path = Path("/")) -> int | None:
-    """How many GPUs this process can see, without starting a backend; None if nothing tells.
+    """Counts the GPUs this process can see, without starting a backend; None: unknown.
 
     Args:
         environ: the process's environment.
-        root: where the system's `dev` and `sys` are.
+        root: the folder of `dev` and `sys`.
     """
     for name in _VISIBLE:
         if name in environ:
@@ -83,7 +83,7 @@ def _listed(text: str) -> tuple[int, ...]:
 
 
 def _count_listed(text: str) -> int:
-    """CUDA stops reading at the first entry that names no device.
+    """Counts as CUDA does, which stops at the first entry that names no device.
 
     >>> _count_listed("0,1,-1,3"), _count_listed("GPU-8932f937"), _count_listed("")
     (2, 1, 0)

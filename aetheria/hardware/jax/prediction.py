@@ -1,4 +1,7 @@
-"""The prediction program: one model's `predict`, compiled for a few batch sizes, for any thread."""
+"""The prediction program: one model's `predict`, compiled for a few batch sizes, for any thread.
+
+Knows neither a snapshot's files nor training.
+"""
 
 import threading
 from collections.abc import Mapping
@@ -6,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.compiler import jit_for
@@ -15,6 +19,7 @@ from aetheria.hardware.layout.leaves import (
     evaluated_leaves,
     place_weights,
 )
+from aetheria.hardware.layout.trees import Leaves, Tree
 from aetheria.model.contract import call_hook, check_rows
 from aetheria.model.example_spec import example_shapes
 from aetheria.model.model import Model
@@ -24,14 +29,14 @@ from aetheria.plugins.user_code import named_frames
 
 
 class PredictProgram:
-    """Pads every batch to a power of two, so that few shapes are compiled, each of them once.
+    """Pads every batch to a power of two, so that few shapes are compiled, each once.
 
     Args:
         model: the model.
         example_spec: column name -> {"shape", "dtype"} of one example, as a snapshot records it.
-        mixed_precision: compute in bfloat16; or a precision policy.
-        trained_with: the `mixed_precision` of the snapshot, which says what its parameters are kept
-            in.
+        mixed_precision: whether to compute in bfloat16; or a precision policy.
+        trained_with: the `mixed_precision` of the snapshot, which says in which dtype its
+            parameters are kept.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
     """
 
@@ -63,15 +68,15 @@ class PredictProgram:
         self._inputs = nested["inputs"]
         self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
-    def place(self, arrays: Mapping[str, Any]) -> Weights:
+    def place(self, arrays: Leaves) -> Weights:
         """Puts the weights of an exported state on the default device; averaged ones, if any.
 
         Raises:
-            SnapshotError: they are not this model's; the leaf is named.
+            SnapshotError: they are another model's; the leaf is named.
         """
         return place_weights(evaluated_leaves(arrays), self._abstract, "checkpoint_path")
 
-    def run(self, weights: Weights, inputs: Any, *, probabilities: bool = False) -> Any:
+    def run(self, weights: Weights, inputs: Tree, *, probabilities: bool = False) -> Tree:
         """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
         returns NumPy outputs [batch, ...].
 
@@ -85,7 +90,7 @@ class PredictProgram:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
     def compile(self, batch_size: int, probabilities: bool = False) -> tuple[int, Any]:
-        """The bucket of a batch size and its executable, compiled at the first call."""
+        """Returns the bucket of a batch size and its executable, compiled at the first call."""
         bucket = min(1 << max(batch_size - 1, 0).bit_length(), self._max_batch_size)
         key = (bucket, probabilities)
         if key not in self._compiled:
@@ -95,7 +100,7 @@ class PredictProgram:
         return bucket, self._compiled[key]
 
     def _compile(self, bucket: int, probabilities: bool) -> Any:
-        def predict(weights: Weights, inputs: Any) -> Any:
+        def predict(weights: Weights, inputs: Tree) -> Tree:
             params = self._precision.cast_params(weights.params)
             inputs = self._precision.cast_inputs(inputs)
             outputs = call_hook(self._model, "predict", params, weights.model_state, inputs)
@@ -110,7 +115,7 @@ class PredictProgram:
         with named_frames():
             return jit(predict).lower(self._abstract, inputs).compile()
 
-    def _run_piece(self, weights: Weights, piece: Any, probabilities: bool) -> Any:
+    def _run_piece(self, weights: Weights, piece: Tree, probabilities: bool) -> Tree:
         size = len(jax.tree.leaves(piece)[0])
         bucket, executable = self.compile(size, probabilities)
         if size < bucket:
@@ -118,8 +123,8 @@ class PredictProgram:
         outputs = jax.device_get(executable(weights, piece))
         return jax.tree.map(lambda a: a[:size], outputs)
 
-    def _check(self, inputs: Any) -> tuple[Any, int]:
-        """The inputs as arrays like those of training, and how many rows they have."""
+    def _check(self, inputs: Tree) -> tuple[Tree, int]:
+        """Returns the inputs as arrays like those of training, and their number of rows."""
         checked = _like(self._inputs, inputs, "inputs")
         sizes = {len(column) for column in jax.tree.leaves(checked)}
         if len(sizes) != 1:
@@ -130,8 +135,8 @@ class PredictProgram:
         return checked, sizes.pop()
 
 
-def _like(spec: Any, inputs: Any, name: str) -> Any:
-    """Checks inputs, or a mapping of them, against what the model was trained on."""
+def _like(spec: Tree, inputs: Tree, name: str) -> Tree:
+    """Checks inputs, or a mapping of them, against those the model was trained on."""
     if not isinstance(spec, Mapping):
         return _column_like(spec, inputs, name)
     if not isinstance(inputs, Mapping) or set(inputs) != set(spec):
@@ -143,7 +148,7 @@ def _like(spec: Any, inputs: Any, name: str) -> Any:
     return {key: _like(part, inputs[key], f"{name}/{key}") for key, part in spec.items()}
 
 
-def _column_like(spec: jax.ShapeDtypeStruct, inputs: Any, name: str) -> np.ndarray:
+def _column_like(spec: jax.ShapeDtypeStruct, inputs: ArrayLike, name: str) -> np.ndarray:
     try:
         array = np.asarray(inputs)
     except ValueError as error:
@@ -161,7 +166,7 @@ def _column_like(spec: jax.ShapeDtypeStruct, inputs: Any, name: str) -> np.ndarr
     return array.astype(spec.dtype, copy=False)
 
 
-def _rows(inputs: Any, cut: slice) -> Any:
+def _rows(inputs: Tree, cut: slice) -> Tree:
     return jax.tree.map(lambda column: column[cut], inputs)
 
 

@@ -1,30 +1,32 @@
-"""What each device keeps of a state that is split over a mesh, and how it becomes whole: bytes are
-moved here, nothing is computed.
+"""What each device keeps of a state that is split over a mesh, and how it becomes whole. Bytes are
+moved here; nothing is computed, and no step is known.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aetheria.hardware.jax.mesh import Device
+from aetheria.hardware.jax.state import Replicas
 from aetheria.hardware.layout.leaves import export_leaves, named_leaves
 from aetheria.hardware.layout.state import TrainState
+from aetheria.hardware.layout.trees import Leaves, Tree
 
-Replicas = list[TrainState]  # one state a device of this process
-Gather = Callable[[list[jax.Array]], list[jax.Array]]
+Gather: TypeAlias = Callable[[list[jax.Array]], list[jax.Array]]
 
 
 class Shards:
-    """The states of an elastic program's devices, between steps and in them.
+    """The states of an elastic program's devices, between steps and during them.
 
     Between steps a device keeps its own part of every leaf that the partition rules split on this
-    mesh. In a step the parameters are whole on each device from the first lane to the update, and
-    the optimizer's state for the update alone. So what is saved is memory at rest, and, while
-    activations are alive, that of the optimizer's state; the peak of the update is that of whole
-    replicas. Where nothing is split nothing happens here.
+    mesh. During a step the parameters are whole on each device from the first lane to the update,
+    and the optimizer's state only for the update. So it saves memory at rest, and, while
+    activations are alive, the memory of the optimizer's state; the peak of the update is that of
+    whole replicas. Where nothing is split, nothing happens here.
 
     Args:
         abstract: shapes and dtypes of the whole state.
@@ -32,7 +34,7 @@ class Shards:
         devices: those of this process, in the order of the mesh.
     """
 
-    def __init__(self, abstract: TrainState, placed: TrainState, devices: Sequence[Any]):
+    def __init__(self, abstract: TrainState, placed: TrainState, devices: Sequence[Device]):
         self._devices = devices
         shardings, self._treedef = jax.tree.flatten(placed)
         shapes = [leaf.shape for leaf in jax.tree.leaves(abstract)]
@@ -50,7 +52,7 @@ class Shards:
 
     @property
     def is_split(self) -> bool:
-        """Whether any leaf is."""
+        """Whether any leaf is split."""
         return bool(self._all_split)
 
     def spread(self, state: TrainState) -> Replicas:
@@ -63,7 +65,7 @@ class Shards:
         return replicas
 
     def part(self, whole: Replicas) -> Replicas:
-        """Leaves each device its part of its own whole state; what was whole is freed."""
+        """Keeps on each device its part of its own whole state, and frees the whole one."""
         if not self.is_split:
             return whole
         replicas = []
@@ -81,7 +83,7 @@ class Shards:
         Args:
             replicas: each with its part of the field.
             field: which one.
-            free: whether the parts are freed. Not where they are needed again, as in evaluation.
+            free: whether to free the parts; not where they are needed again, as in evaluation.
         """
         split = self._split[field]
         if not split:
@@ -98,7 +100,7 @@ class Shards:
         return [self._treedef.unflatten(leaves) for leaves in states]
 
     def join(self, replicas: Replicas) -> TrainState:
-        """The parts of all devices as one state on the mesh; nothing is copied."""
+        """Makes the parts of all devices one state on the mesh; copies nothing."""
         states = [jax.tree.leaves(state) for state in replicas]
         return self._treedef.unflatten([self._join(i, states) for i in range(len(self._leaves))])
 
@@ -123,7 +125,7 @@ class Shards:
             for row, (leaf, size) in enumerate(zip(whole, sizes, strict=True))
         ]
 
-    def _starts_on(self, device: Any) -> np.ndarray:
+    def _starts_on(self, device: Device) -> np.ndarray:
         most = max((len(self._leaves[i][0]) for i in self._all_split), default=0)
         starts = np.zeros((len(self._all_split), most), np.int32)
         for row, i in enumerate(self._all_split):
@@ -137,8 +139,8 @@ class Shards:
 def make_gather(mesh: Mesh) -> Gather:
     """Builds the program that makes split arrays whole on every device of a mesh.
 
-    Floats of fewer than 32 bits travel as whole numbers: XLA moves bfloat16 as float32 on a CPU,
-    there and back, and a conversion is not a move.
+    Floats of fewer than 32 bits travel as whole numbers: on a CPU XLA converts bfloat16 to float32
+    and back to move it, and a conversion is not a move.
     """
     whole = NamedSharding(mesh, PartitionSpec())
 
@@ -146,7 +148,7 @@ def make_gather(mesh: Mesh) -> Gather:
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize >= 4:
             return leaf
         number = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-        # The barriers: XLA else finds that bits there and back are nothing, and drops both.
+        # Without the barriers XLA finds that the two casts cancel, and drops both.
         bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(leaf, number))
         bits = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(bits, whole))
         return jax.lax.bitcast_convert_type(bits, leaf.dtype)
@@ -154,10 +156,10 @@ def make_gather(mesh: Mesh) -> Gather:
     return jax.jit(lambda leaves: [gather(leaf) for leaf in leaves], out_shardings=whole)
 
 
-def make_export(placed: TrainState) -> Callable[[TrainState], dict[str, Any]]:
-    """Builds the copy of a state, path -> array, for who writes it. On a mesh of one process the
-    copies lie as the state does, since that process reads every part itself; of several processes,
-    the first gets them whole.
+def make_export(placed: TrainState) -> Callable[[TrainState], Leaves]:
+    """Builds the copy of a state, path -> array, for the process that writes it. On a mesh of one
+    process the copies are split as the state is, since that process reads every part itself; of
+    several processes, the first gets them whole.
 
     Args:
         placed: the state's shardings, all of one mesh.
@@ -171,15 +173,15 @@ def make_export(placed: TrainState) -> Callable[[TrainState], dict[str, Any]]:
     return lambda state: _gather_on_first(export(state), gather)
 
 
-def _gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> dict[str, Any]:
-    """Makes split arrays whole in the memory of process 0, which writes; the others go without
-    them. One after another, so that no device holds more than one of them whole.
+def _gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> Leaves:
+    """Makes split arrays whole in the memory of process 0, which writes them; the others do without
+    them. One array after another, so that no device holds more than one of them whole.
 
     Args:
-        arrays: path -> array, on a mesh of several processes; all call alike.
+        arrays: path -> array, on a mesh of several processes, which all make this call.
         gather: the mesh's.
     """
-    held: dict[str, Any] = {}
+    held: dict[str, jax.Array | np.ndarray] = {}
     for path, array in arrays.items():
         if array.is_fully_replicated:
             held[path] = array
@@ -192,25 +194,25 @@ def _gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> dict[st
     return held
 
 
-def on_each_device(array: jax.Array, devices: Sequence[Any]) -> list[jax.Array]:
-    """What each device holds of an array, without a copy."""
+def on_each_device(array: jax.Array, devices: Sequence[Device]) -> list[jax.Array]:
+    """Takes what each device holds of an array, without a copy."""
     held = {shard.device: shard.data for shard in array.addressable_shards}
     return [held[device] for device in devices]
 
 
-def wait_on_cpu(tree: Any) -> None:
-    """Waits for arrays that devices of one CPU compute, before these meet in a collective.
+def wait_on_cpu(tree: Tree) -> None:
+    """Waits for arrays that the devices of one CPU compute, before these meet in a collective.
 
-    They share a pool of threads, and meet by blocking one each: with other work still queued there,
-    the last may never get its thread (a deadlock, seen on jax 0.10.2 with eight devices on two
-    cores).
+    They share a pool of threads, and each blocks one of them to meet the others: with other work
+    still queued there, the last may never get its thread (a deadlock, seen on jax 0.10.2 with eight
+    devices on two cores).
     """
     (device, *_) = jax.tree.leaves(tree)[0].devices()
     if device.platform == "cpu":
         jax.block_until_ready(tree)
 
 
-def _free(arrays: Any) -> None:
-    """Frees now, or when the device has read them: not when Python forgets the last name."""
+def _free(arrays: Iterable[jax.Array]) -> None:
+    """Frees now, or when the device has read them, not when the last Python reference goes."""
     for array in arrays:
         array.delete()

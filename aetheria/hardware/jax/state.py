@@ -1,133 +1,42 @@
-"""Where each leaf of a state lies on a mesh: a model's partition rules made into shardings."""
+"""What the steps of an elastic program take and give, beside the types of `layout.state`.
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+The plain program's are `TrainState`, `StepOutput` and `Sums`, of one mesh. Computes nothing.
+"""
 
-import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from typing import NamedTuple, TypeAlias
 
-from aetheria.errors import HardwareError
-from aetheria.hardware.layout.leaves import copied_parameter, leaf_paths
-from aetheria.hardware.layout.state import TrainState
-from aetheria.model.sharding import MESH_AXES, LargestDim, PartitionRules, fsdp_rules
+from aetheria.hardware.layout.state import Sums, TrainState
+from aetheria.model.model import ModelState, Params
+
+# One state for each device of this process.
+Replicas: TypeAlias = list[TrainState]
 
 
-def place_state(rules: PartitionRules | None, state: TrainState, mesh: Mesh) -> TrainState:
-    """Gives every leaf of a state its sharding.
+class LaneSums(NamedTuple):
+    """What one lane contributes, or several together. Every leaf leads with a dim of 1: side by
+    side, those of all devices are one array over the mesh.
 
-    Parameters go by the first rule that matches, and so do the optimizer's leaves that mirror one
-    (moments, a copy of the parameters). All else is whole on every device.
-
-    Args:
-        rules: a model's `partition_rules()`; None: `fsdp_rules()`.
-        state: shapes alone.
-        mesh: has the axes `MESH_AXES`.
-
-    Returns:
-        A tree like `state`, of NamedShardings.
-
-    Raises:
-        HardwareError: a rule that is none or matches no parameter, an axis that does not exist, or
-            a parameter that cannot be split so.
+    Attributes:
+        grads: gradients of the summed loss, f32; with float16, still scaled.
+        sums: loss, weight, metrics, number of examples.
+        model_state: float and complex leaves, f32 or wider, multiplied by the number of examples;
+            others as they are.
     """
-    rules = fsdp_rules() if rules is None else rules
-    paths, leaves = leaf_paths(state.params), jax.tree.leaves(state.params)
-    _check_rules(rules, paths)
-    shapes = dict(zip(paths, (leaf.shape for leaf in leaves), strict=True))
-    specs = {path: _spec_of(rules, path, shapes[path], mesh.shape) for path in paths}
 
-    def spec_of(path: str, leaf: Any) -> PartitionSpec:
-        copied = copied_parameter(path, leaf.shape, shapes)
-        return PartitionSpec() if copied is None else specs[copied]
-
-    place = lambda spec: NamedSharding(mesh, spec)
-    opt_leaves, opt_structure = jax.tree.flatten(state.opt_state)
-    opt_specs = map(spec_of, leaf_paths(state.opt_state), opt_leaves)
-    whole = jax.tree.map(lambda _: place(PartitionSpec()), state)
-    return whole._replace(
-        params=jax.tree.unflatten(jax.tree.structure(state.params), map(place, specs.values())),
-        opt_state=jax.tree.unflatten(opt_structure, map(place, opt_specs)),
-    )
+    grads: Params
+    sums: Sums
+    model_state: ModelState
 
 
-def _check_rules(rules: PartitionRules, paths: Sequence[str]) -> None:
-    for pattern, spec in rules:
-        try:
-            used = any(re.search(pattern, path) for path in paths)
-        except re.error as error:
-            raise HardwareError(
-                f"partition_rules: expected a regular expression, got {pattern!r} ({error}); "
-                "mend it"
-            ) from None
-        if isinstance(spec, LargestDim):  # a default: it may have nothing left to split
-            continue
-        if not used:
-            raise HardwareError(
-                f"partition_rules: expected {pattern!r} to match a parameter, got none of "
-                f"{', '.join(paths)}; mend or remove the rule"
-            )
-        if not isinstance(spec, PartitionSpec):
-            raise HardwareError(
-                f"partition_rules: expected a PartitionSpec for {pattern!r}, got {spec!r}; "
-                "import it from jax.sharding"
-            )
-        _check_axes(pattern, [_axes(entry) for entry in spec])
+class LaneTotals(NamedTuple):
+    """The totals of an evaluation.
 
+    Attributes:
+        num_batches: how many batches were taken.
+        lanes: the sums of each lane so far.
+        replicas: the states that are evaluated, their parameters whole.
+    """
 
-def _check_axes(pattern: str, dims: Sequence[tuple[Any, ...]]) -> None:
-    named = [axis for axes in dims for axis in axes]
-    for axis in named:
-        if axis not in MESH_AXES:
-            raise HardwareError(
-                f"partition_rules: expected the axes {', '.join(MESH_AXES)}, got {axis!r} for "
-                f"{pattern!r}; use these"
-            )
-        if named.count(axis) > 1:
-            raise HardwareError(
-                f"partition_rules: expected each axis once, got {axis!r} twice for {pattern!r}; "
-                "split one dim by it"
-            )
-    for axes in dims:
-        # In another order XLA's partitioner may give wrong gradients, without a word: measured on
-        # jax 0.10.2 with ("tensor", "fsdp") beside ("data", "tensor") and (None, "fsdp").
-        ordered = tuple(sorted(axes, key=MESH_AXES.index))
-        if axes != ordered:
-            raise HardwareError(
-                f"partition_rules: expected the axes of one dim in the order {ordered}, got {axes} "
-                f"for {pattern!r}; turn them round"
-            )
-
-
-def _spec_of(
-    rules: PartitionRules, path: str, shape: Sequence[int], sizes: Mapping[str, int]
-) -> PartitionSpec:
-    """The spec of one parameter, checked against its shape."""
-    found = next((rule for rule in rules if re.search(rule[0], path)), None)
-    if found is None:
-        return PartitionSpec()
-    pattern, spec = found
-    if isinstance(spec, LargestDim):
-        return spec.spec(shape, sizes)
-    if len(spec) > len(shape):
-        raise HardwareError(
-            f"partition_rules: expected at most {len(shape)} entries for {path!r} {list(shape)}, "
-            f"got {len(spec)} of the rule {pattern!r}; give it a rule of its own before that one"
-        )
-    for dim, (size, entry) in enumerate(zip(shape, spec, strict=False)):
-        axes = _axes(entry)
-        if size % math.prod(sizes[axis] for axis in axes):
-            by = " x ".join(f"{axis}={sizes[axis]}" for axis in axes)
-            raise HardwareError(
-                f"partition_rules: expected dim {dim} of {path!r} {list(shape)} to divide by {by}, "
-                f"got {size}; change the model's size, the mesh, or the rule {pattern!r}"
-            )
-    return spec
-
-
-def _axes(entry: Any) -> tuple[Any, ...]:
-    """The mesh axes that one dim is split by."""
-    if entry is None:
-        return ()
-    return entry if isinstance(entry, tuple) else (entry,)
+    num_batches: int
+    lanes: tuple[Sums, ...]
+    replicas: Replicas

@@ -1,7 +1,11 @@
-"""The train and eval step as pure functions of a state: grad, guard, update, count."""
+"""The train and eval step as pure functions of a state. Knows neither a mesh nor a loop of a run.
+
+A train step reads in this order: the gradient of the global batch, then the update, which judges
+it and applies the verdict.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +15,19 @@ from aetheria.hardware.jax.gradient import make_gradient, step_key
 from aetheria.hardware.jax.update import make_update
 from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.evaluation import make_eval_sums
-from aetheria.hardware.layout.loss_scale import (
-    GROWTH_PERIOD,
-)
+from aetheria.hardware.layout.loss_scale import GROWTH_PERIOD
+from aetheria.hardware.layout.report_rows import Adder
 from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision
+
+# (state, global batch) -> (state, report of this step)
+TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]
+# (state, chunk, start, count, rows of the interval so far) -> (state, report of the interval)
+TrainSteps: TypeAlias = Callable[
+    [TrainState, Batch, jax.Array, jax.Array, jax.Array], tuple[TrainState, StepOutput]
+]
+EvalStep: TypeAlias = Callable[[TrainState, Batch, Sums], Sums]
 
 
 def make_train_step(
@@ -26,21 +37,21 @@ def make_train_step(
     max_consecutive_skips: int,
     *,
     growth_period: int = GROWTH_PERIOD,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]:
-    """Builds `train_step(state, window) -> (state, report)`.
+) -> TrainStep:
+    """Builds `train_step(state, global_batch) -> (state, report)`.
 
-    The guard: a window whose loss or global gradient norm is not finite, or whose step would write
-    a parameter, an optimizer state or a model state that is not, changes nothing but the counters.
-    Then, and after `max_consecutive_skips` such windows in a row, the state freezes: no
-    further window changes or counts anything, so that the host may find out late and still find
-    everything as it was; see `aetheria.hardware.layout.counters`.
-    A window of zero weight takes a step that changes no parameter. With float16, a window whose
+    The guard: a global batch whose loss or gradient norm is not finite, or whose step would write a
+    parameter, an optimizer state or a model state that is not finite, changes nothing but the
+    counters. Then, and after `max_consecutive_skips` such global batches in a row, the state
+    freezes: no further one changes or counts anything, so that the host may learn of it late and
+    still find everything as it was; see `aetheria.hardware.layout.counters`.
+    A global batch of zero weight takes a step that changes no parameter. With float16, one whose
     forward pass is finite (its loss and model state) and whose gradients are not has overflowed: it
     is skipped and counted as skipped, and halves the loss scale; only at the smallest scale does it
     count towards the limit.
 
     An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
-    clipping need not read every gradient a second time, and `value`, the window's mean loss.
+    clipping need not read every gradient a second time, and `value`, the mean loss.
     """
     gradient = make_gradient(model, precision)
     update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
@@ -55,19 +66,21 @@ def make_train_step(
     return train_step
 
 
-def make_train_steps(
-    train_step: Callable[..., Any], add: Callable[[Any, Any], Any]
-) -> Callable[..., Any]:
-    """Builds `train_steps(state, chunk, start, count, rows) -> (state, report)` of a train step;
+def make_train_steps(train_step: TrainStep, add: Adder) -> TrainSteps:
+    """Builds `train_steps(state, chunk, start, count, rows) -> (state, report)` from a train step;
     `rows` are those of the interval so far, to which `add` adds each step's.
 
-    The chunk leads with [num_windows]; `count` of its windows are trained on, from `start` on, in
+    The chunk leads with [num_global_batches]; `count` of them are trained on, from `start` on, in
     one call: where a step takes microseconds, dispatching it takes as long again. Start and count
     are values, not shapes, so that one compilation serves wherever a cadence cuts a chunk.
     """
 
-    def train_steps(state: TrainState, chunk: Batch, start: Any, count: Any, rows: Any) -> Any:
-        def take(index: Any, carry: Any) -> Any:
+    def train_steps(
+        state: TrainState, chunk: Batch, start: jax.Array, count: jax.Array, rows: jax.Array
+    ) -> tuple[TrainState, StepOutput]:
+        def take(
+            index: jax.Array | int, carry: tuple[TrainState, StepOutput]
+        ) -> tuple[TrainState, StepOutput]:
             global_batch = jax.tree.map(lambda column: column[index], chunk)
             state, report = train_step(carry[0], global_batch)
             return state, StepOutput(add(carry[1].values, report.values), report.counters)
@@ -80,11 +93,11 @@ def make_train_steps(
     return train_steps
 
 
-def make_eval_step(model: Model, precision: Precision) -> Callable[[TrainState, Batch, Sums], Sums]:
+def make_eval_step(model: Model, precision: Precision) -> EvalStep:
     """Builds `eval_step(state, batch, totals) -> totals`; the batch leads with [batch]."""
-    add = make_eval_sums(model, precision)
+    eval_sums = make_eval_sums(model, precision)
 
     def eval_step(state: TrainState, batch: Batch, totals: Sums) -> Sums:
-        return jax.tree.map(jnp.add, totals, add(state, batch))
+        return jax.tree.map(jnp.add, totals, eval_sums(state, batch))
 
     return eval_step

@@ -1,9 +1,11 @@
-"""Chooses devices and lays them out. One code path: a CPU or a GPU is a mesh of one device."""
+"""Chooses devices and lays them out. One code path: a CPU or a GPU is a mesh of one device.
+
+Knows neither data nor a step. `torch.strategy` does the same for the other backend.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.cpu.threads import NUM_THREADS
 from aetheria.hardware.jax.elastic import ElasticProgram
-from aetheria.hardware.jax.mesh import make_mesh, name_devices
+from aetheria.hardware.jax.mesh import Device, make_mesh, name_devices
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.model import Model
@@ -25,28 +27,28 @@ class MeshStrategy:
     name: str
     mesh: Mesh
 
-    def check(self, num_micro: int, micro_batch: int) -> None:
+    def check(self, num_slices: int, slice_size: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the devices."""
         size = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
-        if micro_batch % size:
+        if slice_size % size:
             raise HardwareError(
                 f"mesh: expected a micro-batch that divides over {size} devices (data x fsdp), "
-                f"got {micro_batch} (batch_size / grad_accumulation_steps); change one of these, "
+                f"got {slice_size} (batch_size / grad_accumulation_steps); change one of these, "
                 "or use a smaller mesh"
             )
 
-    def part(self, num_micro: int, micro_batch: int) -> tuple[slice, slice]:
-        """The micro-batches, and the rows of each, whose devices belong to this process."""
+    def part(self, num_slices: int, slice_size: int) -> tuple[slice, slice]:
+        """Selects the micro-batches, and the rows of each, of this process's devices."""
         if not self.mesh.is_multi_process:
             return slice(None), slice(None)
         rows = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
-        places = rows.addressable_devices_indices_map((micro_batch,)).values()
-        bounds = [place[0].indices(micro_batch) for place in places if place is not None]
+        places = rows.addressable_devices_indices_map((slice_size,)).values()
+        bounds = [place[0].indices(slice_size) for place in places if place is not None]
         return slice(None), slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
     @property
     def devices(self) -> str:
-        """The devices of this process, for people."""
+        """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
 
     def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
@@ -56,15 +58,15 @@ class MeshStrategy:
 
 @dataclass(frozen=True)
 class ElasticStrategy:
-    """Strategy: devices that share the lanes of every batch, and give the same bits however many
-    they are.
+    """Strategy: devices that share the lanes of every global batch, and give the same bits whatever
+    their number.
     """
 
     name: str
     mesh: Mesh
 
-    def check(self, num_lanes: int, lane_size: int) -> None:
-        """Raises HardwareError if the lanes cannot be shared evenly."""
+    def check(self, num_slices: int, slice_size: int) -> None:
+        """Raises HardwareError if the lanes, one slice each, cannot be shared evenly."""
         if (tensor := self.mesh.shape["tensor"]) > 1:
             raise HardwareError(
                 "mesh: expected the axes data and fsdp alone with reproducibility elastic, got "
@@ -72,9 +74,9 @@ class ElasticStrategy:
                 "use reproducibility fast for it"
             )
         size = self.mesh.devices.size
-        if num_lanes % size:
+        if num_slices % size:
             raise HardwareError(
-                f"mesh: expected a number of devices that divides the {num_lanes} lanes, got "
+                f"mesh: expected a number of devices that divides the {num_slices} lanes, got "
                 f"{size} (data x fsdp); set mesh to fewer, or lanes to a larger power of two"
             )
 
@@ -86,18 +88,18 @@ class ElasticStrategy:
                 "order; start more processes"
             )
 
-    def part(self, num_lanes: int, lane_size: int) -> tuple[slice, slice]:
-        """The lanes, and the rows of each, whose devices belong to this process."""
+    def part(self, num_slices: int, slice_size: int) -> tuple[slice, slice]:
+        """Selects the lanes, and the rows of each, of this process's devices."""
         devices = list(self.mesh.devices.flat)
         mine = [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
-        share = num_lanes // len(devices)
+        share = num_slices // len(devices)
         if len(mine) == len(devices):
             return slice(None), slice(None)
         return slice(mine[0] * share, (mine[-1] + 1) * share), slice(None)
 
     @property
     def devices(self) -> str:
-        """The devices of this process, for people."""
+        """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
 
     def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
@@ -112,13 +114,13 @@ def select_strategy(
 
     Args:
         name: `cpu` or `gpu`: one device of that kind. `mesh`: all devices of the default kind, or
-            as many as `mesh_shape` says. `auto`: a mesh if there are several, else the one.
+            as many as `mesh_shape` says. `auto`: a mesh if there are several devices, else the one.
         mesh_shape: axis name -> size, 1 for an axis left out; empty for all devices on the data
             axis.
-        elastic: whether the result may not depend on the number of devices.
+        elastic: whether results must not depend on the number of devices.
 
     Raises:
-        HardwareError: no such device, too few of them, or an axis that does not exist.
+        HardwareError: the device or an axis does not exist, or there are too few devices.
     """
     strategy = ElasticStrategy if elastic else MeshStrategy
     if name in ("cpu", "gpu"):
@@ -133,7 +135,7 @@ def select_strategy(
     return strategy(name, make_mesh(mesh_shape or {"data": len(available)}, available))
 
 
-def _devices(platform: str) -> Sequence[Any]:
+def _devices(platform: str) -> Sequence[Device]:
     try:
         return jax.devices(platform)
     except RuntimeError:

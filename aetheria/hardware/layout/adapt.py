@@ -1,20 +1,16 @@
-"""A state saved under one precision policy, as another one keeps it."""
-
-from collections.abc import Mapping
-from typing import Any
+"""A state saved under one precision policy, as another policy keeps it. Knows no model."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from aetheria.hardware.layout.loss_scale import initial_scale
+from aetheria.hardware.layout.trees import Leaves, Shapes
 from aetheria.model.precision import Precision
 
 
-def adapt_state(
-    arrays: Mapping[str, Any], expected: Mapping[str, Any], precision: Precision
-) -> dict[str, Any]:
-    """Casts parameters and optimizer state to the dtypes that are expected; a loss scale begins
-    anew or goes. Whatever else does not fit is left for the check to name.
+def adapt_state(arrays: Leaves, expected: Shapes, precision: Precision) -> Leaves:
+    """Casts parameters and optimizer state to the expected dtypes; a loss scale starts again or is
+    dropped. Whatever else does not fit is left for the check to name.
 
     Args:
         arrays: exported state, leaf path -> array.
@@ -30,6 +26,6 @@ def adapt_state(
     return adapted
 
 
-def _cast_floating(array: np.ndarray, dtype: Any) -> np.ndarray:
+def _cast_floating(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     both = jnp.issubdtype(array.dtype, jnp.floating) and jnp.issubdtype(dtype, jnp.floating)
     return array.astype(dtype) if both else array

@@ -1,23 +1,24 @@
-"""What a state may hold, checked on shapes alone, before anything compiles."""
+"""What a state may hold, checked on shapes alone, before anything compiles. Knows no device."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from aetheria.errors import ModelError
 from aetheria.hardware.layout.leaves import named_leaves, path_of
+from aetheria.hardware.layout.state import TrainState
+from aetheria.model.model import Model, ModelState
 
 _UNSAFE = ("", ".", "..")
 
 
-def check_contents(model: Any, state: Any) -> None:
-    """Checks the names of all leaves, and that parameters can be differentiated.
+def check_contents(model: Model, state: TrainState) -> None:
+    """Checks the names of all leaves, and that the parameters can be differentiated.
 
     Args:
-        model: for the message.
-        state: a TrainState of shapes and dtypes.
+        model: is named in the message.
+        state: shapes and dtypes alone.
 
     Raises:
         ModelError: names the leaf.
@@ -32,8 +33,8 @@ def check_contents(model: Any, state: Any) -> None:
             )
 
 
-def check_mergeable(model: Any, model_state: Any) -> None:
-    """Checks that lanes can be merged: numbers can, keys of generators cannot.
+def check_mergeable(model: Model, model_state: ModelState) -> None:
+    """Checks that lanes can be merged: numbers can be, keys of generators cannot.
 
     Raises:
         ModelError: names the leaf.
@@ -52,7 +53,7 @@ def _joined(part: str, path: str) -> str:
 
 
 def _check_paths(name: str, paths: Sequence[str]) -> None:
-    """A snapshot names a leaf by its path, and a dot divides names where Orbax stores them."""
+    """A snapshot names a leaf by its path, and Orbax separates the parts of a name by dots."""
     taken: dict[str, str] = {}
     for path in paths:
         if any(part in _UNSAFE or "\\" in part or "\0" in part for part in path.split("/")):

@@ -1,14 +1,14 @@
-"""The guard's counters: one packed array i32 [6], since every leaf more costs dispatch time."""
+"""The guard's counters: one packed array i32 [6], since each further leaf costs dispatch time."""
 
 import jax
 import jax.numpy as jnp
 
-# LAST_SKIPPED is negative where that window's loss and gradient were finite, and what the step
-# would have written was not.
+# LAST_SKIPPED is negative where the loss and gradient of that global batch were finite, and what
+# the step would have written was not.
 STEP, NUM_SKIPPED, CONSECUTIVE, LAST_SKIPPED, FROZEN, IGNORE_UNTIL = range(6)
 NUM_COUNTERS = 6
 
 
 def initial_counters() -> jax.Array:
-    """No step taken, nothing examined."""
+    """Makes the counters of step 0: no step taken, nothing to ignore."""
     return jnp.zeros(NUM_COUNTERS, jnp.int32)

@@ -1,4 +1,7 @@
-"""The sums of one evaluation batch, and the parameters a state is evaluated with."""
+"""The sums of one evaluation batch, and the parameters that a state is evaluated with.
+
+Knows neither a mesh nor how batches are added up.
+"""
 
 from collections.abc import Callable
 
@@ -23,7 +26,7 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
 
 
 def evaluated(state: TrainState) -> TrainState:
-    """The state with the parameters it is evaluated with: the averaged ones, if there are any."""
+    """Gives a state the parameters it is evaluated with: the averaged ones, if there are any."""
     nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, AverageState))
     averages = [node for node in nodes if isinstance(node, AverageState)]
     return state._replace(params=averages[0].averaged_params) if averages else state

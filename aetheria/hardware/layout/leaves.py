@@ -1,4 +1,7 @@
-"""A state as a flat mapping, leaf path -> array: named, copied, checked, and made a state again."""
+"""A state as a flat mapping, leaf path -> array: named, copied, checked, and made a state again.
+
+Knows neither files nor devices.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from aetheria.errors import SnapshotError
+from aetheria.hardware.layout.trees import Leaves, Shapes, Tree
 from aetheria.model.contract import call_hook, check_init
-from aetheria.model.model import Model
+from aetheria.model.model import Model, ModelState, Params
 from aetheria.model.nesting import nested_columns
 from aetheria.model.precision import Precision
 
 
-def leaf_paths(tree: Any) -> list[str]:
+def leaf_paths(tree: Tree) -> list[str]:
     """Names every leaf by its path, `params/Dense_0/kernel` style, in tree order.
 
     >>> leaf_paths({"a": [1, 2], "b": {"c": 3}})
@@ -23,13 +27,13 @@ def leaf_paths(tree: Any) -> list[str]:
     return [path_of(path) for path, _ in paths]
 
 
-def path_of(path: Any) -> str:
-    """The name of a leaf of which jax gives the key path."""
+def path_of(path: tuple[Any, ...]) -> str:
+    """Names a leaf by the key path that JAX gives."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Every leaf by its path, in tree order.
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """Maps the path of every leaf to the leaf, in tree order.
 
     >>> named_leaves({"a": [1, 2], "b": {"c": 3}})
     {'a/0': 1, 'a/1': 2, 'b/c': 3}
@@ -40,29 +44,29 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def copied_parameter(
     path: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
 ) -> str | None:
-    """The parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
+    """Finds the parameter that a leaf of an optimizer's state is a copy or a moment of, or None.
 
     Args:
         path: the leaf's path, `1/0/mu/Dense_0/kernel`.
         shape: the leaf's shape.
         shapes: parameter path -> shape.
     """
-    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which not
-    # every optimizer bears, and takes Adafactor's factored moments for parameters too.
+    # By name and shape: optax.tree_map_params runs an optimizer's init on placeholders, which some
+    # optimizers cannot take, and takes Adafactor's factored moments for parameters too.
     parts = path.split("/")
     suffixes = ("/".join(parts[start:]) for start in range(len(parts) + 1))
     return next((suffix for suffix in suffixes if shapes.get(suffix) == shape), None)
 
 
 class Weights(NamedTuple):
-    """What a model's output needs of a state."""
+    """The part of a state that a model's output depends on."""
 
-    params: Any
-    model_state: Any
+    params: Params
+    model_state: ModelState
 
 
-def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any]) -> Weights:
-    """Shapes and dtypes of a model's weights, as a precision policy stores them."""
+def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Tree]) -> Weights:
+    """Finds shapes and dtypes of a model's weights, as a precision policy stores them."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     init = lambda key, batch: check_init(model, call_hook(model, "init", key, batch))
     params, model_state = jax.eval_shape(init, key, nested_columns(batch))
@@ -72,9 +76,9 @@ def abstract_weights(model: Model, precision: Precision, batch: Mapping[str, Any
     )
 
 
-def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of an exported state, its parameters being the averaged ones if it has any, in the
-    dtype of those it was trained with.
+def evaluated_leaves(arrays: Leaves) -> dict[str, Any]:
+    """Copies the leaves of an exported state, with the averaged parameters, if it has any, in place
+    of those it was trained with, and in their dtype.
 
     >>> import numpy as np
     >>> arrays = {"params/w": np.float32(1), "opt_state/averaged_params/w": np.float32(2)}
@@ -89,7 +93,7 @@ def evaluated_leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def averaged_param(path: str) -> str:
-    """The path of the parameter that a leaf is the average of; no path, if it is none.
+    """Finds the path of the parameter that a leaf is the average of; empty if it is no average.
 
     >>> averaged_param("opt_state/averaged_params/w"), averaged_param("opt_state/averaged_params")
     ('params/w', 'params')
@@ -102,27 +106,27 @@ def averaged_param(path: str) -> str:
     return "/".join(["params", *parts[parts.index("averaged_params") + 1 :]])
 
 
-def place_weights(arrays: Mapping[str, Any], abstract: Weights, where: str) -> Weights:
+def place_weights(arrays: Leaves, abstract: Weights, where: str) -> Weights:
     """Puts the weights of an exported state on the default device.
 
     Raises:
-        SnapshotError: they are not this model's; the leaf is named.
+        SnapshotError: they are another model's; the leaf is named.
     """
     own = Weights._fields
     given = {path: array for path, array in arrays.items() if path.split("/")[0] in own}
     expected = jax.eval_shape(export_leaves, abstract)
     check_leaves(given, expected, where)
-    # In tree order, which a dict that jax returns has not.
+    # In tree order: a dict that JAX returns is in another.
     return import_leaves([jnp.asarray(given[path]) for path in leaf_paths(abstract)], abstract)
 
 
-def export_leaves(state: Any) -> dict[str, jax.Array]:
-    """Copies of a state's leaves, path -> array, keys as uint32 data."""
+def export_leaves(state: Tree) -> dict[str, jax.Array]:
+    """Copies a state's leaves, path -> array, keys as uint32 data."""
     as_data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
     return {path: as_data(leaf) for path, leaf in named_leaves(state).items()}
 
 
-def import_leaves(leaves: list[jax.Array], abstract: Any) -> Any:
+def import_leaves(leaves: Sequence[jax.Array], abstract: Tree) -> Tree:
     """The inverse of `export_leaves`, from leaves in tree order."""
     likes, treedef = jax.tree.flatten(abstract)
     placed = [
@@ -132,7 +136,7 @@ def import_leaves(leaves: list[jax.Array], abstract: Any) -> Any:
     return jax.tree.unflatten(treedef, placed)
 
 
-def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+def check_leaves(arrays: Leaves, expected: Shapes, where: str) -> None:
     """Compares stored arrays with what a model expects, leaf by leaf.
 
     Raises:
@@ -157,12 +161,12 @@ def check_leaves(arrays: Mapping[str, Any], expected: Mapping[str, Any], where: 
             )
 
 
-def _key_impl(like: Any) -> Any:
-    """Which kind of generator a key is of; jax says it of a value alone, or of one being traced."""
+def _key_impl(like: jax.ShapeDtypeStruct) -> Any:
+    """Finds which kind of generator a key is of; JAX says it only of a value, or while tracing."""
     kinds = []
     jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
     return kinds[0]
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,13 +1,13 @@
 """Dynamic loss scaling: keeps small float16 gradients from vanishing.
 
-The loss is multiplied before its gradient is taken, and the gradient divided once it is whole. The
-scale falls where that overflows and rises where it has not for long. All of it is a function of a
-small packed state, which is part of the TrainState; where nothing is scaled that is `()`, no leaf.
+The loss is multiplied before its gradient is taken, and the gradient is divided once it is whole.
+The scale falls after an overflow and rises when there was none for long. All of it is a function of
+a small packed state, part of the TrainState; where nothing is scaled that is `()`, no leaf.
 
 Source: Micikevicius et al., "Mixed Precision Training" (arXiv:1710.03740), section 3.2.
 """
 
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,17 @@ SCALE, GOOD_STEPS = range(2)
 INITIAL_SCALE, SMALLEST_SCALE, LARGEST_SCALE = 2.0**15, 1.0, 2.0**24
 GROWTH_PERIOD = 2000
 
-LossScale = Any  # f32 [2], or () where the loss is not scaled
+LossScale: TypeAlias = jax.Array | tuple[()]  # f32 [2], or () where the loss is not scaled
 
 
 def initial_scale(precision: Precision) -> LossScale:
-    """The state of step 0."""
+    """Makes the state of step 0."""
     if not precision.scales_loss:
         return ()
     return jnp.array([INITIAL_SCALE, 0], jnp.float32)
 
 
-def is_scaled(loss_scale: LossScale) -> bool:
+def is_scaled(loss_scale: LossScale) -> TypeGuard[jax.Array]:
     """Whether there is a scale; known while tracing."""
     return not isinstance(loss_scale, tuple)
 
@@ -63,8 +63,8 @@ def adjust_scale(
     Args:
         loss_scale: the state.
         overflow: bool [], the step's gradients were not finite.
-        good: bool [], the step was taken; one that is neither says nothing of the scale.
-        growth_period: how many good steps it takes.
+        good: bool [], the step was taken; one that is neither says nothing about the scale.
+        growth_period: how many good steps a doubling takes.
 
     >>> import numpy as np
     >>> state, yes, no = np.float32([8, 1]), np.True_, np.False_
@@ -85,7 +85,7 @@ def adjust_scale(
 
 
 def scale_row(loss_scale: LossScale) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The scale as a row of a train report, a (sum, weight) pair; none where there is none."""
+    """Makes the scale a row of a train report, a (sum, weight) pair; no row without a scale."""
     if not is_scaled(loss_scale):
         return {}
     return {"loss_scale": (loss_scale[SCALE], jnp.ones((), jnp.float32))}

@@ -1,4 +1,4 @@
-"""What every backend is told of a run before it makes its program."""
+"""What every backend needs to know of a run to make its program. No device and no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ class ProgramSpec:
     """What a program is compiled for.
 
     Attributes:
-        example_global_batch: one of the run's shapes, host arrays [accumulation, micro_batch, ...].
+        example_global_batch: one of the run's shapes, host arrays [num_slices, slice_size, ...];
+            the slices are micro-batches, or lanes.
         total_steps: the length of the run, for the model's schedule.
         seed: the run's seed.
-        mixed_precision: compute in bfloat16; or a precision policy.
-        max_consecutive_skips: non-finite windows in a row after which the state freezes.
+        mixed_precision: whether to compute in bfloat16; or a precision policy.
+        max_consecutive_skips: non-finite global batches in a row after which the state freezes.
     """
 
     example_global_batch: Mapping[str, np.ndarray]

@@ -1,9 +1,13 @@
-"""What is known of a run's state and reports before anything is compiled, for every backend."""
+"""What is known of a run's state and reports before anything is compiled, for every backend.
 
-from typing import Any, NamedTuple
+Traces the model's hooks on shapes; knows no device.
+"""
+
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from aetheria.hardware.layout.contents import check_contents
 from aetheria.hardware.layout.evaluation import make_eval_sums
@@ -23,14 +27,14 @@ class ProgramSignature(NamedTuple):
 
     Attributes:
         optimizer: the model's, as a step drives it.
-        state: of every leaf of a state.
-        eval_sums: of the sums of an evaluation.
-        own_names: what a training report has beside the loss and the model's metrics.
+        state: shape and dtype of every leaf of a state.
+        eval_sums: shapes and dtypes of the sums of an evaluation.
+        own_names: what a train report has beside the loss and the model's metrics.
         train_names: the model's metrics in training, in the order of `pack_values`.
-        eval_names: those in evaluation.
+        eval_names: the model's metrics in evaluation.
     """
 
-    optimizer: Any
+    optimizer: optax.GradientTransformation
     state: TrainState
     eval_sums: Sums
     own_names: tuple[str, ...]
@@ -39,17 +43,17 @@ class ProgramSignature(NamedTuple):
 
     @property
     def train_rows(self) -> tuple[str, ...]:
-        """What the rows of a training report are called; see `pack_values`."""
+        """The names of the rows of a train report; see `pack_values`."""
         return ("loss", *self.own_names, *self.train_names)
 
     @property
     def eval_rows(self) -> tuple[str, ...]:
-        """The same of an evaluation."""
+        """The names of the rows of an evaluation."""
         return ("loss", *self.eval_names)
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """What an evaluation reports, under the names of events."""
+        """The names that an evaluation reports, as events spell them."""
         return tuple(f"eval/{name}" for name in self.eval_rows)
 
     @property
@@ -62,8 +66,8 @@ def make_signature(model: Model, spec: ProgramSpec) -> ProgramSignature:
     """Traces the model once in each of its hooks; nothing runs.
 
     Raises:
-        AetheriaError: the model does not fit the data, reads a column that is not there, or names
-            a metric as we name one.
+        AetheriaError: the model does not fit the data, reads a column that does not exist, or gives
+            a metric a name that every report has.
     """
     precision = Precision.parse(spec.mixed_precision)
     example = {name: column[0] for name, column in spec.example_global_batch.items()}

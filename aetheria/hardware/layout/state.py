@@ -1,7 +1,11 @@
-"""What a step takes and gives: the train state, sums over micro-batches, a report."""
+"""What a step takes and gives: the train state, sums over micro-batches, a report.
+
+Knows the model's hooks and no device. The PyTorch backend keeps a state of its own and exports it
+in this layout.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import optax
 from aetheria.hardware.layout.counters import initial_counters
 from aetheria.hardware.layout.loss_scale import LossScale, initial_scale
 from aetheria.model.contract import call_hook, check_init, in_hook
-from aetheria.model.model import Batch, LossOutput, Model
+from aetheria.model.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
 from aetheria.model.nesting import nested_columns
 from aetheria.model.precision import FLOAT32, Precision, at_least_float32
 
@@ -18,8 +22,8 @@ from aetheria.model.precision import FLOAT32, Precision, at_least_float32
 class TrainState(NamedTuple):
     """Everything on the device that decides the future of a run.
 
-    A named tuple, and the key as plain data: a step of a small model spends most of its time in
-    jax's dispatch, which is slower for a dataclass and for typed keys.
+    A named tuple, with the key as plain data: a step of a small model spends most of its time in
+    JAX's dispatch, which is slower for a dataclass and for typed keys.
 
     Attributes:
         params: the model's parameters, f32 unless the policy says otherwise.
@@ -27,12 +31,12 @@ class TrainState(NamedTuple):
         opt_state: the optimizer's state.
         base_key: u32 [2], the data of the run's PRNG key; never split, only folded with the step.
         counters: i32 [6], the guard's; see `aetheria.hardware.layout.counters`.
-        loss_scale: f32 [2] where float16 is computed in, else `()`: no leaf, which costs nothing.
+        loss_scale: f32 [2] where the compute dtype is float16, else `()`: no leaf, at no cost.
     """
 
-    params: Any
-    model_state: Any
-    opt_state: Any
+    params: Params
+    model_state: ModelState
+    opt_state: optax.OptState
     base_key: jax.Array
     counters: jax.Array
     loss_scale: LossScale = ()
@@ -43,7 +47,7 @@ class Sums(NamedTuple):
 
     total: jax.Array
     weight: jax.Array
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, tuple[jax.Array, jax.Array] | WeightedSum]
     num_examples: jax.Array
 
 
@@ -51,9 +55,9 @@ class StepOutput(NamedTuple):
     """A train report still on the device.
 
     Attributes:
-        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric, of
-            the steps so far of an interval that changed anything; with float16, one for the scale
-            the last step was taken with, after grad_norm.
+        values: f32 [2 + metrics, 2], a (sum, weight) row for loss, grad_norm and each metric, over
+            those steps of the interval so far that changed anything; with float16, after grad_norm,
+            one for the scale that the last step was taken with.
         counters: i32 [6], as in TrainState.
     """
 
@@ -67,14 +71,14 @@ def make_init(
     """Builds the function (base key, example batch) -> state of step 0."""
 
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
-        # Step s folds s >= 0 into the key; initialisation takes a number no step reaches.
+        # Step s folds s >= 0 into the key; initialization folds a number that no step reaches.
         key, batch = jax.random.fold_in(base_key, 2**32 - 1), nested_columns(example_batch)
         params, model_state = check_init(model, call_hook(model, "init", key, batch))
         params = precision.store_params(params)
         model_state = precision.store_model_state(model_state)
         with in_hook(model, "optimizer"):
             opt_state = optimizer.init(precision.optimizer_params(params))
-        # Weak types (`jnp.full(4, 0.1)`) end at the first update: the second step would recompile.
+        # Weak types (`jnp.full(4, 0.1)`) end at the first update; the second step would recompile.
         params, model_state, opt_state = jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)),
             (params, model_state, opt_state),

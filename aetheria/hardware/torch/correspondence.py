@@ -1,4 +1,7 @@
-"""A whole state here and a whole state in PyTorch: leaf by leaf the same numbers."""
+"""A state in JAX's layout and a state in PyTorch: leaf by leaf the same numbers.
+
+Moves values; computes nothing, and knows no step.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.hardware.layout.trees import Leaves, Shapes
 from aetheria.hardware.torch.guard import Numbers
 from aetheria.hardware.torch.mapping import Rule
 from aetheria.hardware.torch.optimizers import MOMENTS
@@ -15,7 +19,7 @@ from aetheria.hardware.torch.ranks import gradient_of
 from aetheria.hardware.torch.state import TorchState
 from aetheria.hardware.torch.twin import TorchTwin
 
-# Kinds of a state's tensors, beside the moments.
+# The kinds of a state's tensors, beside the moments.
 _WEIGHTS, _AVERAGES = "weights", "averaged_params"
 _COUNTS = ("count", "num_updates")
 _NUM_BATCHES = "num_batches_tracked"
@@ -30,10 +34,10 @@ class Correspondence:
             `model_state` alone, in tree order.
 
     Raises:
-        AetheriaError: the twin's rules leave a leaf or a tensor out, or sizes differ; named.
+        AetheriaError: the rules leave out a leaf or a tensor, or sizes differ; named.
     """
 
-    def __init__(self, twin: TorchTwin, leaves: Mapping[str, Any]):
+    def __init__(self, twin: TorchTwin, leaves: Shapes):
         self._leaves = leaves
         rules = twin.rules()
         self._rules = {rule.leaf: rule for rule in rules}
@@ -50,7 +54,7 @@ class Correspondence:
         return self._rules
 
     def params(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """Every parameter's path here, such as `Dense_0/kernel`, and its tensors."""
+        """Maps every parameter's path in JAX's layout, `Dense_0/kernel` style, to its tensors."""
         named = dict(module.named_parameters())
         return {
             leaf.removeprefix("params/"): [named[name] for name in rule.names]
@@ -58,7 +62,7 @@ class Correspondence:
             if leaf.startswith("params/")
         }
 
-    def load(self, state: TorchState, arrays: Mapping[str, Any]) -> None:
+    def load(self, state: TorchState, arrays: Leaves) -> None:
         """Copies the arrays of an exported state into a state's tensors."""
         tensors, num_updates = _tensors(state), self.num_updates(arrays)
         with torch.no_grad():
@@ -82,9 +86,9 @@ class Correspondence:
         return made
 
     def _place(self, path: str) -> tuple[str, Rule] | None:
-        """Among which of a state's tensors a leaf is, and by which rule: a weight's own, or that of
-        the parameter whose moment or average it is, as in `…/mu/Dense_0/kernel`. None: it is no
-        tensor's.
+        """Finds among which of a state's tensors a leaf is, and by which rule: a weight's own, or
+        that of the parameter whose moment or average it is, as in `…/mu/Dense_0/kernel`. None: it
+        is no tensor.
         """
         if path in self._rules:
             return _WEIGHTS, self._rules[path]
@@ -95,13 +99,13 @@ class Correspondence:
                 return word, self._rules[owner]
         return None
 
-    def to_tensors(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The weights of an exported state as the module's: name -> array."""
+    def to_tensors(self, arrays: Leaves) -> dict[str, np.ndarray]:
+        """Turns the weights of an exported state into the module's: name -> array."""
         made = [rule.to_torch(arrays[leaf], self.shapes) for leaf, rule in self._rules.items()]
         return {name: array for tensors in made for name, array in tensors.items()}
 
-    def to_leaves(self, tensors: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
-        """The inverse: `params` and `model_state` of a module's weights, in tree order.
+    def to_leaves(self, tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+        """Turns a module's weights into `params` and `model_state`, in tree order.
 
         Raises:
             SnapshotError: a tensor is missing, unknown, or of another shape; named.
@@ -126,7 +130,7 @@ class Correspondence:
         }
 
     def gradients(self, state: TorchState, factor: float) -> dict[str, np.ndarray]:
-        """A state's gradients times a factor: parameter's path -> array, in tree order."""
+        """Reads a state's gradients, times a factor: parameter's path -> array, in tree order."""
         named = {n: gradient_of(p).cpu().numpy() for n, p in state.module.named_parameters()}
         return {
             path.removeprefix("params/"): self._rules[path].to_leaf(named, like.shape) * factor
@@ -134,8 +138,8 @@ class Correspondence:
             if path.startswith("params/")
         }
 
-    def num_updates(self, arrays: Mapping[str, Any]) -> int:
-        """How many updates an exported state has behind it: every count of its optimizer says."""
+    def num_updates(self, arrays: Leaves) -> int:
+        """Reads how many updates an exported state has had, from the counts of its optimizer."""
         counts = [int(arrays[p]) for p in self._leaves if p.split("/")[-1] in _COUNTS]
         return max(counts, default=0)
 
@@ -163,19 +167,19 @@ class Correspondence:
                 if (count := have.count(name)) != 1 or name not in want:
                     here = f"{count} rules for it" if name in want else "a rule for it alone"
                     raise AetheriaError(
-                        f"{where}: expected every {what} once, got {here}: {name}; mend the rules"
+                        f"{where}: expected every {what} once, got {here}: {name}; fix the rules"
                     )
         for leaf, rule in self._rules.items():
             size = sum(int(np.prod(self.shapes[name])) for name in rule.names)
             if size != int(np.prod(self._leaves[leaf].shape)):
                 raise AetheriaError(
                     f"{where}: expected as many numbers in {leaf} {self._leaves[leaf].shape} as in "
-                    f"{', '.join(rule.names)}, got {size}; mend the twin's sizes"
+                    f"{', '.join(rule.names)}, got {size}; fix the sizes of the PyTorch network"
                 )
 
 
 def _tensors(state: TorchState) -> dict[str, Mapping[str, Tensor]]:
-    """Everything of a state that rules speak of: kind -> name -> tensor."""
+    """Collects the tensors of a state that rules map: kind -> name -> tensor."""
     named = dict(state.module.named_parameters())
     moments = state.optimizer.state
     return {
@@ -189,8 +193,8 @@ def _tensors(state: TorchState) -> dict[str, Mapping[str, Tensor]]:
 
 
 def mapped_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and batch statistics by name. How many batches these are of is left
-    out: it decides nothing where there is a momentum.
+    """Collects a module's parameters and batch statistics by name. The number of batches is left
+    out: with a momentum it decides nothing.
     """
     state = module.state_dict(keep_vars=True)
     return {n: t for n, t in state.items() if not n.endswith(_NUM_BATCHES)}

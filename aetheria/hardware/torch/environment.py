@@ -1,4 +1,7 @@
-"""Settings of PyTorch that decide the bits of a run beside its config, and the device."""
+"""What decides the bits of a run beside its config: settings of PyTorch, and the device.
+
+Reads; changes nothing. The counterpart of `jax.environment`.
+"""
 
 import operator
 from typing import Any
@@ -7,7 +10,7 @@ import torch
 
 from aetheria.hardware.torch.ranks import Ranks
 
-# Since 2.9; the older names raise an error where code has set one of these.
+# From torch 2.9 on; the older names raise an error where code has set one of these.
 _PRECISIONS = (
     "cuda.matmul.fp32_precision",
     "cudnn.conv.fp32_precision",
@@ -34,7 +37,7 @@ def describe_settings() -> dict[str, Any]:
 
 
 def describe_device(ranks: Ranks) -> dict[str, Any]:
-    """Says what computes, in the words of `aetheria.hardware.jax.environment.describe_machine`."""
+    """Describes what computes, as `jax.environment.describe_machine` does: JSON values."""
     is_gpu = ranks.device.type == "cuda"
     machine = {
         "platform": "gpu" if is_gpu else ranks.device.type,

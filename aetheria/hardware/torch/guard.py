@@ -1,14 +1,16 @@
-"""The guard: what becomes of a window, and of the few numbers that decide so.
+"""The guard: what a step makes of a global batch in which something is not finite.
 
-Twice the same rules, those of `aetheria.model`: on the host for a CPU, where there is nothing to
-wait for and arithmetic on tensors of one number takes a third of a small step (490 us with it, 340
-without: the MLP of the benchmark); on the device elsewhere, where asking for a number would stop
-the queue.
+The rules of `jax.guard`, twice: on the host for a CPU, where there is nothing to wait for and
+arithmetic on tensors of one number takes a third of a small step (490 us with it, 340 without: the
+MLP of the benchmark); on the device elsewhere, where reading a number would stop the queue.
+
+The guard knows neither the optimizer nor the model: what an update would write, it asks through
+`finite_update`.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -30,50 +32,59 @@ from aetheria.hardware.layout.loss_scale import (
     SMALLEST_SCALE,
 )
 
+# What the host's guard has as plain numbers, and the device's as tensors.
+Flag: TypeAlias = Any  # bool | Tensor [], and only one of them for each guard
+Number: TypeAlias = Any  # float | Tensor [], likewise
+
 
 class Numbers(NamedTuple):
-    """Plain numbers, or tensors that hold them.
+    """What the guard carries from step to step.
 
     Attributes:
-        counters: six, as `layout.counters` names them.
-        loss_scale: two, as `layout.loss_scale` does; None where the loss is not scaled.
-        num_updates: updates so far.
+        counters: i [6], see `layout.counters`.
+        loss_scale: f [2], see `layout.loss_scale`; None where the loss is not scaled.
+        num_updates: the number of updates so far.
     """
 
-    counters: Any
-    loss_scale: Any
-    num_updates: Any
+    counters: Number
+    loss_scale: Number
+    num_updates: Number
 
 
 class Verdict(NamedTuple):
-    """On a window.
+    """On one global batch.
 
     Attributes:
-        counts: whether it changes anything but counters.
+        counts: whether it changes anything but the guard's numbers.
         factor: what its summed, scaled gradients are multiplied by: all divisions and clipping.
-        grad_norm: of the gradient before it is clipped.
+        grad_norm: of the mean gradient, before it is clipped.
         numbers: those after it.
     """
 
-    counts: Any
-    factor: Any
-    grad_norm: Any
+    counts: Flag
+    factor: Number
+    grad_norm: Number
     numbers: Numbers
 
 
 class HostGuard:
-    """Decides by numbers on the host."""
+    """Decides on the host.
+
+    Args:
+        max_consecutive_skips: skips in a row after which the state freezes in any case.
+        max_grad_norm: the norm that gradients are clipped to; 0: they are not.
+    """
 
     def __init__(self, max_consecutive_skips: int, max_grad_norm: float):
         self._max_skips, self._max_norm = max_consecutive_skips, max_grad_norm
 
     def place(self, counters: np.ndarray, loss_scale: np.ndarray | None, updates: int) -> Numbers:
-        """Numbers of a state that is taken up."""
+        """Makes the numbers of an imported state."""
         scale = None if loss_scale is None else tuple(loss_scale.tolist())
         return Numbers(tuple(counters.tolist()), scale, updates)
 
     def read(self, numbers: Numbers) -> Numbers:
-        """The same on the host."""
+        """Returns the numbers as plain ones."""
         return numbers
 
     def judge(
@@ -82,18 +93,19 @@ class HostGuard:
         loss: Tensor,
         norm: Tensor,
         *,
-        finite_statistics: bool = True,
+        finite_state: bool = True,
         finite_update: Callable[[float], bool] = lambda norm: True,
     ) -> Verdict:
-        """Judges a window.
+        """Judges a global batch.
 
         Args:
             numbers: those before it.
-            loss: f [2], the sum of its loss and of its weight.
-            norm: f [], of its summed, scaled gradients.
-            finite_statistics: whether the module's buffers still are.
-            finite_update: says of the norm of the gradient, divided and clipped, whether what an
-                update makes of it is finite; asked where nothing else speaks against one.
+            loss: f [2], the sums of its loss and of its weight, over all micro-batches and ranks.
+            norm: f [], the norm of its summed, scaled gradients.
+            finite_state: whether its statistics are finite where those before were.
+            finite_update: given the norm of the gradient, divided and clipped, whether what the
+                update would write is finite. Asked only where nothing else speaks against the
+                update.
         """
         counters, loss_scale, num_updates = numbers
         (total, weight), scale = loss.tolist(), 1.0 if loss_scale is None else loss_scale[SCALE]
@@ -102,7 +114,7 @@ class HostGuard:
         finite_loss = math.isfinite(total) and math.isfinite(weight)
         finite_gradient = finite_loss and math.isfinite(grad_norm)
         frozen = counters[FROZEN] > 0 or counters[CONSECUTIVE] >= self._max_skips
-        finite_state = finite_statistics or not weight > 0
+        finite_state = finite_state or not weight > 0
         clipped = self.clip_factor(grad_norm)
         factor *= clipped
         may_count = finite_gradient and finite_state and not frozen and weight > 0
@@ -119,21 +131,21 @@ class HostGuard:
         )
 
     def clip_factor(self, grad_norm: float) -> float:
-        """What a gradient of that norm is multiplied by."""
+        """Returns what a gradient of that norm is multiplied by to clip it."""
         if not self._max_norm or grad_norm < self._max_norm:
             return 1.0
         return self._max_norm / grad_norm
 
 
 class DeviceGuard:
-    """Decides by tensors, and never waits for one."""
+    """Decides on the device, by tensors, and never waits for one; arguments as HostGuard's."""
 
     def __init__(self, max_consecutive_skips: int, max_grad_norm: float, device: torch.device):
         self._max_skips, self._max_norm = max_consecutive_skips, max_grad_norm
         self._device = device
 
     def place(self, counters: np.ndarray, loss_scale: np.ndarray | None, updates: int) -> Numbers:
-        """Numbers of a state that is taken up: i32 [6], f32 [2] or None, i64 [1]."""
+        """Makes the numbers of an imported state: i32 [6], f32 [2] or None, i64 [1]."""
         scale = None if loss_scale is None else torch.tensor(loss_scale, device=self._device)
         return Numbers(
             torch.tensor(counters, device=self._device),
@@ -142,7 +154,7 @@ class DeviceGuard:
         )
 
     def read(self, numbers: Numbers) -> Numbers:
-        """The same on the host, waited for."""
+        """Returns the numbers as plain ones; waits for the device."""
         counters, scale, updates = numbers
         return Numbers(
             tuple(counters.tolist()),
@@ -156,10 +168,10 @@ class DeviceGuard:
         loss: Tensor,
         norm: Tensor,
         *,
-        finite_statistics: Tensor | bool = True,
+        finite_state: Tensor | bool = True,
         finite_update: Callable[[Tensor], Tensor | bool] = lambda norm: True,
     ) -> Verdict:
-        """Judges a window; see HostGuard."""
+        """Judges a global batch; arguments as HostGuard's, but tensors."""
         counters, loss_scale, num_updates = numbers
         total, weight = loss
         factor = torch.where(weight > 0, 1 / weight, 0)
@@ -168,7 +180,7 @@ class DeviceGuard:
         finite_loss = torch.isfinite(total) & torch.isfinite(weight)
         finite_gradient = finite_loss & torch.isfinite(grad_norm)
         frozen = (counters[FROZEN] > 0) | (counters[CONSECUTIVE] >= self._max_skips)
-        finite_state = ~(weight > 0) | finite_statistics
+        finite_state = ~(weight > 0) | finite_state
         clipped = torch.ones_like(grad_norm)
         if self._max_norm:
             clipped = torch.where(grad_norm < self._max_norm, 1.0, self._max_norm / grad_norm)
@@ -192,15 +204,15 @@ class DeviceGuard:
 def _count(
     counters: tuple[int, ...], finite: bool, forgiven: bool, finite_gradient: bool
 ) -> tuple[int, ...]:
-    step, num_skipped, consecutive, last_skipped, held, examined = counters
+    step, num_skipped, consecutive, last_skipped, frozen, ignore_until = counters
     step += 1
     if finite:
-        return step, num_skipped, 0, last_skipped, held, examined
+        return step, num_skipped, 0, last_skipped, frozen, ignore_until
     if not forgiven:
         consecutive += 1
-        held = step if step > examined else held
+        frozen = step if step > ignore_until else frozen
     last_skipped = -step if finite_gradient else step
-    return step, num_skipped + 1, consecutive, last_skipped, held, examined
+    return step, num_skipped + 1, consecutive, last_skipped, frozen, ignore_until
 
 
 def _count_on_device(

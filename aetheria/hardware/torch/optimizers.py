@@ -1,12 +1,14 @@
-"""A described optimizer as PyTorch's own."""
+"""A described optimizer as PyTorch's own. Knows neither a guard nor a step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import optax
 import torch
 from torch import Tensor, nn
 
 from aetheria.errors import AetheriaError
+from aetheria.model.model import Model
 from aetheria.model.optimizers import (
     SGD,
     Adam,
@@ -17,12 +19,12 @@ from aetheria.model.optimizers import (
     has_weight_decay,
 )
 
-# What optax calls a parameter's moments, and what PyTorch does.
+# optax's name of a parameter's moment -> PyTorch's.
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 
 
-def described(optimizer: Any, model: Any) -> Optimizer:
-    """What a model's `optimizer` hook returned, if it can be read.
+def described(optimizer: Optimizer | optax.GradientTransformation, model: Model) -> Optimizer:
+    """Returns what a model's `optimizer` hook returned, if PyTorch can run it.
 
     Raises:
         AetheriaError: it is one of optax alone.
@@ -36,12 +38,14 @@ def described(optimizer: Any, model: Any) -> Optimizer:
     return optimizer
 
 
-def make_optimizer(rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]]) -> Any:
-    """Makes it with all its moments in place, zero.
+def make_optimizer(
+    rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]]
+) -> torch.optim.Optimizer:
+    """Makes PyTorch's optimizer with all its moments in place, zero.
 
     Args:
-        rule: the rule.
-        params: a parameter's path here -> its tensors.
+        rule: how parameters are updated.
+        params: path of a parameter in JAX's layout -> its tensors.
     """
     decay_mask = [
         p for path, tensors in params.items() if has_weight_decay(rule, path) for p in tensors
@@ -61,7 +65,7 @@ def make_optimizer(rule: UpdateRule, params: Mapping[str, Sequence[nn.Parameter]
 
 
 def moments(rule: UpdateRule) -> tuple[str, ...]:
-    """Which of PyTorch's moments a rule has."""
+    """Lists which of PyTorch's moments a rule has."""
     match rule:
         case AdamW() | Adam():
             return ("exp_avg", "exp_avg_sq")
@@ -72,7 +76,7 @@ def moments(rule: UpdateRule) -> tuple[str, ...]:
 
 
 def _to_torch(rule: UpdateRule, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    # Fused: one pass over each parameter, and it skips a step by a flag on the device.
+    # Fused: one pass over each parameter, and a flag on the device can skip a step.
     match rule:
         case AdamW() | Adam():
             betas = (rule.b1, rule.b2)
@@ -93,19 +97,22 @@ def _first_state(rule: UpdateRule, param: Tensor) -> dict[str, Tensor]:
 
 
 class LionOptimizer(torch.optim.Optimizer):
-    """Lion, which PyTorch does not have. Source: Chen et al. (arXiv:2302.06675), algorithm 2.
+    """Lion, which PyTorch does not have.
 
-    As in PyTorch's fused optimizers, an attribute `found_inf` f32 [] that is not 0 makes a step
-    change nothing.
+    As in PyTorch's fused optimizers, a step changes nothing where an attribute `found_inf` f32 []
+    is not 0.
+
+    Source: Chen et al., "Symbolic Discovery of Optimization Algorithms" (arXiv:2302.06675),
+    algorithm 2.
     """
 
     found_inf: Tensor | None = None
 
-    def __init__(self, groups: Any, betas: tuple[float, float]):
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]):
         super().__init__(groups, {"lr": 1.0, "betas": betas, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Updates every parameter that has a gradient."""
         for group in self.param_groups:
             lr, (b1, b2) = group["lr"], group["betas"]

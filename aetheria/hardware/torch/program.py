@@ -1,7 +1,12 @@
-"""The PyTorch program: the same state, steps and reports as JAX's, for one rank's device."""
+"""The PyTorch program: init, steps, and a state's way in and out, for one rank's device.
 
+Calls; what a step computes stands in `step`, how a state is JAX's in `correspondence`. It decides
+nothing about a run: no cadence, no file, no event. The counterpart of `jax.program`.
+"""
+
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
@@ -17,46 +22,30 @@ from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, sums_by_name
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import make_init
+from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.hardware.torch.correspondence import Correspondence
 from aetheria.hardware.torch.counterparts import COUNTERPARTS
+from aetheria.hardware.torch.gradient import Gradient
 from aetheria.hardware.torch.guard import Numbers
 from aetheria.hardware.torch.optimizers import described, make_optimizer
 from aetheria.hardware.torch.ranks import Ranks
 from aetheria.hardware.torch.running_statistics import share_statistics
-from aetheria.hardware.torch.state import TorchState
+from aetheria.hardware.torch.state import TorchReport, TorchState, TorchTotals
 from aetheria.hardware.torch.step import Stepper
+from aetheria.hardware.torch.steps_per_call import choose_steps_per_call
 from aetheria.hardware.torch.update import Update
 from aetheria.model.model import Model
 from aetheria.model.optimizers import Optimizer
 from aetheria.model.precision import Precision
 
 _NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What one call should be offered: few calls where steps are short, few steps between two looks at a
-# signal where they are long.
-_MAX_STEPS_PER_CALL = 16
-_MAX_BYTES_PER_CALL = 2**20
-_MAX_FLOPS_PER_CALL = 1e10
-
-
-class TorchReport(NamedTuple):
-    """A train report still on the device: rows (sum, weight), and the guard's numbers."""
-
-    values: Tensor
-    numbers: Numbers
-
-
-class TorchTotals(NamedTuple):
-    """An evaluation's rows so far, of this rank, and its examples."""
-
-    values: Tensor
-    num_examples: Tensor
 
 
 class TorchProgram:
-    """One model's twin on one device of each rank.
+    """The PyTorch counterpart of one model, on one device of each rank.
 
     Attributes:
-        stepper: what its steps are taken with.
+        stepper: what steps are taken with.
         link: how its states and JAX's are the same numbers.
     """
 
@@ -75,37 +64,24 @@ class TorchProgram:
             )
         twin = COUNTERPARTS.make(model, self._example)
         self.link = Correspondence(twin, self._abstract)
+        rates = optimizer.learning_rates(spec.total_steps + 1)
+        max_skips, device = spec.max_consecutive_skips, ranks.device
         self.stepper = Stepper(
-            twin=twin,
-            update=Update(
-                optimizer,
-                optimizer.learning_rates(spec.total_steps + 1),
-                max_consecutive_skips=spec.max_consecutive_skips,
-                device=ranks.device,
-            ),
-            compute=compute,
-            wide=wide,
-            ranks=ranks,
+            gradient=Gradient(twin=twin, compute=compute, wide=wide, ranks=ranks),
+            update=Update(optimizer, rates, max_consecutive_skips=max_skips, device=device),
         )
 
     @property
     def steps_per_call(self) -> int:
-        """How many steps to offer in one call. It changes no bit."""
-        if self._ranks.device.type != "cpu":
-            return 1
-        global_batch = self._spec.example_global_batch
-        size = sum(column.nbytes for column in global_batch.values())
+        """How many steps to offer in one call; a function of the model and the data's shapes."""
         sizes = [leaf.size for path, leaf in self._abstract.items() if path.startswith("params/")]
-        # Each parameter meets each example, or each token, forward once and backward twice.
-        inputs = global_batch.get("inputs", global_batch["mask"])
-        items = inputs if inputs.dtype.kind == "i" else global_batch["mask"]
-        flops = 6 * sum(sizes) * items.size
-        fit = min(_MAX_BYTES_PER_CALL // size, int(_MAX_FLOPS_PER_CALL / flops))
-        return max(1, min(_MAX_STEPS_PER_CALL, fit))
+        return choose_steps_per_call(
+            self._ranks.device, self._spec.example_global_batch, sum(sizes)
+        )
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """What an evaluation reports."""
+        """The names that an evaluation reports."""
         return self._signature.eval_metrics
 
     @property
@@ -123,6 +99,10 @@ class TorchProgram:
         """Nothing is compiled."""
         return {}
 
+    def loop_context(self) -> AbstractContextManager[None]:
+        """Does nothing: PyTorch has no guard for transfers alone."""
+        return contextlib.nullcontext()
+
     def init(self) -> TorchState:
         """Makes the state of step 0 as JAX does, from the run's seed: the same numbers."""
         init = jax.jit(make_init(self._model, self._optimizer, self._precision))
@@ -133,27 +113,22 @@ class TorchProgram:
     def train_steps(
         self,
         state: TorchState,
-        arrays: Mapping[str, Any],
+        arrays: Columns,
         start: int,
         count: int,
         since: TorchReport | None = None,
     ) -> tuple[TorchState, TorchReport]:
-        """Takes `count` steps on the chunk's windows from `start` on; the state is changed."""
-        columns, values = self.to_device(arrays), None if since is None else since.values
-        for index in range(start, start + count):
-            global_batch = {name: column[index] for name, column in columns.items()}
-            values = self.stepper.train_step(state, global_batch, values)
-        assert values is not None, "at least one step"
-        return state, TorchReport(values, state.numbers)
+        """Takes `count` steps on the chunk's global batches from `start` on; the state is changed
+        in place.
+        """
+        rows = None if since is None else since.values
+        return state, self.stepper.train_steps(state, self.to_device(arrays), start, count, rows)
 
     def eval_step(
-        self, state: TorchState, batch: Mapping[str, Any], totals: TorchTotals | None = None
+        self, state: TorchState, batch: Columns, totals: TorchTotals | None = None
     ) -> TorchTotals:
-        """Adds a batch [micro_batch, ...] to the totals."""
-        values, num_examples = self.stepper.eval_sums(state, self.to_device(batch))
-        if totals is None:
-            return TorchTotals(values, num_examples)
-        return TorchTotals(totals.values + values, totals.num_examples + num_examples)
+        """Adds a batch [slice_size, ...] to the totals."""
+        return self.stepper.eval_step(state, self.to_device(batch), totals)
 
     def fetch(self, report: TorchReport | TorchTotals) -> HostReport:
         """Waits for the device and turns sums into weighted means."""
@@ -168,32 +143,32 @@ class TorchProgram:
         return HostReport(means(names, values), None, guard, sums_by_name(names, values))
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
-        """A report to add to, of the sums that were fetched from one."""
+        """Makes a report to add to from the sums of one that was fetched."""
         names = self._signature.train_rows
         rows = rows_by_name(names, sums, no_rows(names, wide=self._precision.is_wide))
         numbers = Numbers(None, None, None)  # the next step brings its own
         return TorchReport(torch.from_numpy(rows).to(self._ranks.device), numbers)
 
     def export_state(self, state: TorchState) -> dict[str, np.ndarray]:
-        """Copies the state as JAX lays it out: leaf path -> array."""
+        """Copies the state in JAX's layout: leaf path -> array."""
         return self.link.export_state(state, self.stepper.update.guard.read(state.numbers))
 
-    def import_state(self, arrays: Mapping[str, Any]) -> TorchState:
-        """Makes a state of such arrays, whichever backend they come from.
+    def import_state(self, arrays: Leaves) -> TorchState:
+        """Makes a state of exported arrays, whichever backend they come from.
 
         Raises:
             SnapshotError: a leaf is missing, unknown, or of another shape or dtype; named.
         """
         self.check_state(arrays)
-        stepper, optimizer = self.stepper, self._optimizer
-        module = stepper.twin.network().to(device=self._ranks.device, dtype=stepper.wide)
+        gradient, optimizer = self.stepper.gradient, self._optimizer
+        module = gradient.twin.network().to(device=self._ranks.device, dtype=gradient.wide)
         share_statistics(module, over_ranks=self._ranks.count > 1)
         counters = np.asarray(arrays["counters"])
         state = TorchState(
             module=module,
             optimizer=make_optimizer(optimizer.rule, self.link.params(module)),
             averages=[p.detach().clone() for p in module.parameters() if optimizer.ema_decay],
-            numbers=stepper.update.guard.place(
+            numbers=self.stepper.update.guard.place(
                 counters,
                 np.asarray(arrays["loss_scale"]) if self._precision.scales_loss else None,
                 self.link.num_updates(arrays),
@@ -206,7 +181,7 @@ class TorchProgram:
         return state
 
     def unfreeze(self, state: TorchState, ignore_until_step: int) -> TorchState:
-        """Lets a state that holds go on."""
+        """Unfreezes a state."""
         guard = self.stepper.update.guard
         counters, loss_scale, num_updates = guard.read(state.numbers)
         counters = np.asarray(counters, np.int32)
@@ -216,16 +191,16 @@ class TorchProgram:
         state.step = int(counters[STEP])
         return state
 
-    def check_state(self, arrays: Mapping[str, Any]) -> None:
+    def check_state(self, arrays: Leaves) -> None:
         """Raises SnapshotError, naming the leaf, if the arrays are not a state of this model."""
         check_leaves(arrays, self._abstract, "snapshot")
 
-    def adapt_state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """A state of another precision policy as this program's policy keeps it."""
+    def adapt_state(self, arrays: Leaves) -> Leaves:
+        """Casts a state of another precision policy to what this program's policy keeps."""
         return adapt_state(arrays, self._abstract, self._precision)
 
-    def to_device(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Columns as tensors, without a copy where they are on the host."""
+    def to_device(self, arrays: Columns) -> dict[str, Tensor]:
+        """Makes columns tensors, without a copy where they are on the host."""
         device = self._ranks.device
         return {
             name: torch.from_numpy(np.require(column, requirements=["C", "W"])).to(
@@ -236,10 +211,10 @@ class TorchProgram:
 
 
 def _dtypes(precision: Precision) -> tuple[torch.dtype, torch.dtype | None]:
-    """The parameters' dtype, and autocast's if there is one.
+    """Finds the parameters' dtype, and autocast's if there is one.
 
     Raises:
-        ConfigError: PyTorch's mixed precision does not have it.
+        ConfigError: PyTorch's mixed precision does not have this policy.
     """
     params, compute = np.dtype(precision.params).name, jax.numpy.dtype(precision.compute).name
     if params == "float64" and compute == "float64":

@@ -1,4 +1,6 @@
-"""The processes that share a window, each with its device: sums over them, and their randomness."""
+"""The processes that share a global batch, each with its device: sums over them, and their random
+generators. Knows no model and no step.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,18 +9,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# Large enough to use a network, small enough that the first is under way while the backward pass
-# goes on; the size that DistributedDataParallel has.
+# Large enough to use a network well, small enough that the first is under way while the backward
+# pass continues; the size that DistributedDataParallel uses.
 _BUCKET_BYTES = 25 * 2**20
 
 
 class Ranks:
-    """One of them, or the only one.
+    """One of several ranks, or the only one.
 
     Args:
         device: this rank's.
         index: this rank's number.
-        count: how many there are; with several, `torch.distributed` has been initialized.
+        count: how many ranks there are; with several, `torch.distributed` is initialized already.
     """
 
     def __init__(self, device: torch.device, index: int = 0, count: int = 1):
@@ -30,28 +32,28 @@ class Ranks:
         self._generators = generators
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each."""
+        """Sums over all ranks, in place; the same bits on each."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def seed(self, number: int) -> None:
-        """Seeds what dropout draws from, on the host and on this rank's device."""
+        """Seeds the generators that dropout uses, on the host and on this rank's device."""
         for generator in self._generators:
             generator.manual_seed(number)
 
 
 class GradientSum:
-    """Sums gradients over all ranks, bucket by bucket, while the backward pass goes on.
+    """Sums gradients over all ranks, bucket by bucket, while the backward pass continues.
 
-    As DistributedDataParallel does, but that one divides by the number of ranks, where the step
-    divides by the weight of all of them; and it lays its buckets out anew after the first step. The
+    DistributedDataParallel does the same, but divides by the number of ranks, where the step
+    divides by the weight of all of them; and it rearranges its buckets after the first step. The
     order of a sum depends on the place in a bucket, so a resumed run of four ranks had other bits
-    than one that went on (torch 2.13, gloo). Here the places are the parameters' own, for ever.
+    than an uninterrupted one (torch 2.13, gloo). Here every parameter keeps its place.
 
     Args:
         params: all parameters, in the order of the module.
-        ranks: who takes part; a single one adds nothing.
+        ranks: the ranks; a single one adds nothing.
     """
 
     def __init__(self, params: Sequence[nn.Parameter], ranks: Ranks):
@@ -66,7 +68,7 @@ class GradientSum:
 
     @contextlib.contextmanager
     def during(self, *, last: bool) -> Iterator[None]:
-        """Around a backward pass; of several that add up, the `last` one's end is waited for."""
+        """Surrounds a backward pass; of several that add up, only the `last` one sums and waits."""
         self._active = last
         self._missing = [len(bucket) for bucket in self._buckets]
         yield
@@ -74,7 +76,7 @@ class GradientSum:
             self._finish()
 
     def _arrived(self, number: int) -> None:
-        """One more gradient of a bucket is whole. Buckets go in their order, the same on all."""
+        """Counts a gradient that is whole. Buckets go in their order, the same on all ranks."""
         if not self._active:
             return
         self._missing[number] -= 1
@@ -91,7 +93,7 @@ class GradientSum:
 
     @torch.no_grad()
     def _finish(self) -> None:
-        while len(self._works) < len(self._buckets):  # of parameters that had no part in the loss
+        while len(self._works) < len(self._buckets):  # with parameters that the loss does not use
             self._send()
         for bucket, (flat, work) in zip(self._buckets, self._works, strict=True):
             work.wait()
@@ -102,7 +104,7 @@ class GradientSum:
 
 
 def _buckets(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters of one dtype and some megabytes together; the last first, as gradients come."""
+    """Groups parameters of one dtype, some megabytes each; the last first, as gradients arrive."""
     buckets: list[list[nn.Parameter]] = []
     size = 0
     for param in reversed(params):
@@ -116,7 +118,7 @@ def _buckets(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def gradient_of(param: nn.Parameter) -> Tensor:
-    """A parameter that had no part in the loss has a gradient of zeros, and decays all the same."""
+    """Returns a parameter's gradient; zeros if the loss does not use it: it decays all the same."""
     if param.grad is None:
         param.grad = torch.zeros_like(param)
     return param.grad

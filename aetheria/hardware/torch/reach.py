@@ -1,17 +1,19 @@
 """How large a step may make what it writes: a bound that is known before anything is written.
 
-PyTorch's optimizers write in place, so that an update that is not finite can only be seen when it
-is done, and a copy of the whole state would be needed to undo it. The rules that are realised are
-few, and each writes numbers that a few maxima bound: where the bound is finite, so is the update.
+PyTorch's optimizers write in place, so an update that is not finite is seen only when it is done,
+and undoing it would need a copy of the whole state. The supported rules are few, and each writes
+numbers that a few maxima bound: where the bound is finite, so is the update. JAX's counterpart is
+`jax.finite`, which looks at the update itself.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aetheria.errors import AetheriaError
+from aetheria.hardware.torch.guard import Flag, Number
 from aetheria.model.optimizers import SGD, Adam, AdamW, Lion, UpdateRule
 
 _ROOM = 16.0  # sums are rounded, and an average is made of differences
@@ -26,16 +28,16 @@ class Reach(NamedTuple):
         second: of Adam's second moments.
     """
 
-    params: Any
-    first: Any
-    second: Any
+    params: Number
+    first: Number
+    second: Number
 
 
 UNKNOWN = Reach(float("inf"), float("inf"), float("inf"))
 
 
 class Bound:
-    """What one rule may make of a state.
+    """How much one rule may enlarge a state.
 
     Args:
         rule: how parameters are updated.
@@ -53,19 +55,19 @@ class Bound:
             )
         self._rule, self._limit = rule, torch.finfo(dtype).max / _ROOM
 
-    def after(self, before: Reach, grad: Any, rate: Any) -> Reach:
-        """The reach of a state after an update.
+    def after(self, before: Reach, grad: Number, rate: Number) -> Reach:
+        """Bounds the reach of a state after an update.
 
         Args:
-            before: the state's, or more.
-            grad: the gradient's norm, which no element of it is greater than.
+            before: the state's, or a larger one.
+            grad: the gradient's norm, which bounds every element of it.
             rate: the learning rate.
         """
         rule, rate = self._rule, abs(rate)
         first, second, decay = before.first + grad, before.second, 0.0
         match rule:
             case AdamW() | Adam():
-                # Both moments are means, so neither grows beyond what it was and what comes.
+                # Both moments are means, so neither exceeds its old value plus the new term.
                 second = before.second + grad * grad
                 step = first / ((1 - rule.b1) * rule.eps)
             case Lion():
@@ -76,14 +78,14 @@ class Bound:
         decay = rate * abs(getattr(rule, "weight_decay", 0.0))
         return Reach(before.params * (1 + decay) + rate * step, first, second)
 
-    def is_finite(self, reach: Reach) -> Any:
-        """Whether all of it is a number of the dtype."""
-        inside = [size < self._limit for size in reach]  # a NaN is not
+    def is_finite(self, reach: Reach) -> Flag:
+        """Whether the dtype can represent all of it."""
+        inside = [size < self._limit for size in reach]  # False for a NaN
         return inside[0] & inside[1] & inside[2]
 
 
 def reach_of(params: Sequence[Tensor], states: Sequence[dict[str, Tensor]]) -> Reach:
-    """Reads it off a state: parameters with their averages, and what an optimizer has of each."""
+    """Measures a state: its parameters with their averages, and an optimizer's state of each."""
     named = lambda *names: [state[name] for state in states for name in names if name in state]
     return Reach(
         _largest(params),
@@ -92,7 +94,7 @@ def reach_of(params: Sequence[Tensor], states: Sequence[dict[str, Tensor]]) -> R
     )
 
 
-def _largest(tensors: Sequence[Tensor]) -> Any:
+def _largest(tensors: Sequence[Tensor]) -> Number:
     tensors = [tensor for tensor in tensors if tensor.numel()]
     if not tensors:
         return 0.0

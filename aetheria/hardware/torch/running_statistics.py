@@ -1,25 +1,28 @@
-"""Batch norm that keeps the statistics JAX's keeps: of all ranks' examples, the variance biased."""
+"""Batch norm with the running statistics of JAX's: over all ranks' examples, with the biased
+variance. Knows no step.
+"""
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def share_statistics(module: nn.Module, *, over_ranks: bool) -> None:
-    """Makes every `nn.BatchNorm…` within keep running statistics as Flax does; and normalize by the
-    examples of all ranks, if there are several.
+    """Makes every `nn.BatchNorm…` in a module keep running statistics as Flax does, and normalize
+    by the examples of all ranks, if there are several.
 
-    PyTorch divides the squares that it keeps by one less than their number (Bessel's correction),
-    and normalizes by their whole number.
+    PyTorch divides the sum of squares that it keeps by one less than their number (Bessel's
+    correction), but normalizes with their number.
     """
     for child in module.modules():
         if isinstance(child, _BatchNorm) and child.track_running_stats and child.affine:
             forward: Any = _Forward(child, over_ranks)
-            child.forward = forward  # names and values stay the module's own
+            child.forward = forward  # an instance attribute: names and values stay the module's own
 
 
 class _Forward:
@@ -37,16 +40,16 @@ class _Forward:
         return self._of_all(x) if self._over_ranks else self._of_one(x)
 
     def _of_one(self, x: Tensor) -> Tensor:
-        """By PyTorch's own kernel, which leaves its statistics in two vectors of ours."""
+        """Uses PyTorch's own kernel, which leaves its statistics in two vectors of ours."""
         norm, count = self._norm, x.numel() / x.shape[1]
         mean, var = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
-        # With a momentum of 1 nothing is left of what the vectors held, but for a NaN.
+        # With a momentum of 1 nothing of what the vectors held remains, except a NaN.
         y = F.batch_norm(x, mean.zero_(), var.zero_(), norm.weight, norm.bias, True, 1.0, norm.eps)
         self._keep(mean, var * ((count - 1) / count))
         return y
 
     def _of_all(self, x: Tensor) -> Tensor:
-        """By sums over the ranks, as `nn.SyncBatchNorm` does on GPUs alone."""
+        """Sums over the ranks, as `nn.SyncBatchNorm` does, but that one on GPUs alone."""
         norm, rest = self._norm, [dim for dim in range(x.ndim) if dim != 1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
@@ -66,21 +69,21 @@ class _Forward:
 
 
 def _seen(vector: Tensor, x: Tensor) -> Tensor:
-    """A vector over channels as something that broadcasts over x."""
+    """Shapes a vector over channels so that it broadcasts over x."""
     return vector.view(1, -1, *(1,) * (x.ndim - 2))
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum over all ranks, of values and then of gradients."""
+    """A sum over all ranks: of values, and in the backward pass of gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
         total = grads[0].clone()
         dist.all_reduce(total)
         return total

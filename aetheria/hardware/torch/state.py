@@ -1,9 +1,13 @@
-"""What a step in PyTorch takes and changes."""
+"""What the steps of a PyTorch program take, change and give. Computes nothing.
+
+The counterpart of the types in `layout.state`, in whose layout a state is exported.
+"""
 
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from aetheria.hardware.torch.guard import Numbers
@@ -18,18 +22,18 @@ class TorchState:
     Attributes:
         module: parameters and batch statistics.
         optimizer: with its moments.
-        averages: averaged parameters, in the order of the module's; empty: there are none.
-        numbers: the guard's, and how many updates there were.
+        averages: averaged parameters, in the order of the module's; empty if there are none.
+        numbers: the guard's, and the number of updates.
         base_key: u32 [2], the run's PRNG key, as JAX keeps it.
-        step: the guard's step as the host knows it; ahead of it while the state holds.
+        step: the guard's step as the host knows it; ahead of it while the state is frozen.
         params: the module's, in order.
-        gradient_sum: of their gradients, over the ranks.
+        gradient_sum: the sum of their gradients over the ranks.
         statistics: the module's buffers of floats, in order.
-        reach: a bound of all that an update writes, as far as the host knows it.
+        reach: a bound of everything that an update writes, as far as the host knows it.
     """
 
     module: nn.Module
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
     averages: list[Tensor]
     numbers: Numbers
     base_key: np.ndarray
@@ -44,3 +48,17 @@ class TorchState:
         self.params = list(self.module.parameters())
         self.gradient_sum = GradientSum(self.params, ranks)
         self.statistics = [b for b in self.module.buffers() if b.is_floating_point()]
+
+
+class TorchReport(NamedTuple):
+    """A train report still on the device: rows (sum, weight), and the guard's numbers."""
+
+    values: Tensor
+    numbers: Numbers
+
+
+class TorchTotals(NamedTuple):
+    """The rows (sum, weight) of an evaluation so far, of this rank, and its number of examples."""
+
+    values: Tensor
+    num_examples: Tensor

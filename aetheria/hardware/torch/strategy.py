@@ -1,4 +1,7 @@
-"""Chooses this rank's device, and joins the ranks."""
+"""Chooses this rank's device, and joins the ranks. Knows neither data nor a step.
+
+`jax.strategy` does the same for the other backend.
+"""
 
 import atexit
 import contextlib
@@ -18,8 +21,8 @@ from aetheria.hardware.torch.program import TorchProgram
 from aetheria.hardware.torch.ranks import Ranks
 from aetheria.model.model import Model
 
-# A rank that is gone is found out by its closed connection, one that hangs by the watchdog: this is
-# for what neither of them sees.
+# A rank that has gone is noticed by its closed connection, one that hangs by the watchdog: this is
+# for what neither of them notices.
 _COLLECTIVE_TIMEOUT = datetime.timedelta(hours=1)
 
 
@@ -30,25 +33,25 @@ class TorchStrategy:
     name: str
     ranks: Ranks
 
-    def check(self, num_micro: int, micro_batch: int) -> None:
+    def check(self, num_slices: int, slice_size: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the ranks."""
-        if micro_batch % self.ranks.count:
+        if slice_size % self.ranks.count:
             raise HardwareError(
                 f"strategy: expected a micro-batch that divides over {self.ranks.count} ranks, got "
-                f"{micro_batch} (batch_size / grad_accumulation_steps); change one of these, or "
+                f"{slice_size} (batch_size / grad_accumulation_steps); change one of these, or "
                 "start fewer processes"
             )
 
-    def part(self, num_micro: int, micro_batch: int) -> tuple[slice, slice]:
-        """The micro-batches, and the rows of each, that belong to this rank."""
+    def part(self, num_slices: int, slice_size: int) -> tuple[slice, slice]:
+        """Selects the micro-batches, and the rows of each, of this rank."""
         if self.ranks.count == 1:
             return slice(None), slice(None)
-        rows = micro_batch // self.ranks.count
+        rows = slice_size // self.ranks.count
         return slice(None), slice(self.ranks.index * rows, (self.ranks.index + 1) * rows)
 
     @property
     def devices(self) -> str:
-        """The device of this rank, for people."""
+        """The device of this rank, in words for people."""
         return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
 
     def compile(self, model: Model, spec: ProgramSpec) -> TorchProgram:
@@ -67,14 +70,14 @@ def select_torch_strategy(
     """Takes a GPU if there is one, else the CPU; and joins the other processes, if there are any.
 
     Args:
-        mesh: the config's; of PyTorch's ranks it may name the axis data alone.
+        mesh: the config's; it may name the axis data alone.
         peers: the processes of the run.
-        host: where process 0 is to be reached.
-        listen: opens a socket at a free port where process 0 is to be reached; None: alone.
+        host: the address of process 0.
+        listen: opens a socket at a free port of that address; None: there are no other processes.
         device_ids: the GPUs that this process may take, of which it takes the first; None: all.
 
     Raises:
-        HardwareError: a mesh that is none, or a GPU that is not there.
+        HardwareError: the mesh is not the ranks', or this process has no GPU of its own.
     """
     if any(axis != "data" for axis in mesh) or mesh.get("data", peers.count) != peers.count:
         raise HardwareError(
@@ -104,12 +107,12 @@ def _choose_device(device_ids: Sequence[int] | None) -> torch.device:
 def _join(
     peers: Peers, host: str, listen: Callable[[], socket.socket], device: torch.device
 ) -> None:
-    """Makes PyTorch's process group. Its meeting point is of its own, at a port that is free: the
-    launcher's may be taken, or may be none.
+    """Makes PyTorch's process group. It meets at a free port of its own: the launcher's port may be
+    taken, or there may be no launcher.
     """
     store = None
     if peers.index == 0:
-        # Without a socket of ours it listens on all interfaces. It closes the socket in the end.
+        # Without a socket of ours it listens on all interfaces. It closes the socket at the end.
         listener = listen()
         port = listener.getsockname()[1]
         store = TCPStore(

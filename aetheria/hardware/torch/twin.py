@@ -1,4 +1,7 @@
-"""The contract of a model's PyTorch counterpart: the same network, loss and metrics."""
+"""The contract of a model's PyTorch counterpart: the same network, loss and metrics.
+
+Knows no state, no optimizer and no step.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,8 +23,8 @@ class WeightedSum(NamedTuple):
 class TorchTwin(ABC):
     """Template Method: a model's counterpart in PyTorch, see `register_counterpart`.
 
-    The network is a plain `nn.Module` under PyTorch's own names. A batch is a mapping of tensors as
-    the data gave the columns, floats in the run's precision.
+    The network is a plain `nn.Module` with PyTorch's own names. A batch is a mapping of tensors:
+    the columns as the data gave them, floats in the run's precision.
     """
 
     @abstractmethod
@@ -30,7 +33,7 @@ class TorchTwin(ABC):
 
     @abstractmethod
     def rules(self) -> Sequence[Rule]:
-        """Says for every leaf of the model's `params` and `model_state` which tensors it is."""
+        """Maps every leaf of the model's `params` and `model_state` to its tensors."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> WeightedSum:
@@ -41,17 +44,17 @@ class TorchTwin(ABC):
         return {}
 
     def arrange(self, inputs: Tensor) -> Tensor:
-        """Turns inputs as the data gives them into what the module takes: images, say, from
+        """Turns inputs as the data gives them into what the module takes: for example images from
         [batch, height, width, channel] to [batch, channel, height, width].
         """
         return inputs
 
 
 def weighted(values: Tensor, weights: Tensor) -> WeightedSum:
-    """Sums `values` by `weights`: the twin of `aetheria.weighted`.
+    """Sums `values` by `weights`: the counterpart of `aetheria.weighted`.
 
     Args:
-        values: [batch, ...], one value an example (or a token).
+        values: [batch, ...], one value for each example (or token).
         weights: [batch] or the shape of `values`; broadcast over the trailing dims.
 
     >>> weighted(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 1.0, 0.0]))
@@ -59,7 +62,7 @@ def weighted(values: Tensor, weights: Tensor) -> WeightedSum:
     """
     wide = torch.promote_types(values.dtype, torch.float32)
     values = values.to(wide)
-    weights = weights.to(wide)  # as JAX's side sums them: in float64, to its last bit
+    weights = weights.to(wide)  # as JAX sums them: in float64, to its last bit
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
     weights = weights.expand(values.shape)
     return WeightedSum((values * weights).sum(), weights.sum())

@@ -1,4 +1,7 @@
-"""Weights in PyTorch's files: a `state_dict` as `.pt` or `.safetensors`. Nothing in them is run."""
+"""Weights in PyTorch's files: a `state_dict` as `.pt` or `.safetensors`. No code in them is run.
+
+Knows files and tensors by name; no model.
+"""
 
 import hashlib
 import json
@@ -15,19 +18,19 @@ import torch
 from aetheria.errors import SnapshotError
 
 PICKLED, PLAIN = (".pt", ".pth", ".bin"), ".safetensors"
-# In a folder: the weights, and what model they are of. The names are those of the field's hubs.
+# In a folder: the weights, and which model they belong to. The names are those of model hubs.
 WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "config.json"
 _ABOUT = "aetheria"
-# What wrappers put before every name: DistributedDataParallel, `torch.compile`.
+# What DistributedDataParallel and `torch.compile` put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 class WeightFile(NamedTuple):
-    """What was read.
+    """The contents of a weight file.
 
     Attributes:
         tensors: name -> array, floats of 32 or 64 bits.
-        about: `model_name`, `model_params` and `example_spec` if the file says them, else empty.
+        about: `model_name`, `model_params` and `example_spec` if the file has them, else empty.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -38,7 +41,7 @@ def read_weight_file(path: Path) -> WeightFile:
     """Reads a file of weights, or a folder that `write_weight_file` made.
 
     Raises:
-        SnapshotError: it is no such file, is damaged, or holds anything but tensors by name.
+        SnapshotError: there is no such file, it is damaged, or it holds anything but named tensors.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -67,7 +70,7 @@ def write_weight_file(
     """Writes weights whole or not at all: `.pt`, `.safetensors`, or, for any other name, a folder.
 
     Raises:
-        SnapshotError: there is something already, or the disk does not take it.
+        SnapshotError: the path exists already, or cannot be written.
     """
     if path.exists():
         raise SnapshotError(f"--to: expected a name that is free, got {path}; name another")
@@ -94,7 +97,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any
     from safetensors.torch import save
 
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    with path.open("wb") as file:  # by ourselves: a full disk is an OSError then
+    with path.open("wb") as file:  # opened here, so that a full disk is an OSError
         if path.suffix == PLAIN:
             file.write(save(tensors, {"format": "pt", _ABOUT: json.dumps(about)}))
         else:
@@ -124,16 +127,16 @@ def _read_plain(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:
-    # PyTorch writes a checksum of every record, and does not look at it when it reads.
+    # PyTorch writes a checksum of every record, and does not check it when it reads.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise SnapshotError(f"a record {damaged!r} of another checksum than the file says")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about a file is ours to say
+        warnings.simplefilter("ignore")  # the errors below say what is wrong with a file
         found = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]  # beside what else a trainer keeps
+        found = found["state_dict"]  # beside other things that a trainer saves
     if not isinstance(found, Mapping):
         raise SnapshotError(f"a {type(found).__name__}")
     return found
@@ -146,7 +149,7 @@ def _unwrapped(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     return tensors
 
 
-def _as_array(name: Any, tensor: Any) -> np.ndarray:
+def _as_array(name: object, tensor: object) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
         raise SnapshotError(f"{name!r} -> {type(tensor).__name__} in it")
     if tensor.layout is not torch.strided or tensor.is_complex() or tensor.is_quantized:
@@ -156,7 +159,7 @@ def _as_array(name: Any, tensor: Any) -> np.ndarray:
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """The sha256 of all names, shapes and bytes, in the order of the names."""
+    """Computes the sha256 of all names, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         total.update(f"{name}{array.dtype}{array.shape}".encode())
@@ -165,6 +168,6 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's kind and the beginning of what it says: PyTorch says a page."""
+    """Shortens an error to its kind and the start of its text: PyTorch's are a page long."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     return text.split(". ")[0][:160]

@@ -203,7 +203,7 @@ class TorchSide:
         rows = stepper.gradient(state, program.to_device(global_batch))
         total, weight = rows[0].tolist()
         grads = program.link.gradients(state, 1 / weight)
-        stepper.update(state, rows[0], before)
+        stepper.update(state, rows, before)
         return total / weight, grads
 
     def export_state(self) -> Leaves:

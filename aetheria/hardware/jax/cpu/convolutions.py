@@ -1,29 +1,34 @@
-"""Convolutions as XLA's library on a CPU takes them, wherever in a program they stand.
+"""Convolutions in the form that XLA's library on a CPU takes, wherever in a program they stand.
 
-The library wants operands laid out as [batch, space…, feature] and [space…, in, out]. XLA's CPU
-backend brings others, such as a gradient's, into that form in the outermost computation alone. In
-the body of a loop or a branch they are computed a number at a time: a step of SimpleCNN over four
-micro-batches took 881 ms instead of 46 (jax 0.10.2; 0.12.0.1 alike; jax-ml/jax issue 12868).
+The library needs operands laid out as [batch, space…, feature] and [space…, in, out]. XLA's CPU
+backend brings other layouts, such as a gradient's, into that form in the outermost computation
+alone. In the body of a loop or a branch they are computed one number at a time: a step of SimpleCNN
+over four micro-batches took 881 ms instead of 46 (jax 0.10.2 and 0.12.0.1).
+
+Source: jax-ml/jax issue 12868.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax import lax
 
-from aetheria.hardware.jax.cpu.rewriting import Rules
+from aetheria.hardware.jax.cpu.rewriting import Equation, Rules
 
 
-def _library_form(eqn: Any) -> Callable[..., Any]:
+def _library_form(eqn: Equation) -> Callable[..., jax.Array]:
     return functools.partial(_convolve, **eqn.params)
 
 
 LIBRARY_CONVOLUTIONS: Rules = {lax.conv_general_dilated_p: _library_form}
 
 
-def _convolve(lhs: Any, rhs: Any, *, dimension_numbers: Any, **params: Any) -> Any:
-    """One convolution between transpositions; XLA drops those that change nothing."""
+def _convolve(
+    lhs: jax.Array, rhs: jax.Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any
+) -> jax.Array:
+    """Convolves between transposes; XLA drops those that change nothing."""
     place = dimension_numbers
     to_lhs, to_out = _features_last(place.lhs_spec), _features_last(place.out_spec)
     to_rhs = (*place.rhs_spec[2:], place.rhs_spec[1], place.rhs_spec[0])
@@ -38,6 +43,6 @@ def _convolve(lhs: Any, rhs: Any, *, dimension_numbers: Any, **params: Any) -> A
 
 
 def _features_last(spec: Sequence[int]) -> tuple[int, ...]:
-    """From the places of (batch, feature, space…) to a permutation to [batch, space…, feature]."""
+    """Turns places of (batch, feature, space…) into a permutation to [batch, space…, feature]."""
     batch, feature, *space = spec
     return (batch, *space, feature)

@@ -1,4 +1,7 @@
-"""How many threads XLA and LAPACK use: a matter of the program, not of the machine it runs on."""
+"""How many threads XLA and LAPACK use: decided by the program, not by the machine it runs on.
+
+Knows the environment; no device and no model.
+"""
 
 import os
 from collections.abc import MutableMapping
@@ -8,12 +11,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from aetheria.errors import HardwareError
 from aetheria.hardware.virtual_devices import num_virtual_devices
 
-# As many as virtual devices are likely to be asked for: with more of these, XLA takes more threads.
+# As many as the virtual devices that a user is likely to set: with more, XLA takes more threads.
 NUM_THREADS = 8
 
 _THREADS_PER_DEVICE = 4
 
-# Of OpenBLAS, MKL, BLIS, Apple's Accelerate, and builds of the first three over OpenMP.
+# Read by OpenBLAS, MKL, BLIS, Apple's Accelerate, and builds of the first three with OpenMP.
 BLAS_THREADS = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -24,15 +27,16 @@ BLAS_THREADS = (
 
 
 def fix_threads(environ: MutableMapping[str, str]) -> None:
-    """Makes XLA and LAPACK use the same number of CPU threads on any machine; called before jax
+    """Makes XLA and LAPACK use the same number of CPU threads on any machine; called before JAX
     starts.
 
     XLA gives products with a transposed left side to Eigen, which may split the contraction by the
-    number of threads (`shardByInnerDim`): another number, other bits. XLA reads NPROC before it
-    counts the cores. Factorizations (QR, Cholesky, LU, eigenvalues, SVD, and with them orthogonal
-    initializers) go to the LAPACK that SciPy brings, which splits them by the number of cores. One
-    thread is a number that every build keeps to. jaxlib loads SciPy at the first factorization,
-    so variables reach it; a library that is loaded already, NumPy's always, is set directly.
+    number of threads (`shardByInnerDim`): another number gives other bits. XLA reads NPROC before
+    it counts the cores. Factorizations (QR, Cholesky, LU, eigenvalues, SVD, and with them
+    orthogonal initializers) go to the LAPACK that SciPy ships, which splits them by the number of
+    cores. Every build respects a limit of one thread. jaxlib loads SciPy at the first
+    factorization, so variables reach it; a library that is loaded already, as NumPy's always is, is
+    set directly.
 
     Raises:
         HardwareError: a loaded library keeps more threads.
@@ -50,11 +54,11 @@ def fix_threads(environ: MutableMapping[str, str]) -> None:
 
 
 def make_room_for_devices(environ: MutableMapping[str, str]) -> None:
-    """Gives virtual devices that outnumber the cores threads enough; called before jax starts.
+    """Gives virtual devices that outnumber the cores enough threads; called before JAX starts.
 
     In a collective each of them blocks a thread of one pool, and several steps may be under way:
-    with 8 devices on two cores a step of SimpleCNN came to a standstill, and jax ended the process
-    after 40 seconds (0.10.2; NPROC=8 did not help, 32 did).
+    with 8 devices on two cores a step of SimpleCNN deadlocked, and JAX ended the process after 40
+    seconds (0.10.2; NPROC=8 did not help, 32 did).
     """
     count = num_virtual_devices(environ)
     if count is not None and count > (os.cpu_count() or 1):

@@ -1,9 +1,9 @@
-"""Sums of bfloat16 and float16 numbers, made in float32 and rounded once.
+"""Sums of bfloat16 and float16 numbers, computed in float32 and rounded once.
 
-Autodiff writes the sums that it needs in the dtype of what is summed: over all rows for the
-gradient of a bias, over all places of a token for that of an embedding. XLA's CPU backend then
-rounds on the way: for random cotangents of the shapes that SimpleCNN's two convolutions have with
-128 images, the sums were off by 60 % and 13 % of their norm, in float32 by 0.2 % (jax 0.10.2).
+Autodiff sums in the dtype of what is summed: over all rows for the gradient of a bias, over all
+positions of a token for that of an embedding. XLA's CPU backend then rounds at every addition: for
+random cotangents of the shapes that SimpleCNN's two convolutions have with 128 images, the sums
+were off by 60 % and 13 % of their norm, in float32 by 0.2 % (jax 0.10.2).
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from aetheria.hardware.jax.cpu.rewriting import Rule, Rules
+from aetheria.hardware.jax.cpu.rewriting import Equation, Rule, Rules
 
 
-def _widened(bind: Callable[..., Any]) -> Rule:
-    """A rule for sums: operands in float32, the result in the dtype that it had."""
+def _widened(bind: Callable[..., jax.Array]) -> Rule:
+    """Makes a rule for sums: operands in float32, the result in the dtype that it had."""
 
-    def rule(eqn: Any) -> Callable[..., Any] | None:
+    def rule(eqn: Equation) -> Callable[..., jax.Array] | None:
         dtype = eqn.outvars[0].aval.dtype
         if dtype not in (jnp.bfloat16, jnp.float16):
             return None
@@ -33,8 +33,10 @@ def _widened(bind: Callable[..., Any]) -> Rule:
     return rule
 
 
-def _scatter_add(operand: Any, indices: Any, updates: Any, **params: Any) -> Any:
-    # Not `bind`: the primitive's own addition, among its parameters, is of the narrow dtype.
+def _scatter_add(
+    operand: jax.Array, indices: jax.Array, updates: jax.Array, **params: Any
+) -> jax.Array:
+    # Not `bind`: among the primitive's parameters is its own addition, in the narrow dtype.
     names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
     return lax.scatter_add(operand, indices, updates, **{name: params[name] for name in names})
 

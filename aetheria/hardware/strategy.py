@@ -1,0 +1,41 @@
+"""What a strategy promises: devices that are checked, shared out, and compiled for.
+
+Knows neither backend. `jax.strategy` and `torch.strategy` keep the promise.
+"""
+
+from typing import Protocol, TypeVar
+
+from aetheria.engine.interfaces import Program
+from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.model.model import Model
+
+ProgramT = TypeVar("ProgramT", bound=Program, covariant=True)
+
+
+class Strategy(Protocol[ProgramT]):
+    """Strategy: the devices of this process, and how a global batch is shared among them.
+
+    A global batch leads with [num_slices, slice_size]: its slices are micro-batches, or lanes.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the config calls it."""
+        ...
+
+    @property
+    def devices(self) -> str:
+        """The devices of this process, in words for people."""
+        ...
+
+    def check(self, num_slices: int, slice_size: int) -> None:
+        """Raises HardwareError if a global batch cannot be shared evenly among the devices."""
+        ...
+
+    def part(self, num_slices: int, slice_size: int) -> tuple[slice, slice]:
+        """Selects the slices, and the rows of each, that this process reads."""
+        ...
+
+    def compile(self, model: Model, spec: ProgramSpec) -> ProgramT:
+        """Builds the program; each step is compiled at its first call."""
+        ...
