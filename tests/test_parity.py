@@ -243,8 +243,8 @@ def test_its_json_is_json_whatever_the_difference(capsys, monkeypatch, config_fi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "argument --steps: expected a number of 1 or more, got '0'"),
-        (["--control", "magic"], "argument --control: invalid choice: 'magic'"),
+        (["--steps", "0"], "--steps: expected a number of 1 or more, got '0'"),
+        (["--control", "magic"], "--control: expected one of eps, clip, transpose, got 'magic'"),
         (
             ["--control", "clip", "--set", "max_grad_norm=0"],
             "--control clip: expected a gradient that is clipped, got max_grad_norm 0",

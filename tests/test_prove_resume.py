@@ -62,10 +62,10 @@ def test_a_field_that_is_dropped_is_noticed(cli, config, field):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kill-at=9,4"], "--kill-at: expected growing steps below --steps (12), got 9,4; "),
-        (["--kill-at=12"], "--kill-at: expected growing steps below --steps (12), got 12; "),
+        (["--kill-at=9,4"], "--kill-at: expected increasing steps below --steps (12), got 9,4; "),
+        (["--kill-at=12"], "--kill-at: expected increasing steps below --steps (12), got 12; "),
         (["--kill-at=x"], "expected a number of 1 or more, got 'x'"),
-        (["--signal=HUP"], "argument --signal: invalid choice: 'HUP'"),
+        (["--signal=HUP"], "--signal: expected one of KILL, TERM, got 'HUP'"),
         (["--drop=seed"], f"--drop: expected one of {', '.join(FIELDS)}, got 'seed'"),
         (["--set", "epocs=3"], "did you mean 'epochs'?"),
     ],

@@ -16,7 +16,8 @@ from aetheria.errors import AetheriaError, ExitCode, HardwareError
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.plugins.user_code import print_user_error
 from aetheria.snapshots.runs import RunRequest
-from aetheria.tools.plan.analysis import Machine, analyze, assumptions
+from aetheria.tools.plan.analysis import analyze, assumptions
+from aetheria.tools.plan.machine import Machine
 
 
 def main() -> int:

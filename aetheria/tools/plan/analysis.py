@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -10,27 +10,11 @@ import jax
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.leaves import copied_parameter, named_leaves
 from aetheria.tools.plan.collectives import Collective, find_collectives
+from aetheria.tools.plan.machine import Machine
 from aetheria.tools.plan.operations import count_operations
 
 _MIN_WHOLE_BYTES = 1 << 20  # a smaller leaf is not worth a rule
 _MAX_WHOLE_LEAVES = 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """What a device is taken to be able to do; the defaults are an H100's.
-
-    Attributes:
-        memory_bytes: its memory; None: no verdict.
-        peak_tflops: dense operations in 1e12 a second, in the precision that is computed in.
-        hbm_gbps: memory traffic in 1e9 bytes a second.
-        link_gbps: what it sends to others, in 1e9 bytes a second, one direction.
-    """
-
-    memory_bytes: int | None = None
-    peak_tflops: float = 989.0
-    hbm_gbps: float = 3350.0
-    link_gbps: float = 450.0
 
 
 def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:

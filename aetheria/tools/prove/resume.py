@@ -15,7 +15,7 @@ from aetheria.tools.prove.drop import drop_field
 from aetheria.tools.prove.kill_at_step import read_examples
 from aetheria.tools.prove.runs import ChildRun, Evidence, Place, short_digest
 
-_WITNESS = "aetheria.tools.prove.kill_at_step"
+_KILL_AT_STEP = "aetheria.tools.prove.kill_at_step"
 _LOGGERS = ("jsonl", "csv")
 
 
@@ -109,7 +109,7 @@ class ResumeProof:
 
     def _child(self, workdir: Path, at_step: int | None = None) -> ChildRun:
         cadence = self._save_every()
-        witness = {"at_step": at_step, "signal_number": self.signal_number, "save_every": cadence}
+        kill = {"at_step": at_step, "signal_number": self.signal_number, "save_every": cadence}
         project = None if self.project is None else str(self.project)
         data = {
             "name": self.config.data_name,
@@ -117,9 +117,9 @@ class ResumeProof:
             "project": project,
         }
         settings = {
-            "data_name": f"{_WITNESS}:dataset",
+            "data_name": f"{_KILL_AT_STEP}:dataset",
             "data_params": data,
-            "callbacks": [*self.config.callbacks, {f"{_WITNESS}:Witness": witness}],
+            "callbacks": [*self.config.callbacks, {f"{_KILL_AT_STEP}:KillAtStep": kill}],
             "loggers": _LOGGERS,
             "log_every_steps": 1,
             "snapshot.every_steps": cadence,
