@@ -2,52 +2,62 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
+import cyclopts
 from docstring_parser import google
 
-from aetheria.cli.declaration import Option
-
 _COLUMN = 26
-_HELP = ("-h, --help", "print this and exit")
-_VERSION = ("--version", "print the version and exit")
 
 
 def describe(
-    program: str, about: str, options: Iterable[Option], commands: Mapping[str, str]
+    program: str,
+    about: str | None,
+    arguments: Sequence[cyclopts.Argument],
+    commands: Mapping[str, str | None],
 ) -> str:
     """The help of a command, or of a group of commands.
 
     Args:
         program: the words that start it.
         about: its docstring.
-        options: its options; none for a group.
-        commands: the next words -> their summaries; none for a command alone.
+        arguments: its flags and arguments; none for a group.
+        commands: the next words and their docstrings; none for a command alone.
     """
-    required = [option.usage for option in options if option.required]
-    usages = [" ".join([program, *required, "[OPTIONS]"])] if options else []
+    required = [usage(argument) for argument in arguments if argument.required]
+    usages = [" ".join([program, *required, "[OPTIONS]"])] if arguments else []
     usages += [f"{program} COMMAND ..."] if commands else []
-    sections: dict[str, list[tuple[str, str]]] = {"Commands": list(commands.items())}
-    sections.update({"Arguments": [], "Options": []})
-    for option in options:
-        default = f" (default: {option.default})" if option.default else ""
-        row = option.usage, option.text + default
-        sections.setdefault(option.section, []).append(row)
-    sections["Options"] += [_HELP] if options or " " in program else [_HELP, _VERSION]
-    docstring = google.parse(about)
-    texts = [docstring.short_description, docstring.long_description]
+    sections: dict[str, list[tuple[str, str]]] = {
+        "Commands": [(word, summarize(text)) for word, text in commands.items()],
+        "Arguments": [],
+        "Options": [],
+    }
+    for argument in arguments:
+        (group,) = cast(tuple[cyclopts.Group], argument.parameter.group)
+        default = f" (default: {argument.show_default})" if argument.show_default else ""
+        row = (usage(argument), f"{argument.parameter.help}{default}")
+        sections.setdefault(group.name, []).append(row)
+    sections["Options"].append(("-h, --help", "print this and exit"))
+    if not arguments and " " not in program:
+        sections["Options"].append(("--version", "print the version and exit"))
     return "\n\n".join(
         [
-            "\n".join(f"Usage: {usage}" for usage in usages),
-            *(" ".join(text.split()) for text in texts if text),
+            "\n".join(f"Usage: {line}" for line in usages),
+            f"{summarize(about)}.",
             *("\n".join([f"{title}:", *_rows(rows)]) for title, rows in sections.items() if rows),
         ]
     )
 
 
-def summarize(about: str) -> str:
-    """The first line of a docstring."""
-    return (google.parse(about).short_description or "").removesuffix(".")
+def usage(argument: cyclopts.Argument) -> str:
+    """How an argument is written: `--workdir DIR`."""
+    return f"{argument.name} {argument.parameter.metavar}".rstrip()
+
+
+def summarize(docstring: str | None) -> str:
+    """The first line, without its full stop."""
+    return (google.parse(docstring or "").short_description or "").removesuffix(".")
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
