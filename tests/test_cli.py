@@ -111,7 +111,7 @@ def test_several_mistakes_are_reported_at_once(refused, config):
         (("train", "config.toml"), "expected a config ending in"),
         (("train",), "aetheria train: expected CONFIG, got none; see aetheria train --help"),
         (("train", "config.yaml", "--nope"), "expected an option of this command, got --nope"),
-        (("trian", "config.yaml"), "aetheria: expected one of train, parity"),
+        (("trian", "config.yaml"), "aetheria: expected one of train, debug"),
         (("prove", "elastc", "c.yaml"), "aetheria prove: expected one of elastic, resume, got"),
         (("prove",), "expected one of elastic, resume, got none; see aetheria prove --help"),
         (("train", "a.yaml", "b.yaml"), "expected no further argument, got 'b.yaml'"),

@@ -224,7 +224,7 @@ def test_the_command_says_what_it_found(cli, config_file):
         *("--set", "model_params.dropout=0.3"),
     )
     report = json.loads(done.stdout)
-    assert report["notes"] == ["dropout 0.3 is left out: each library draws masks of its own"]
+    assert report["notes"] == ["dropout 0.3 is left out: each library draws its own masks"]
     assert report["within"] is True and [s["step"] for s in report["steps"]] == [0, 1]
     assert "grads/Dense_0/kernel" in report["steps"][1]["differences"]
 

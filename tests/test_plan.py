@@ -1,4 +1,4 @@
-"""The rehearsal for many devices: its numbers are those of real arrays, hand counts and XLA."""
+"""The plan for many devices: its numbers are those of real arrays, hand counts and XLA."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""`aetheria debug nan`: why a window's loss, gradient, update or model state was not finite."""
+"""`aetheria debug nan`: why a global batch gave a non-finite loss, gradient, update or state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from aetheria.cli.flag import Argument
 from aetheria.errors import ExitCode
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from aetheria.tools.nan.replay import Finding
 
 
@@ -27,10 +29,10 @@ class DebugNanCommand(ModelFields):
 
     def execute(self) -> int:
         """Replays, prints, and returns the exit code: 0 if the cause was found, 1 if everything is
-        finite here.
+        finite in the replay.
 
         Raises:
-            AetheriaError: this is no dump, it is damaged, or its model cannot be made.
+            AetheriaError: the folder is not a dump, it is damaged, or its model cannot be built.
         """
         from aetheria.snapshots.dumps import read_dump
         from aetheria.tools.nan.text import describe
@@ -42,7 +44,12 @@ class DebugNanCommand(ModelFields):
             print(f"{name:10} {text}")
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
-    def _find(self, arrays: Any, global_batch: Any, record: Mapping[str, Any]) -> "Finding | None":
+    def _find(
+        self,
+        arrays: Mapping[str, "np.ndarray"],
+        global_batch: Mapping[str, "np.ndarray"],
+        record: Mapping[str, Any],
+    ) -> "Finding | None":
         from aetheria.build import is_elastic
         from aetheria.build.provenance import model_params
         from aetheria.config import make_config
@@ -52,17 +59,17 @@ class DebugNanCommand(ModelFields):
         from aetheria.tools.nan.replay import Replay
 
         config = make_config(record["config"], str(self.dump))
-        said = {
+        described = {
             "model_name": self.model or config.model_name,
             "model_params": model_params(config),
             "resolved": record.get("resolved", {}),
         }
         project = find_project(None, self.project)
-        model = remake_model(said, str(self.dump), project, self.model).model
+        model = remake_model(described, str(self.dump), project, self.model).model
         build = lambda: Replay(
             model,
             mixed_precision=config.mixed_precision,
-            carries_state=not is_elastic(config),  # lanes all begin with the same
+            carries_state=not is_elastic(config),  # all lanes start from the same state
             arrays=arrays,
             global_batch=global_batch,
             step=record["step"],

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aetheria.engine.interfaces import LOSS_OR_GRADIENT, UPDATE_OR_STATE
+from aetheria.model.model import Batch
 from aetheria.tools.nan.origin import Origin
 from aetheria.tools.nan.replay import Finding
 
@@ -22,23 +23,23 @@ _LEAF = {
 
 
 def describe(
-    finding: Finding | None, record: Mapping[str, Any], global_batch: Mapping[str, Any]
+    finding: Finding | None, record: Mapping[str, Any], global_batch: Batch
 ) -> Iterator[tuple[str, str]]:
     num_micro, size = global_batch["mask"].shape
-    yield "window", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
+    yield "batch", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
     if finding is None:
         yield (
             "finite",
             f"{_WHAT[record.get('what', LOSS_OR_GRADIENT)]} finite when computed again: the data "
-            "and the model are not the cause; look at the machine (memory, driver) that computed "
+            "and the model are not the cause; check the machine (memory, driver) that computed "
             "them",
         )
         return
     numbers = f"loss (summed) {finding.loss:g}, gradient norm {finding.grad_norm:g}"
     if finding.kind in ("update", "new value"):
-        yield "where", f"the optimizer: {numbers}; what the update writes is not finite"
+        yield "where", f"the optimizer: {numbers}; the updated values are not finite"
     elif finding.micro_batch is None:
-        yield "sum", f"every micro-batch is finite, all together are not: {numbers}"
+        yield "sum", f"every micro-batch is finite, their sum is not: {numbers}"
     else:
         yield "where", f"micro-batch {finding.micro_batch + 1} of {num_micro}: {numbers}"
     if finding.origin is not None:
@@ -48,13 +49,16 @@ def describe(
         text = "its gradient is the largest" if largest else _LEAF[finding.kind]
         yield _leaf_name(finding.parameter), f"{finding.parameter}: {text}"
     if finding.kind == "value":
-        yield "example", "none is to blame: the number was not finite before the window"
+        yield (
+            "example",
+            "none is the cause: the number was not finite before this global batch",
+        )
     elif finding.micro_batch is not None:
         yield "example", _example(finding, record, size)
 
 
 def _leaf_name(path: str) -> str:
-    """What the tree is called in which a leaf is."""
+    """The name of the tree that a leaf is in."""
     names = {"params": "parameter", "model_state": "state", "opt_state": "optimizer"}
     return names[path.split("/")[0]]
 
@@ -72,7 +76,7 @@ def _describe_origin(origin: Origin) -> Iterator[tuple[str, str]]:
         yield "first", f"{_WORDS[first.kind]} in {kind} {name}"
     yield "layer", _place(first)
     for later in chain[1:]:
-        yield "then", f"{later.operation} makes {_WORDS[later.kind]} of it: {_place(later)}"
+        yield "then", f"{later.operation} turns it into {_WORDS[later.kind]}: {_place(later)}"
 
 
 def _place(origin: Origin) -> str:
@@ -85,7 +89,7 @@ def _place(origin: Origin) -> str:
 def _example(finding: Finding, record: Mapping[str, Any], size: int) -> str:
     assert finding.micro_batch is not None
     if finding.row is None:
-        return "no single one: alone, each of the micro-batch is finite"
+        return "no single one: each example of the micro-batch is finite alone"
     place = finding.micro_batch * size + finding.row
     number = record["indices"][place]
     return f"row {finding.row} (from 0) of the micro-batch: number {number} of the training split"

@@ -21,6 +21,7 @@ class ExportCommand(ModelFields):
     Attributes:
         snapshot: a snapshot, or a run folder.
         to: a .safetensors or .pt file; any other name: a folder with the weights and the config.
+        project: the folder that contains your models/ (default: the current folder).
     """
 
     snapshot: Annotated[str, Argument()]
