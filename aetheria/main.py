@@ -6,30 +6,35 @@ The flags are those of ml_collections' config_flags; the config, the errors and 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from aetheria.cli.argument_types import local_path
+from aetheria.cli import values
+from aetheria.cli.flag import Flag
 from aetheria.cli.main import run_command
-from aetheria.cli.options import OneLineParser, add_run_options, make_command, split_overrides
+from aetheria.cli.parser import parse_command
 from aetheria.cli.train import TrainCommand
 
 
-def parse(argv: Sequence[str]) -> TrainCommand:
+@dataclass(frozen=True, kw_only=True)
+class MainCommand(TrainCommand):
+    """Trains the model that a config describes: `aetheria train` with the config as a flag.
+
+    Attributes:
+        config_file: a .py, .yaml or .json file.
+    """
+
+    config_file: Annotated[Path, Flag(values.local_path, "FILE", name="config")]
+
+
+def parse(argv: Sequence[str]) -> MainCommand:
     """Turns an argument vector into a command; `--config.key=value` overrides a key.
 
     >>> parse(["--config=configs/mlp.py", "--config.epochs=3"]).overrides
     ('epochs=3',)
     """
-    overrides, rest = split_overrides(argv)
-    parser = OneLineParser(prog="python -m aetheria.main", description=__doc__, usage=_USAGE)
-    parser.add_argument(
-        "--config", type=local_path, required=True, help="a .py, .yaml or .json file"
-    )
-    add_run_options(parser)
-    options = parser.parse_args(rest)
-    return make_command(options, options.config, overrides)
-
-
-_USAGE = "%(prog)s --config=FILE [--config.KEY=VALUE ...] [options]"
+    return parse_command(MainCommand, "python -m aetheria.main", argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import DIGITS, REPOSITORY
 
-from aetheria.cli.main import parse
+from aetheria.cli.parser import parse, surface
 from aetheria.errors import AetheriaError
 
 MAIN = "aetheria.main"
@@ -51,11 +51,25 @@ def test_help_is_fast_and_imports_no_jax(cli):
         seconds.append(time.perf_counter() - started_at)
     assert done.returncode == 0
     assert "train" in done.stdout
-    probe = "import sys; from aetheria.cli.main import parse; print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
     # A loose bound on a shared machine; the benchmark measures it.
     assert min(seconds) < 1.5
+
+
+def test_no_command_line_imports_a_framework(cli):
+    """All help texts, and the declarations of all commands, in one process."""
+    probe = """
+import sys
+from aetheria.cli.parser import parse, surface
+for command in ["", *surface()]:
+    try:
+        parse([*command.split(), "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+frameworks = {"jax", "flax", "optax", "orbax", "torch", "numpy", "rich"}
+print("imported:", *sorted(frameworks & {name.split(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize(
@@ -82,12 +96,12 @@ def test_a_wrong_key_or_value_is_one_line(refused, config, override, expected):
     assert expected in refused(f"--config={config}", f"--config.{override}", module=MAIN)
 
 
-def test_several_mistakes_are_told_at_once(refused, config):
+def test_several_mistakes_are_reported_at_once(refused, config):
     wrong = ["--set", "epoch=3", "--set", "batch_size=many", "--set", "mixed_precision=maybe"]
-    told = refused("train", str(config), *wrong, num_lines=3)
-    assert "epoch:" in told
-    assert "batch_size:" in told
-    assert "mixed_precision:" in told
+    reported = refused("train", str(config), *wrong, num_lines=3)
+    assert "epoch:" in reported
+    assert "batch_size:" in reported
+    assert "mixed_precision:" in reported
 
 
 @pytest.mark.parametrize(
@@ -95,9 +109,17 @@ def test_several_mistakes_are_told_at_once(refused, config):
     [
         (("train", "nowhere.yaml"), "nowhere.yaml: expected a config file, got none there"),
         (("train", "config.toml"), "expected a config ending in"),
-        (("train",), "the following arguments are required: config"),
-        (("train", "config.yaml", "--nope"), "unrecognized arguments: --nope"),
-        (("trian", "config.yaml"), "invalid choice: 'trian'"),
+        (("train",), "aetheria train: expected CONFIG, got none; see aetheria train --help"),
+        (("train", "config.yaml", "--nope"), "expected an option of this command, got --nope"),
+        (("trian", "config.yaml"), "aetheria: expected one of train, debug"),
+        (("prove", "elastc", "c.yaml"), "aetheria prove: expected one of elastic, resume, got"),
+        (("prove",), "expected one of elastic, resume, got none; see aetheria prove --help"),
+        (("train", "a.yaml", "b.yaml"), "expected no further argument, got 'b.yaml'"),
+        (("train", "config.yaml", "--overwrite=false"), "--overwrite: expected no value, got 'f"),
+        (("train", "config.yaml", "--no-overwrite"), "expected an option of this command, got --n"),
+        (("train", "config.yaml", "--stop_at_step=5"), "expected an option of this command, got"),
+        (("train", "config.yaml", "--workdir"), "--workdir: expected a value, got none"),
+        (("train", "config.yaml", "--workdir", "--overwrite"), "expected a value, got none"),
         (("train", "config.yaml", "--resume=latest"), "expected a snapshot in runs/config"),
         (("train", "config.yaml", "--resume=best"), "expected a snapshot with eval/loss"),
         (("train", "config.yaml", "--resume=120"), "expected a snapshot of step 120"),
@@ -178,5 +200,46 @@ def test_shipped_configs_parse():
 def test_overrides_may_be_spelled_as_for_the_module():
     command = parse(["plan", "c.yaml", "--config.seed=1", "--set", "epochs=2", "--devices=2"])
     assert command.overrides == ("epochs=2", "seed=1")
-    with pytest.raises(AetheriaError, match=r"unrecognized arguments: --config\.seed=1"):
+    with pytest.raises(AetheriaError, match=r"expected an option of .*, got --config\.seed=1"):
         parse(["debug", "nan", "dump", "--config.seed=1"])
+
+
+def test_every_flag_of_a_command_has_a_help_text(capsys):
+    for command, flags in surface().items():
+        with pytest.raises(SystemExit, match="0"):
+            parse([*command.split(), "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        for flag in flags:
+            if flag == "--join-timeout":  # the old name, which the text of the new one mentions
+                continue
+            (place,) = (n for n, line in enumerate(lines) if line.split()[:1] == [flag])
+            own_line = lines[place][2:].split("  ", 1)[1:]  # a long flag has its text below
+            assert own_line or lines[place + 1].startswith(" " * 20), (command, flag)
+
+
+def test_a_tool_in_a_new_folder_is_a_command(tmp_path, monkeypatch):
+    import aetheria.tools
+
+    package = tmp_path / "count"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        '"""Counts."""\nCOMMANDS = {("count", "up"): "aetheria.tools.count.command:CountCommand"}\n'
+    )
+    (package / "command.py").write_text(
+        "from dataclasses import dataclass\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class CountCommand:\n"
+        '    """Counts up.\n\n    Attributes:\n        loud: print it.\n    """\n\n'
+        "    loud: bool = False\n"
+    )
+    monkeypatch.setattr(aetheria.tools, "__path__", [*aetheria.tools.__path__, str(tmp_path)])
+    assert parse(["count", "up", "--loud"]).loud
+    assert surface()["count up"] == ["--loud"]
+
+
+def test_the_old_name_of_a_flag_is_accepted():
+    for name in ("--join-timeout", "--initialization-timeout"):
+        command = parse(["train", "c.yaml", f"{name}=7"])
+        assert command.distributed.initialization_timeout == 7.0
+        with pytest.raises(AetheriaError, match=f"{name}: expected a number above 0, got '0'"):
+            parse(["train", "c.yaml", f"{name}=0"])

@@ -255,7 +255,7 @@ def test_the_command_names_layer_parameter_and_example(dump, cli):
     done = cli("debug", "nan", str(dump))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "window     step 13, 4 micro-batch(es) of 16 examples",
+        "batch      step 13, 4 micro-batch(es) of 16 examples",
         "where      micro-batch 2 of 4: loss (summed) nan, gradient norm nan",
         "first      a NaN in the data, column inputs",
         "layer      Dense_0, forward pass, models/mlp.py:23",
@@ -269,7 +269,7 @@ def test_the_command_says_when_all_is_finite_here(train, cli, monkeypatch):
     run = train(data_name="nonfinite_data:glitching", grad_accumulation_steps=4, epochs=1)
     done = cli("debug", "nan", str(run.run_dir / "dumps" / "nonfinite_step13"))
     assert done.returncode == 1
-    assert "look at the machine" in done.stdout
+    assert "check the machine" in done.stdout
 
 
 def test_what_is_no_dump_is_said_in_one_line(dump, cli, tmp_path):

@@ -234,7 +234,7 @@ def test_the_command_says_what_it_found(cli, config_file):
         *("--set", "model_params.dropout=0.3"),
     )
     report = json.loads(done.stdout)
-    assert report["notes"] == ["dropout 0.3 is left out: each library draws masks of its own"]
+    assert report["notes"] == ["dropout 0.3 is left out: each library draws its own masks"]
     assert report["within"] is True and [s["step"] for s in report["steps"]] == [0, 1]
     assert "grads/Dense_0/kernel" in report["steps"][1]["differences"]
 
@@ -253,8 +253,8 @@ def test_its_json_is_json_whatever_the_difference(capsys, monkeypatch, config_fi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "argument --steps: expected a number of 1 or more, got '0'"),
-        (["--control", "magic"], "argument --control: invalid choice: 'magic'"),
+        (["--steps", "0"], "--steps: expected a number of 1 or more, got '0'"),
+        (["--control", "magic"], "--control: expected one of eps, clip, transpose, got 'magic'"),
         (
             ["--control", "clip", "--set", "max_grad_norm=0"],
             "--control clip: expected a gradient that is clipped, got max_grad_norm 0",

@@ -1,4 +1,4 @@
-"""The rehearsal for many devices: its numbers are those of real arrays, hand counts and XLA."""
+"""The plan for many devices: its numbers are those of real arrays, hand counts and XLA."""
 
 import dataclasses
 import functools
@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 from test_mesh import SimpleMLP, Whole, bytes_on_each_device
 
 from aetheria.hardware.jax.strategy import select_strategy
-from aetheria.tools.plan import Machine, analyze
+from aetheria.tools.plan.analysis import analyze
 from aetheria.tools.plan.collectives import Collective, find_collectives
+from aetheria.tools.plan.machine import Machine
 from aetheria.tools.plan.operations import count_operations
 
 MODEL = SimpleMLP(input_dim=64, hidden_dim=1024, num_layers=2, num_classes=10)

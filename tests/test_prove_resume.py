@@ -40,7 +40,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same(cli, config, number):
     assert {"metric lines", "metrics.csv", "examples", "progress", "listeners", *state} <= {*found}
     assert {*found.values()} == {"same"}
     assert f"resume: 30 steps, 3 stops by {number}: the same bits" in done.stdout
-    (started_at,) = [line for line in done.stdout.splitlines() if "processes began" in line]
+    (started_at,) = [line for line in done.stdout.splitlines() if "processes started" in line]
     assert started_at.count("example ") == 4  # one process for each stop, and the last
 
 
@@ -48,7 +48,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same(cli, config, number):
 def test_a_run_that_is_killed_before_it_has_saved_anything_begins_again(cli, config):
     done = cli("prove", "resume", config, "--steps=4", "--kill-at=1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "processes began at example 0, example 0" in done.stdout
+    assert "processes started at example 0, example 0" in done.stdout
 
 
 @pytest.mark.slow
@@ -62,10 +62,10 @@ def test_a_field_that_is_dropped_is_noticed(cli, config, field):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kill-at=9,4"], "--kill-at: expected growing steps below --steps (12), got 9,4; "),
-        (["--kill-at=12"], "--kill-at: expected growing steps below --steps (12), got 12; "),
+        (["--kill-at=9,4"], "--kill-at: expected increasing steps below --steps (12), got 9,4; "),
+        (["--kill-at=12"], "--kill-at: expected increasing steps below --steps (12), got 12; "),
         (["--kill-at=x"], "expected a number of 1 or more, got 'x'"),
-        (["--signal=HUP"], "argument --signal: invalid choice: 'HUP'"),
+        (["--signal=HUP"], "--signal: expected one of KILL, TERM, got 'HUP'"),
         (["--drop=seed"], f"--drop: expected one of {', '.join(FIELDS)}, got 'seed'"),
         (["--set", "epocs=3"], "did you mean 'epochs'?"),
     ],
@@ -80,7 +80,7 @@ def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps=12", "--drop=model_state"], "expected a field that this run's snapshots hold"),
+        (["--steps=12", "--drop=model_state"], "expected a field that this run's snapshots have"),
         (["--steps=12", "--kill-at=1", "--drop=rng"], "expected a snapshot before the first kill"),
         (["--steps=90"], "--steps: expected at most the 46 steps of this run, got 90; "),
     ],

@@ -82,9 +82,9 @@ def test_what_is_in_quarantine_is_said(run, train, capsys):
     [
         (["nowhere"], "snapshots: expected a run folder with snapshots, or one of them, got nowh"),
         (["verify", "nowhere"], "expected a run folder with snapshots, or one of them, got nowh"),
-        (["verify"], "aetheria snapshots: expected RUN|PATH, or verify RUN|PATH without options"),
-        (["a", "b"], "aetheria snapshots: expected RUN|PATH, or verify RUN|PATH without options"),
-        (["verify", "a", "--json"], "expected RUN|PATH, or verify RUN|PATH without options"),
+        (["verify"], "aetheria snapshots verify: expected RUN|PATH, got none; see aetheria snap"),
+        (["a", "b"], "aetheria snapshots: expected no further argument, got 'b'; see aetheria"),
+        (["verify", "a", "--json"], "verify: expected an option of this command, got --json; see"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(capsys, arguments, message):

@@ -285,11 +285,11 @@ def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, t
     cases = [
         (["export", str(run.run_dir), "--to", "taken.pt"], "--to: expected a name that is free"),
         (["export", "nope", "--to", "x.pt"], "snapshot: expected one at nope"),
-        (["export", str(run.run_dir)], "the following arguments are required: --to"),
+        (["export", str(run.run_dir)], "expected --to FILE, got none"),
         (["export", str(run.run_dir), "--to", "/proc/x.pt"], "expected a place that can be"),
         (["import", str(sound_file), "--workdir", "new"], "model_name: expected one"),
         (["import", str(sound_file), "--workdir", "new", *mlp], "expected 'layers.0.weight' to be"),
-        (["import", str(sound_file), *mlp], "the following arguments are required: --workdir"),
+        (["import", str(sound_file), *mlp], "expected --workdir DIR, got none"),
         (
             ["import", str(sound_file), "--workdir", "new", "--model", "SimpleCNN"],
             "input_shape: expected the shape of one example",

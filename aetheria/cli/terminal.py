@@ -1,7 +1,7 @@
-"""Standard output and standard error that end no run: whatever is wrong with them, work goes on.
+"""Standard output and standard error whose failures do not end a run.
 
-Everything that prints, a user's model and a library too, writes to `sys.stdout` and `sys.stderr`;
-so these two are made safe for the time of a command, and no single `print` need be.
+Everything that prints, including a user's model and libraries, writes to `sys.stdout` and
+`sys.stderr`. So a command makes these two streams safe, instead of every single `print`.
 """
 
 import contextlib
@@ -9,16 +9,16 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
-    """Makes `sys.stdout` and `sys.stderr` safe until the block ends. Nested, it does nothing.
+    """Makes `sys.stdout` and `sys.stderr` safe inside the block. A nested block does nothing.
 
-    What a full disk does not take is dropped, and the next text is tried again. A stream that is
-    closed, or whose reader has gone, stays silent. A character that the stream's encoding lacks is
-    written as an escape. Each of these is said once, on stderr.
+    If the disk is full, the text is dropped and the next one is tried again. A stream that is
+    closed, or whose reader has exited, is ignored from then on. A character that the stream's
+    encoding lacks is written as an escape. Each of these is reported once, on stderr.
     """
     if isinstance(sys.stdout, SafeStream):
         yield
@@ -29,13 +29,13 @@ def safe_output() -> Iterator[None]:
     output = SafeStream(before[0], "stdout", errors)
     sys.stdout, sys.stderr = output, errors  # type: ignore[assignment]
     if before[0] is None:
-        output.tell("closed; its text is lost, and the work goes on")
+        output.report("closed; its text is lost, and the command continues")
     try:
         yield
     finally:
         for stream in (output, errors):
             stream.end()
-        # Somebody may have put another stream there meanwhile, and keeps it.
+        # Other code may have replaced the stream inside the block; its stream stays.
         sys.stdout = before[0] if sys.stdout is output else sys.stdout
         sys.stderr = before[1] if sys.stderr is errors else sys.stderr
         for descriptor in reserved:
@@ -43,24 +43,24 @@ def safe_output() -> Iterator[None]:
 
 
 class SafeStream(io.TextIOBase):
-    """A text stream whose `write` and `flush` do not raise; all else is the wrapped stream's.
+    """Proxy: a text stream whose `write` and `flush` do not raise.
 
     Args:
-        stream: the stream; None: there is none.
-        name: as messages call it.
-        errors: where what is wrong with it is said; None: nowhere.
+        stream: the wrapped stream; None: there is none.
+        name: its name in messages.
+        errors: the stream that gets messages about this one; None: no messages.
     """
 
-    def __init__(self, stream: Any, name: str, errors: "SafeStream | None"):
+    def __init__(self, stream: TextIO | None, name: str, errors: "SafeStream | None"):
         self._stream, self._name, self._errors = stream, name, errors
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._failed = False
 
     def write(self, text: str) -> int:
-        """Writes what the stream takes; returns the length of all."""
+        """Writes what the stream accepts; returns the length of the whole text."""
         try:
             self._write(text)
-        except (OSError, ValueError) as error:  # ValueError: closed by somebody in this process
+        except (OSError, ValueError) as error:  # ValueError: closed by other code in this process
             self._fail(error)
         return len(text)
 
@@ -73,16 +73,16 @@ class SafeStream(io.TextIOBase):
         except (OSError, ValueError) as error:
             self._fail(error)
 
-    def tell(self, what: str) -> None:  # type: ignore[override]
-        """Says once what is wrong with this stream."""
-        if self._errors is not None and what not in self._told:
-            self._told.add(what)
+    def report(self, what: str) -> None:
+        """Reports once what is wrong with this stream."""
+        if self._errors is not None and what not in self._reported:
+            self._reported.add(what)
             self._errors.write(f"{self._name}: {what}\n")
             self._errors.flush()
 
     def end(self) -> None:
-        """Flushes for the last time. What the stream still does not take is dropped: Python would
-        try again as it exits, and exit with 120.
+        """Flushes for the last time, and drops what the stream still does not accept: otherwise
+        Python would try again when it exits, and exit with 120.
         """
         self._failed = False
         self.flush()
@@ -99,17 +99,17 @@ class SafeStream(io.TextIOBase):
             escaped = text.encode(encoding, "backslashreplace").decode(encoding)
             self._stream.write(escaped)
             lacking = ascii(error.object[error.start])
-            self.tell(f"its encoding ({encoding}) lacks {lacking}; such characters are escaped")
+            self.report(f"its encoding ({encoding}) lacks {lacking}; such characters are escaped")
 
     def _fail(self, error: OSError | ValueError) -> None:
         self._failed = True
         reason = getattr(error, "strerror", None) or str(error)
-        self.tell(f"{reason}; what it does not take is lost, and the work goes on")
+        self.report(f"{reason}; what it does not accept is lost, and the command continues")
         if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
             self._drop()
 
     def _drop(self) -> None:
-        """Writes to nowhere from here on, what the stream holds back as well."""
+        """Discards all further output, and what the stream has buffered."""
         stream: Any = self._stream
         self._stream = None
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -145,12 +145,12 @@ class SafeStream(io.TextIOBase):
         return True
 
     def close(self) -> None:
-        """Leaves the wrapped stream open: it is somebody else's."""
+        """Leaves the wrapped stream open, which other code owns."""
 
 
 def _reserve_descriptors() -> list[int]:
-    """Opens `/dev/null` where a standard stream is closed: otherwise the next file opened would
-    get its number, and what libraries print on that number.
+    """Opens `/dev/null` for each closed standard stream: otherwise the next opened file would get
+    its number, and the output that libraries print to this number.
     """
     reserved = []
     for descriptor in (0, 1, 2):

@@ -4,44 +4,66 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from aetheria.cli import values
+from aetheria.cli.fields import ConfigFields
+from aetheria.cli.flag import Flag, Section
 from aetheria.cli.terminal import safe_output
 from aetheria.config.files import load_config
+from aetheria.hardware.processes.address import MAX_PROCESSES
 from aetheria.hardware.processes.distributed_config import DistributedConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommand:
-    """Command: trains what a config describes.
+class DistributedFlags(DistributedConfig):
+    """The processes of a run that were started by hand.
 
     Attributes:
-        config_file: `.py`, `.yaml` or `.json`.
-        overrides: `key=value` texts applied to it.
-        workdir: the run folder; None: a new one under `runs/<config name>/`.
-        resume: `auto`, `latest`, `best`, a step or a path; None: start afresh.
-        overwrite: whether an earlier run in `workdir` may be removed.
-        accept_changes: resume although the config, a default in the code, a setting of JAX or the
-            data has changed since the snapshot.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
-        stop_at_step: leave the run at that step, to be resumed.
-        join: the other processes of the run, where no launcher says.
+        coordinator: where process 0 listens.
+        num_processes: how many processes the run has.
+        process_id: the number of this process, from 0.
+        initialization_timeout: how long to wait until all processes are connected;
+            --join-timeout is the old name.
+        heartbeat_timeout: a process that is silent for so long counts as dead, and the run ends.
+        token: a secret that all processes of the run share; set it in the environment variable
+            AETHERIA_TOKEN instead to keep it out of the process list.
     """
 
-    config_file: Path
-    overrides: tuple[str, ...] = ()
-    workdir: Path | None = None
-    resume: str | None = None
+    coordinator: Annotated[str | None, Flag(values.address, "HOST:PORT")] = None
+    num_processes: Annotated[int | None, Flag(values.whole(1, MAX_PROCESSES), "N")] = None
+    process_id: Annotated[int | None, Flag(values.whole(0, MAX_PROCESSES - 1), "I")] = None
+    initialization_timeout: Annotated[
+        float, Flag(values.duration, "SECONDS", old_name="join-timeout")
+    ] = DistributedConfig.initialization_timeout
+    heartbeat_timeout: Annotated[float, Flag(values.duration, "SECONDS")] = (
+        DistributedConfig.heartbeat_timeout
+    )
+    token: Annotated[str | None, Flag(values.token, "TOKEN")] = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand(ConfigFields):
+    """Trains the model that a config describes.
+
+    Attributes:
+        workdir: the run folder (default: the next runs/<config name>/<n>).
+        resume: auto, latest, best, a step, or the path of a snapshot (default: start afresh).
+        overwrite: replace an earlier run in --workdir.
+        accept_changes: resume although the config, a default in the code, a setting of JAX or the
+            data has changed since the snapshot, so that the rest of the run differs.
+        stop_at_step: take a snapshot at step N and exit with 75; the run can be resumed.
+    """
+
+    workdir: Annotated[Path | None, Flag(values.local_path, "DIR")] = None
+    resume: Annotated[str | None, Flag(metavar="WHAT")] = None
     overwrite: bool = False
     accept_changes: bool = False
-    project: str | Path | None = None
-    traceback: bool = False
-    stop_at_step: int | None = None
-    join: DistributedConfig = field(default_factory=DistributedConfig)
+    stop_at_step: Annotated[int | None, Flag(values.positive("a step"), "N")] = None
+    distributed: Annotated[
+        DistributedFlags,
+        Section("Several processes started by hand (torchrun and srun need none of these)"),
+    ] = field(default_factory=DistributedFlags)
 
     def execute(self) -> int:
         """Trains and returns the exit code.
@@ -67,7 +89,7 @@ class TrainCommand:
                 overwrite=self.overwrite,
                 accept_changes=self.accept_changes,
                 stop_at_step=self.stop_at_step,
-                distributed=self.join,
+                distributed=self.distributed,
                 traceback=self.traceback,
                 started_at=started_at,
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from aetheria.cli.main import parse
+from aetheria.cli.parser import parse
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.main import parse as parse_main
 from aetheria.predict import load
@@ -281,15 +281,15 @@ def test_python_refuses_a_url_too(tmp_path):
     ids=" ".join,
 )
 def test_an_option_is_spelled_out(arguments):
-    with pytest.raises(AetheriaError, match=r"unrecognized arguments|are required"):
+    with pytest.raises(AetheriaError, match="expected an option of this command"):
         parse(arguments)
 
 
 def test_the_module_takes_no_abbreviation_either():
     for wrong in ("--over", "--work=w"):
-        with pytest.raises(AetheriaError, match="unrecognized arguments"):
+        with pytest.raises(AetheriaError, match="expected an option of this command"):
             parse_main(["--config=c.yaml", wrong])
-    with pytest.raises(AetheriaError, match="--config"):
+    with pytest.raises(AetheriaError, match="got --conf;"):
         parse_main(["--conf=c.yaml"])
     assert parse_main(["--config=c.yaml", "--overwrite", "--workdir=w"]).overwrite  # the control
 

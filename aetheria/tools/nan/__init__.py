@@ -1,1 +1,5 @@
-"""Where a loss or a gradient stopped being finite."""
+"""Finds out what went wrong in a run."""
+
+COMMANDS = {
+    ("debug", "nan"): "aetheria.tools.nan.command:DebugNanCommand",
+}

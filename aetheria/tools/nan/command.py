@@ -1,65 +1,55 @@
-"""`aetheria debug nan`: why a window's loss, gradient, update or model state was not finite."""
+"""`aetheria debug nan`: why a global batch gave a non-finite loss, gradient, update or state."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aetheria.engine.interfaces import LOSS_OR_GRADIENT, UPDATE_OR_STATE
+from aetheria.cli import values
+from aetheria.cli.fields import ModelFields
+from aetheria.cli.flag import Argument
 from aetheria.errors import ExitCode
 
 if TYPE_CHECKING:
-    from aetheria.tools.nan.origin import Origin
-    from aetheria.tools.nan.replay import Finding
+    import numpy as np
 
-_WORDS = {"nan": "a NaN", "inf": "an infinity"}
-_WHAT = {
-    LOSS_OR_GRADIENT: "loss and gradient are",
-    UPDATE_OR_STATE: "loss, gradient, update and model state are",
-}
-_LEAF = {
-    "value": "its value is not finite",
-    "gradient": "its gradient is the first that is not finite",
-    "new model state": "its new value is the first that is not finite",
-    "update": "its update is the first that is not finite",
-    "new value": "its new value is the first that is not finite",
-}
+    from aetheria.tools.nan.replay import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
-class DebugNanCommand:
-    """Command: replays a dump that a non-finite window left, and says where it went wrong.
+class DebugNanCommand(ModelFields):
+    """Replays the dump of a non-finite global batch and finds the first non-finite value.
 
     Attributes:
-        dump: a folder in a run's `dumps/`.
-        project: the project folder, where the model is looked for; None: the current folder. The
-            folders around the dump are data, and no project.
-        model: a registered name or `pkg.mod:Name`; None: the dump's own, a registered one.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        dump: a folder in dumps/ of a run.
+        project: the folder that contains your models/ (default: the current folder).
     """
 
-    dump: Path
-    project: str | Path | None = None
-    model: str | None = None
-    traceback: bool = False
+    dump: Annotated[Path, Argument(values.local_path)]
 
     def execute(self) -> int:
         """Replays, prints, and returns the exit code: 0 if the cause was found, 1 if everything is
-        finite here.
+        finite in the replay.
 
         Raises:
-            AetheriaError: this is no dump, it is damaged, or its model cannot be made.
+            AetheriaError: the folder is not a dump, it is damaged, or its model cannot be built.
         """
         from aetheria.snapshots.dumps import read_dump
+        from aetheria.tools.nan.text import describe
 
         snapshot, global_batch = read_dump(self.dump)
         record = snapshot.record
         finding = self._find(snapshot.arrays, global_batch, record)
-        for name, text in _describe(finding, record, global_batch):
+        for name, text in describe(finding, record, global_batch):
             print(f"{name:10} {text}")
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
-    def _find(self, arrays: Any, global_batch: Any, record: Mapping[str, Any]) -> "Finding | None":
+    def _find(
+        self,
+        arrays: Mapping[str, "np.ndarray"],
+        global_batch: Mapping[str, "np.ndarray"],
+        record: Mapping[str, Any],
+    ) -> "Finding | None":
         from aetheria.build import is_elastic
         from aetheria.build.provenance import model_params
         from aetheria.config import make_config
@@ -69,90 +59,20 @@ class DebugNanCommand:
         from aetheria.tools.nan.replay import Replay
 
         config = make_config(record["config"], str(self.dump))
-        said = {
+        described = {
             "model_name": self.model or config.model_name,
             "model_params": model_params(config),
             "resolved": record.get("resolved", {}),
         }
         project = find_project(None, self.project)
-        model = remake_model(said, str(self.dump), project, self.model).model
+        model = remake_model(described, str(self.dump), project, self.model).model
         build = lambda: Replay(
             model,
             mixed_precision=config.mixed_precision,
-            carries_state=not is_elastic(config),  # lanes all begin with the same
+            carries_state=not is_elastic(config),  # all lanes start from the same state
             arrays=arrays,
             global_batch=global_batch,
             step=record["step"],
             total_steps=record.get("total_steps", 1),
         )
         return build_described(build, str(self.dump), len(arrays)).find()
-
-
-def _describe(
-    finding: "Finding | None", record: Mapping[str, Any], global_batch: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    num_micro, size = global_batch["mask"].shape
-    yield "window", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
-    if finding is None:
-        yield (
-            "finite",
-            f"{_WHAT[record.get('what', LOSS_OR_GRADIENT)]} finite when computed again: the data "
-            "and the model are not the cause; look at the machine (memory, driver) that computed "
-            "them",
-        )
-        return
-    numbers = f"loss (summed) {finding.loss:g}, gradient norm {finding.grad_norm:g}"
-    if finding.kind in ("update", "new value"):
-        yield "where", f"the optimizer: {numbers}; what the update writes is not finite"
-    elif finding.micro_batch is None:
-        yield "sum", f"every micro-batch is finite, all together are not: {numbers}"
-    else:
-        yield "where", f"micro-batch {finding.micro_batch + 1} of {num_micro}: {numbers}"
-    if finding.origin is not None:
-        yield from _describe_origin(finding.origin)
-    if finding.parameter is not None:
-        largest = finding.kind == "gradient" and finding.micro_batch is None
-        text = "its gradient is the largest" if largest else _LEAF[finding.kind]
-        yield _leaf_name(finding.parameter), f"{finding.parameter}: {text}"
-    if finding.kind == "value":
-        yield "example", "none is to blame: the number was not finite before the window"
-    elif finding.micro_batch is not None:
-        yield "example", _example(finding, record, size)
-
-
-def _leaf_name(path: str) -> str:
-    """What the tree is called in which a leaf is."""
-    names = {"params": "parameter", "model_state": "state", "opt_state": "optimizer"}
-    return names[path.split("/")[0]]
-
-
-def _describe_origin(origin: "Origin") -> Iterator[tuple[str, str]]:
-    chain = [origin]
-    while chain[0].because is not None:
-        chain.insert(0, chain[0].because)
-    first = chain[0]
-    if first.argument is None:
-        yield "first", f"{first.operation} gives {_WORDS[first.kind]}"
-    else:
-        what, _, name = first.argument.partition("/")
-        kind = "the data, column" if what == "batch" else what
-        yield "first", f"{_WORDS[first.kind]} in {kind} {name}"
-    yield "layer", _place(first)
-    for later in chain[1:]:
-        yield "then", f"{later.operation} makes {_WORDS[later.kind]} of it: {_place(later)}"
-
-
-def _place(origin: "Origin") -> str:
-    layer = origin.layer or "outside of any module"
-    turn = "" if origin.turn is None else f", layer {origin.turn} (from 0) of a loop"
-    source = f", {origin.source}" if origin.source else ""
-    return f"{layer}{turn}, {'backward' if origin.backward else 'forward'} pass{source}"
-
-
-def _example(finding: "Finding", record: Mapping[str, Any], size: int) -> str:
-    assert finding.micro_batch is not None
-    if finding.row is None:
-        return "no single one: alone, each of the micro-batch is finite"
-    place = finding.micro_batch * size + finding.row
-    number = record["indices"][place]
-    return f"row {finding.row} (from 0) of the micro-batch: number {number} of the training split"

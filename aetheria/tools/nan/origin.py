@@ -1,14 +1,14 @@
-"""Where in a computation a number first is not finite: evaluates it one operation at a time.
+"""Finds the operation that first produces a non-finite value: evaluates one operation at a time.
 
-jax can stop at the first NaN (`jax_debug_nans`, checkify), but not say where an infinity came from,
-in which layer that is, or that a masked infinity did no harm. So every value here carries a mark:
-where what is not finite in it was born. An operation whose result holds a NaN passes on the mark of
-an operand with a NaN, and is itself the birthplace if there is none.
+jax can stop at the first NaN (`jax_debug_nans`, checkify), but it cannot report where an infinity
+came from, in which layer that is, or that a masked infinity did no harm. So every non-finite value
+here carries a mark with its origin. An operation whose result contains a NaN passes on the mark of
+an operand with a NaN; if no operand has a NaN, the operation itself is the origin.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,14 @@ import numpy as np
 from jax.extend import core
 
 from aetheria.hardware.layout.leaves import leaf_paths, named_leaves
-from aetheria.tools.nan.places import Frame, inside, layer_of
+from aetheria.tools.nan.places import ClosedJaxpr, Frame, JaxprEqn, inside, layer_of
 
-# Operations that only call another computation: looked into. Others that hold one, such as
-# `reduce_window`, apply it in ways of their own, and are taken as a whole.
+Tree: TypeAlias = Any  # a pytree of arrays
+Array: TypeAlias = jax.Array | np.ndarray
+Marked: TypeAlias = "tuple[Array, Mark | None]"
+
+# Operations that only call another computation; these are evaluated inside. Other operations that
+# contain a computation, such as `reduce_window`, are evaluated as one operation.
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call")
 _CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr")
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -28,18 +32,18 @@ _RESHAPING = ("convert_element_type", "reshape", "transpose", "broadcast_in_dim"
 
 @dataclass(eq=False)
 class Origin:
-    """Where a value first was not finite.
+    """The operation or the argument that a non-finite value comes from.
 
     Attributes:
-        operation: jax's name of it; None: it came in with the argument `argument`.
-        argument: path of an argument of the computation.
-        layer: the module the operation belongs to; of an argument, the first that uses it. Where
-            modules give no names (Flax NNX), the path of the parameter in use.
-        backward: whether that is the backward pass.
-        source: `file:line` of the user's code.
-        turn: which turn of a loop over layers, from 0; None: no loop.
         kind: `nan` or `inf`.
-        because: the origin of an infinity that the operation made a NaN of.
+        operation: the operation's name in jax; None: the value is part of the argument `argument`.
+        argument: the path of an argument of the computation.
+        layer: the module of the operation; for an argument, the first module that uses it. If
+            modules have no names (Flax NNX), the path of the parameter in use.
+        backward: whether the operation is in the backward pass.
+        source: `file:line` of the user's code.
+        turn: the iteration of a loop over layers, from 0; None: no loop.
+        because: the origin of an infinity that the operation turned into a NaN.
     """
 
     kind: str
@@ -54,12 +58,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Mark:
-    """What is known of a value that is not finite.
+    """What is known about a value that is not finite.
 
     Attributes:
-        origin: where it was born; None: a constant, such as the infinity a mask is made of.
-        is_nan: whether there is a NaN in it, not only infinities.
-        made_at: the number of the operation that made this value.
+        origin: where it comes from; None: a constant, such as the infinity in an attention mask.
+        is_nan: whether it contains a NaN, not only infinities.
+        made_at: the number of the operation that produced this value.
     """
 
     origin: Origin | None
@@ -67,25 +71,28 @@ class Mark:
     made_at: int
 
 
+Marks: TypeAlias = Sequence[Mark | None]
+
+
 @dataclass
 class Tracer:
-    """Evaluates jaxprs and marks what is not finite.
+    """Evaluates jaxprs and marks non-finite values.
 
     Attributes:
-        num_operations: how many there were so far.
-        parameters: id of an array -> the array, which keeps the id its own, and its path.
+        num_operations: the number of operations so far.
+        parameters: id of an array -> the array, which keeps the id from being reused, and its path.
     """
 
     num_operations: int = 0
-    parameters: dict[int, tuple[Any, str]] = field(default_factory=dict)
+    parameters: dict[int, tuple[Array, str]] = field(default_factory=dict)
 
     def run(
-        self, closed: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: Frame
-    ) -> tuple[list[Any], list[Mark | None]]:
+        self, closed: ClosedJaxpr, arguments: Sequence[Array], marks: Marks, frame: Frame
+    ) -> tuple[list[Array], list[Mark | None]]:
         """The outputs of a closed jaxpr and their marks."""
-        values: dict[Any, tuple[Any, Mark | None]] = {}
+        values: dict[core.Var, Marked] = {}
 
-        def read(var: Any) -> tuple[Any, Mark | None]:
+        def read(var: core.Var | core.Literal) -> Marked:
             if isinstance(var, core.Literal):
                 return var.val, self._constant(var.val)
             return values[var]
@@ -101,9 +108,7 @@ class Tracer:
         outputs = [read(var) for var in closed.jaxpr.outvars]
         return [value for value, _ in outputs], [mark for _, mark in outputs]
 
-    def _apply(
-        self, eqn: Any, operands: Sequence[tuple[Any, Mark | None]], frame: Frame
-    ) -> list[tuple[Any, Mark | None]]:
+    def _apply(self, eqn: JaxprEqn, operands: Sequence[Marked], frame: Frame) -> list[Marked]:
         arguments, marks = [value for value, _ in operands], [mark for _, mark in operands]
         inner = inside(eqn, frame)
         name = eqn.primitive.name
@@ -124,12 +129,12 @@ class Tracer:
         return [(value, self._mark(value, eqn, marks, inner)) for value in outs]
 
     def _scan(
-        self, eqn: Any, arguments: Sequence[Any], marks: Sequence[Mark | None], frame: Frame
-    ) -> list[tuple[Any, Mark | None]]:
-        """Takes the turns of a loop one by one."""
+        self, eqn: JaxprEqn, arguments: Sequence[Array], marks: Marks, frame: Frame
+    ) -> list[Marked]:
+        """Evaluates the iterations of a loop one by one."""
         body, length = _closed(eqn.params["jaxpr"]), eqn.params["length"]
-        # Operands are constants, carry and columns; results are carry and columns. A column is what
-        # has a dim more outside than inside (jax 0.10 and 0.12 count them in different ways).
+        # Operands are constants, carry and columns; results are carry and columns. A column has one
+        # dim more outside the loop than inside (jax 0.10 and 0.12 count columns differently).
         differ = lambda outer, inner: sum(
             a.aval.shape != b.aval.shape for a, b in zip(outer, inner, strict=True)
         )
@@ -139,7 +144,7 @@ class Tracer:
         consts, const_marks = arguments[:num_consts], marks[:num_consts]
         carry, carry_marks = list(arguments[num_consts:first_xs]), list(marks[num_consts:first_xs])
         turns = range(length)[::-1] if eqn.params["reverse"] else range(length)
-        stacked: dict[int, list[tuple[Any, Mark | None]]] = {}
+        stacked: dict[int, list[Marked]] = {}
         for turn in turns:
             xs = [column[turn] for column in arguments[first_xs:]]
             xs_marks = [
@@ -159,23 +164,21 @@ class Tracer:
         return [*zip(carry, carry_marks, strict=True), *ys]
 
     def _named_by_parameter(
-        self, name: str, arguments: Sequence[Any], outs: Sequence[Any], frame: Frame
+        self, name: str, arguments: Sequence[Array], outs: Sequence[Array], frame: Frame
     ) -> Frame:
         known = [self.parameters[id(a)] for a in arguments if id(a) in self.parameters]
         if not known:
             return frame
         path = known[0][1]
-        if name in _RESHAPING:  # the same parameter still
+        if name in _RESHAPING:  # still the same parameter
             self.parameters[id(outs[0])] = (outs[0], path)
         return frame if layer_of(frame.stack) else Frame(path, frame.turn, frame.source)
 
-    def _constant(self, value: Any) -> Mark | None:
+    def _constant(self, value: Array) -> Mark | None:
         bad = badness(value)
         return Mark(None, bad == "nan", self.num_operations) if bad else None
 
-    def _mark(
-        self, value: Any, eqn: Any, marks: Sequence[Mark | None], frame: Frame
-    ) -> Mark | None:
+    def _mark(self, value: Array, eqn: JaxprEqn, marks: Marks, frame: Frame) -> Mark | None:
         bad = badness(value)
         if not bad:
             return None
@@ -197,8 +200,8 @@ class Tracer:
         )
         return Mark(origin, is_nan, self.num_operations)
 
-    def _note_layer(self, marks: Sequence[Mark | None], frame: Frame) -> None:
-        """Remembers the first layer that meets a bad argument."""
+    def _note_layer(self, marks: Marks, frame: Frame) -> None:
+        """Records the first layer that uses a non-finite argument."""
         for mark in marks:
             origin = mark.origin if mark else None
             if origin and origin.argument and not origin.layer and frame.stack:
@@ -207,16 +210,16 @@ class Tracer:
 
 
 def trace_origins(
-    function: Callable[..., Any], arguments: Mapping[str, Any]
-) -> tuple[Any, dict[str, Mark]]:
+    function: Callable[..., Tree], arguments: Mapping[str, Tree]
+) -> tuple[Tree, dict[str, Mark]]:
     """Evaluates `function(**arguments)` one operation at a time.
 
     Args:
-        function: of trees of arrays; returns a tree of arrays.
-        arguments: by name, as the paths of bad ones will begin.
+        function: takes trees of arrays and returns a tree of arrays.
+        arguments: name -> tree; the paths of non-finite leaves begin with these names.
 
     Returns:
-        The outputs, and the marks of those leaves that are not finite, by path.
+        The outputs, and the marks of the output leaves that are not finite, by path.
     """
     named = named_leaves(dict(arguments))
     values, treedef = jax.tree.flatten(dict(arguments))
@@ -226,7 +229,7 @@ def trace_origins(
         Mark(Origin(kind=bad, argument=path), bad == "nan", 0) if (bad := badness(value)) else None
         for path, value in named.items()
     ]
-    # The module a parameter belongs to: its path without the argument's name and its own.
+    # The module of a parameter: its path without the argument's name and the parameter's name.
     parameters = {
         id(value): (value, "/".join(path.split("/")[1:-1]))
         for path, value in named.items()
@@ -239,14 +242,14 @@ def trace_origins(
 
 
 def first_of(origin: Origin) -> Origin:
-    """Where a chain of origins begins."""
+    """The first origin in a chain."""
     while origin.because is not None:
         origin = origin.because
     return origin
 
 
-def badness(value: Any) -> str:
-    """What is not finite in an array or a number: `nan`, else `inf`, else nothing."""
+def badness(value: Array) -> str:
+    """The worst value in an array or a number: `nan`, else `inf`, else an empty text."""
     dtype = value.dtype if hasattr(value, "dtype") else np.result_type(value)
     if not jnp.issubdtype(dtype, jnp.inexact):
         return ""
@@ -255,16 +258,16 @@ def badness(value: Any) -> str:
     return "nan" if bool(jnp.isnan(value).any()) else "inf"
 
 
-def _called(eqn: Any) -> Any:
-    """The computation that an operation calls, closed."""
+def _called(eqn: JaxprEqn) -> ClosedJaxpr:
+    """The closed jaxpr that an operation calls."""
     return _closed(next(eqn.params[name] for name in _CALLED if name in eqn.params))
 
 
-def _closed(jaxpr: Any) -> Any:
-    if hasattr(jaxpr, "consts"):  # always, from jax 0.12 on
-        return jaxpr
-    return core.ClosedJaxpr(jaxpr, ())  # pyright: ignore[reportPrivateImportUsage]
+def _closed(jaxpr: ClosedJaxpr | core.Jaxpr) -> ClosedJaxpr:
+    if hasattr(jaxpr, "consts"):  # always since jax 0.12
+        return cast(ClosedJaxpr, jaxpr)
+    return ClosedJaxpr(cast(core.Jaxpr, jaxpr), ())
 
 
-def _first(marks: Sequence[Mark | None]) -> Mark | None:
+def _first(marks: Marks) -> Mark | None:
     return next((mark for mark in marks if mark is not None), None)

@@ -1,42 +1,43 @@
-"""What a user calls the place of an operation: the module it is in, and the line of the source."""
+"""The place of an operation as a user names it: its module and its line in the source."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import flax
 import jax
 import optax
+from jax.extend.core import ClosedJaxpr as ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import JaxprEqn as JaxprEqn  # pyright: ignore[reportPrivateImportUsage]
 
 import aetheria
 
-# Their frames are not where a user wrote the operation.
+# A frame in a library is not the place where the user wrote the operation.
 _SHIPPED_MODELS = str(Path(aetheria.__path__[0]) / "models")
 _LIBRARIES = tuple(module.__path__[0] for module in (jax, flax, optax, aetheria))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What surrounds an operation: the enclosing module and the turn of a loop."""
+    """What surrounds an operation: the module, the iteration of a loop and the source line."""
 
     stack: str = ""
     turn: int | None = None
     source: str = ""
 
 
-def inside(eqn: Any, frame: Frame) -> Frame:
-    """The surroundings of what an operation, itself within `frame`, calls."""
+def inside(eqn: JaxprEqn, frame: Frame) -> Frame:
+    """The frame of the computation that an operation calls; the operation itself is in `frame`."""
     own = str(eqn.source_info.name_stack)
-    # The stack inside a call is empty, or begins anew at the module that made the call.
+    # Inside a call the stack is empty, or starts again at the module that made the call.
     stack = own or frame.stack
     if own and "transpose" in frame.stack and "transpose" not in own:
         stack = f"transpose({own})"
     return Frame(stack, frame.turn, _source(eqn) or frame.source)
 
 
-def _source(eqn: Any) -> str:
-    """`file:line` of the innermost frame that is no library's."""
+def _source(eqn: JaxprEqn) -> str:
+    """`file:line` of the innermost frame outside the libraries."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
         file = frame.file_name

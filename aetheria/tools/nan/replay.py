@@ -1,4 +1,4 @@
-"""Replays a dumped window and names the first layer, leaf and example that is not finite."""
+"""Replays a dumped global batch and finds the first non-finite layer, leaf and example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,30 +18,31 @@ from aetheria.hardware.layout.leaves import (
     place_weights,
 )
 from aetheria.hardware.layout.loss_scale import unscale
+from aetheria.hardware.layout.state import Sums
 from aetheria.model.fitting import extra_arguments, optimizer_of
-from aetheria.model.model import Model
+from aetheria.model.model import Batch, Model, ModelState, Params
 from aetheria.model.precision import Precision, cast_like, widen
-from aetheria.tools.nan.origin import Mark, Origin, badness, first_of, trace_origins
+from aetheria.tools.nan.origin import Mark, Origin, Tree, badness, first_of, trace_origins
 
 Kind = Literal["value", "gradient", "new model state", "update", "new value"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What is wrong with a window.
+    """What is not finite in a global batch.
 
     Attributes:
-        micro_batch: the first whose loss, gradient or model state is not finite, from 0; None: each
-            of them is finite; their sum is not, or what the update makes of it.
-        loss: its loss, summed; of all together without one.
-        grad_norm: the norm of its gradient, likewise.
-        origin: where the first value was not finite; None where only a sum is not.
-        parameter: path of the first leaf that is not finite: a parameter or model state that was
-            not before the window, or else a parameter whose gradient is not, in the order in which
-            the backward pass gets there, or else what the step makes of a leaf.
-        kind: what of that leaf is not finite.
-        row: the first example of the micro-batch that alone gives such numbers; None: no single one
-            does, or a leaf is the cause.
+        micro_batch: the first one whose loss, gradient or model state is not finite, from 0; None:
+            each micro-batch is finite, but their sum or the update is not.
+        loss: the summed loss of this micro-batch, or of all of them if `micro_batch` is None.
+        grad_norm: the norm of the gradient, of the same micro-batches.
+        origin: where the first non-finite value comes from; None if only a sum is not finite.
+        parameter: the path of the first non-finite leaf: a parameter or model state that was not
+            finite before this step; else a parameter whose gradient is not finite, in the order of
+            the backward pass; else a leaf that is not finite after the step.
+        kind: which value of this leaf is not finite.
+        row: the first example of the micro-batch that is not finite by itself; None: no single
+            example is, or a leaf is the cause.
     """
 
     micro_batch: int | None
@@ -54,20 +55,20 @@ class Finding:
 
 
 class Replay:
-    """One dumped window, and the model's gradient on it.
+    """One dumped global batch, and the model's gradient for it.
 
     Args:
         model: the run's model.
-        mixed_precision: the run's.
-        carries_state: whether the model state goes from one micro-batch to the next.
-        arrays: the dump's leaves: params, model_state, base_key and the like; with opt_state, the
-            update is replayed too.
+        mixed_precision: the precision policy of the run.
+        carries_state: whether each micro-batch starts from the model state of the previous one.
+        arrays: the leaves of the dump, such as params, model_state and base_key; with opt_state,
+            the update is replayed too.
         global_batch: column name -> [grad_accumulation_steps, micro_batch, ...].
-        step: the step the window was for.
-        total_steps: the length of the run, for the schedule.
+        step: the step that the global batch was for.
+        total_steps: the length of the run, for the learning rate schedule.
 
     Raises:
-        SnapshotError: the arrays are not this model's; the leaf is named.
+        SnapshotError: the arrays do not fit this model; the message names the leaf.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Replay:
         self._arrays = arrays
 
     def find(self) -> Finding | None:
-        """Looks for what is not finite; None: everything is, here."""
+        """Finds the first non-finite value; None: everything is finite in the replay."""
         state, total = self._model_state, None
         for index in range(len(self._global_batch["mask"])):
             grads, sums, new_state = self._run(state, self._batch(index), index)
@@ -103,7 +104,7 @@ class Replay:
             total = part if total is None else jax.tree.map(jnp.add, total, part)
             if self._carries_state and sums.weight > 0:
                 state = new_state
-        assert total is not None, "a window has a micro-batch"
+        assert total is not None, "a global batch has a micro-batch"
         grads, sums = total
         norm = float(optax.tree.norm(grads))
         if np.isfinite(norm) and _is_finite(sums.total):
@@ -120,7 +121,7 @@ class Replay:
             row=None,
         )
 
-    def _examine(self, state: Any, index: int, grads: Any, sums: Any) -> Finding:
+    def _examine(self, state: ModelState, index: int, grads: Params, sums: Sums) -> Finding:
         batch, key = self._batch(index), self._key(index)
         function = lambda params, model_state, batch: self._gradient(
             params, model_state, batch, key, self._scaling
@@ -128,7 +129,7 @@ class Replay:
         arguments = {"params": self._params, "model_state": state, "batch": batch}
         (traced_grads, *_), marks = trace_origins(function, arguments)
         assert jax.tree.structure(traced_grads) == jax.tree.structure(grads)
-        marks = {path: mark for path, mark in marks.items() if self._is_news(path, state)}
+        marks = {path: mark for path, mark in marks.items() if self._is_new(path, state)}
         parameter, kind = self._parameter(state, marks)
         origins = [mark for mark in marks.values() if mark.origin is not None]
         origin = min(origins, key=lambda mark: mark.made_at).origin if origins else None
@@ -144,8 +145,8 @@ class Replay:
             row=None if kind == "value" else self._row(state, batch, index),
         )
 
-    def _examine_update(self, grads: Any, sums: Any, norm: float) -> Finding | None:
-        """Takes the step as the run does, if the dump holds what that needs."""
+    def _examine_update(self, grads: Params, sums: Sums, norm: float) -> Finding | None:
+        """Computes the update as the run does, if the dump has the optimizer state."""
         if not any(path.startswith("opt_state") for path in self._arrays) or not sums.weight > 0:
             return None
         optimizer = optimizer_of(self._model, self._total_steps)
@@ -178,8 +179,8 @@ class Replay:
                 )
         return None
 
-    def _optimizer_state(self, optimizer: Any) -> Any:
-        """The dump's, placed."""
+    def _optimizer_state(self, optimizer: optax.GradientTransformation) -> optax.OptState:
+        """The optimizer state of the dump, on the device."""
         init = lambda params: optimizer.init(self._precision.optimizer_params(params))
         abstract = jax.eval_shape(init, self._params)
         paths = named_leaves({"opt_state": abstract})
@@ -188,19 +189,19 @@ class Replay:
         leaves = [jnp.asarray(given[path]) for path in paths]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
-    def _is_bad(self, state: Any, grads: Any, sums: Any, new_state: Any) -> bool:
+    def _is_bad(self, state: ModelState, grads: Params, sums: Sums, new_state: ModelState) -> bool:
         if not _is_finite((sums.total, sums.weight, grads)):
             return True
         return bool(sums.weight > 0 and _lost(new_state, state))
 
-    def _is_news(self, path: str, state: Any) -> bool:
-        """Whether that output of a gradient tells anything: a model state that was not finite at
-        the start may stay so.
+    def _is_new(self, path: str, state: ModelState) -> bool:
+        """Whether this output is a new non-finite value: a model state that was not finite at the
+        start may stay so.
         """
         output, _, name = path.partition("/")
         return output != "2" or _is_finite(named_leaves(state).get(name, 0.0))
 
-    def _parameter(self, state: Any, marks: Mapping[str, Mark]) -> tuple[str | None, Kind]:
+    def _parameter(self, state: ModelState, marks: Mapping[str, Mark]) -> tuple[str | None, Kind]:
         for path, leaf in named_leaves({"params": self._params}).items():
             if not _is_finite(leaf):
                 return path, "value"
@@ -219,8 +220,8 @@ class Replay:
                 return tree + first.removeprefix(number), kind
         return None, "gradient"
 
-    def _row(self, state: Any, batch: Mapping[str, Any], index: int) -> int | None:
-        """Tries every example by itself, in all rows: it then meets the dropout it had."""
+    def _row(self, state: ModelState, batch: Batch, index: int) -> int | None:
+        """Tries every example by itself, copied to all rows: so its dropout mask stays the same."""
         for row in range(len(batch["mask"])):
             alone = {name: np.repeat(a[row : row + 1], len(a), axis=0) for name, a in batch.items()}
             if batch["mask"][row] > 0:
@@ -229,7 +230,7 @@ class Replay:
                     return row
         return None
 
-    def _run(self, state: Any, batch: Mapping[str, Any], index: int) -> Any:
+    def _run(self, state: ModelState, batch: Batch, index: int) -> tuple[Params, Sums, ModelState]:
         return self._compiled(self._params, state, batch, self._key(index), self._scaling)
 
     def _key(self, index: int) -> jax.Array:
@@ -240,15 +241,15 @@ class Replay:
 
 
 def _in_backward_pass(origin: Origin | None) -> None:
-    """A loss that is finite clears the forward pass. jax computes slopes along with it, under the
-    same names.
+    """Attributes the origins to the backward pass: the loss is finite, so the forward pass is not
+    the cause, although jax computes derivatives in it under the same names.
     """
     while origin is not None:
         origin.backward, origin = origin.argument is None, origin.because
 
 
-def _lost(new: Any, old: Any) -> list[str]:
-    """Paths of the leaves with an element that was finite and no longer is."""
+def _lost(new: Tree, old: Tree) -> list[str]:
+    """The paths of leaves with an element that was finite before and is not finite now."""
     pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
     return [
         path
@@ -257,5 +258,5 @@ def _lost(new: Any, old: Any) -> list[str]:
     ]
 
 
-def _is_finite(tree: Any) -> bool:
+def _is_finite(tree: Tree) -> bool:
     return not any(badness(leaf) for leaf in jax.tree.leaves(tree))

@@ -1,1 +1,5 @@
-"""Whether JAX and PyTorch compute the same run."""
+"""Compares the training steps of PyTorch with those of JAX."""
+
+COMMANDS = {
+    ("parity",): "aetheria.tools.parity.command:ParityCommand",
+}

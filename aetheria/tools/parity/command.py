@@ -1,10 +1,12 @@
-"""`aetheria parity`: whether PyTorch takes the same steps as JAX on a config."""
+"""`aetheria parity`: whether PyTorch and JAX compute the same steps for a config."""
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from aetheria.cli import values
+from aetheria.cli.fields import ConfigFields
+from aetheria.cli.flag import Flag
 from aetheria.cli.table import print_table
 from aetheria.config.files import load_config
 from aetheria.errors import ExitCode
@@ -12,40 +14,32 @@ from aetheria.errors import ExitCode
 if TYPE_CHECKING:
     from aetheria.tools.parity.comparison import Comparison
 
-PRECISIONS = ("float64", "float32")
 _DEFAULT_STEPS = {"float64": 20, "float32": 1}
-CONTROLS = ("eps", "clip", "transpose")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParityCommand:
-    """Command: compares losses, gradients and states of both backends, step by step.
+class ParityCommand(ConfigFields):
+    """Compares losses, gradients and states of PyTorch with those of JAX, leaf by leaf.
 
     Attributes:
-        config_file: `.py`, `.yaml` or `.json`.
-        overrides: `key=value` texts applied to it.
-        steps: optimizer steps to compare; None: 20, or in float32 one.
-        precision: `float64` for the mathematics, `float32` for the single step in practice.
-        control: a known trap to set on PyTorch's side, which is expected to be caught.
-        as_json: print JSON, nothing else.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        steps: optimizer steps to compare (default: 20, in float32 1).
+        precision: float64: both train independently, to a tolerance of 1e-9 for 20 steps and 1e-6
+            beyond; float32: each step starts from the same state, to a tolerance of 1e-5.
+        control: a known error on the side of PyTorch, which the comparison must detect: another
+            epsilon, PyTorch's own clipping, a matrix that is not transposed.
+        as_json: print only JSON.
     """
 
-    config_file: Path
-    overrides: tuple[str, ...] = ()
-    steps: int | None = None
-    precision: str = "float64"
-    control: str | None = None
-    as_json: bool = False
-    project: str | Path | None = None
-    traceback: bool = False
+    steps: Annotated[int | None, Flag(values.positive("a number"), "N")] = None
+    precision: Literal["float64", "float32"] = "float64"
+    control: Literal["eps", "clip", "transpose"] | None = None
+    as_json: Annotated[bool, Flag(name="json")] = False
 
     def execute(self) -> int:
-        """Compares, prints, and returns the exit code: 1 if a leaf leaves the tolerance.
+        """Compares, prints, and returns the exit code, 1 if a leaf is outside the tolerance.
 
         Raises:
-            AetheriaError: the config is wrong, or the model has no twin in PyTorch.
+            AetheriaError: the config is wrong, or the model has no PyTorch counterpart.
         """
         config = load_config(self.config_file, self.overrides)
         from aetheria.plugins.discovery import find_project
@@ -111,7 +105,7 @@ _HEADERS = ("", "largest difference", "at step", "leaf", "in steps 0-20")
 
 
 def _table(compared: "list[Comparison]") -> list[list[str]]:
-    """For each kind of leaf where both sides differ most; first over all steps, then the first."""
+    """For each kind of leaf, where both sides differ most: in all steps, then in the first 20."""
     kinds = list(dict.fromkeys(n.split("/")[0] for c in compared for n in c.differences))
     rows = []
     for kind in kinds:

@@ -1,11 +1,11 @@
-"""`aetheria parity`: a config trained by JAX and by PyTorch side by side, compared leaf by leaf."""
+"""Trains a config with JAX and with PyTorch side by side and compares them leaf by leaf."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import numpy as np
@@ -24,30 +24,36 @@ from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
 
+if TYPE_CHECKING:
+    from aetheria.hardware.torch.program import TorchProgram
+    from aetheria.hardware.torch.state import TorchState
+
 POLICIES = {
     "float64": "params=float64,compute=float64,output=float64",
     "float32": "params=float32,compute=float32,output=float32",
 }
-# Relative. In float64 rounding grows with the steps; in float32 each step begins anew.
+# Relative tolerances. In float64 rounding errors grow with the steps; in float32 each step starts
+# from the same state.
 _EXACT_STEPS, _EXACT, _GROWN, _SINGLE = 20, 1e-9, 1e-6, 1e-5
-# What is less than this part of all leaves of its kind is measured against that part: a gradient
-# that is zero but for rounding, as that of an attention's key bias, agrees in nothing.
+# A leaf smaller than this fraction of all leaves of its kind is measured relative to that fraction:
+# a gradient that is zero except for rounding, as of the key bias of attention, agrees in no digit.
 _FLOOR = 1e-6
 
-Leaves = dict[str, np.ndarray]
-Tamper = Callable[[Any, Any, Mapping[str, Any]], None]
+Leaves: TypeAlias = Mapping[str, np.ndarray]
+Value: TypeAlias = np.ndarray | float
+Tamper: TypeAlias = "Callable[[TorchProgram, TorchState, Leaves], None]"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One step on both sides; step 0 is the states before any.
+    """The differences after one step; step 0 compares the initial states.
 
     Attributes:
         step: its number.
         differences: `loss`, `grads/…`, `params/…`, `opt_state/…`, … -> relative difference.
-        tolerance: for each of them that is judged.
-        judges_params: whether parameters are. Not in float32: an optimizer that divides a gradient
-            by its size moves a parameter by all of a learning rate for what is rounding alone.
+        tolerance: the allowed relative difference.
+        judges_params: whether parameters count. Not in float32: an optimizer that divides a
+            gradient by its size turns a rounding error into an update of a full learning rate.
     """
 
     step: int
@@ -57,10 +63,10 @@ class Comparison:
 
     @property
     def first_outside(self) -> str | None:
-        """The first leaf that leaves the tolerance, in the order of a step: loss, gradients, then
-        the state; the loss alone where no leaf does.
+        """The first leaf outside the tolerance, in the order of a step: gradients, then the state;
+        the loss if no leaf is outside.
         """
-        # Not `>`: a difference that is not a number is none that is small.
+        # Not `>`: a difference of NaN is outside the tolerance.
         outside = [
             name
             for name, difference in self.differences.items()
@@ -70,23 +76,23 @@ class Comparison:
         return next(iter(leaves or outside), None)
 
     def _allowed(self, name: str) -> float:
-        """A second moment is a square: twice as far off, relatively, as the gradient in it."""
+        """A second moment is a square: its relative error is twice that of the gradient."""
         parts = name.split("/")
         return self.tolerance * (2 if parts[0] == "opt_state" and "nu" in parts else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Both sides begin with the same parameters and are given the same windows.
+    """Both sides start from the same parameters and get the same global batches.
 
     Attributes:
-        config: what is trained.
+        config: the config to train.
         project: the project folder.
         steps: optimizer steps to compare.
-        precision: `float64`: both go their way; `float32`: PyTorch begins each step from JAX's
-            state, since rounding is chaos's food.
-        control: a trap that PyTorch's side is led into, which must be noticed: `eps`, `clip` or
-            `transpose`; None: none.
+        precision: `float64`: both train independently; `float32`: PyTorch starts each step from the
+            state of JAX, because rounding errors would grow.
+        control: a known error on the side of PyTorch that the comparison must detect: `eps`,
+            `clip` or `transpose`; None: no error.
     """
 
     config: Config
@@ -99,9 +105,9 @@ class Parity:
         """Compares the initial states, then every step.
 
         Raises:
-            AetheriaError: the config is wrong, or the model has no twin.
+            AetheriaError: the config is wrong, or the model has no PyTorch counterpart.
         """
-        # Imported late: it needs PyTorch, which `check_request` looks for.
+        # Imported late: it needs PyTorch; `check_request` reports if that is missing.
         from aetheria.tools.parity.traps import TRAPS
 
         tamper = TRAPS[self.control] if self.control else lambda *_: None
@@ -147,20 +153,20 @@ class Parity:
 
 
 class JaxSide:
-    """The functions of a JAX program, and a state."""
+    """The functions of a JAX program, with a state."""
 
     def __init__(self, model: Model, spec: ProgramSpec):
         precision = Precision.parse(spec.mixed_precision)
         optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_global_batch.items()}
-        jit = jit_for(jax.default_backend())  # as what trains is compiled
+        jit = jit_for(jax.default_backend())  # compiled as for training
         self._gradient = jit(make_gradient(model, precision))
         self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
         init = jit(make_init(model, optimizer, precision))
         self._state = init(jax.random.key(spec.seed), example)
 
-    def step(self, global_batch: Mapping[str, Any]) -> tuple[float, Leaves]:
-        """Takes a step; returns the mean loss, and its gradient before it is clipped."""
+    def step(self, global_batch: Leaves) -> tuple[float, Leaves]:
+        """Trains one step; returns the mean loss and its gradient before clipping."""
         state = self._state
         rng = step_key(state.base_key, state.counters[STEP])
         grads, sums, model_state = self._gradient(
@@ -178,7 +184,7 @@ class JaxSide:
 
 
 class TorchSide:
-    """The same of a PyTorch program on a CPU."""
+    """The functions of a PyTorch program on the CPU, with a state."""
 
     def __init__(self, model: Model, spec: ProgramSpec, tamper: Tamper):
         import torch
@@ -189,13 +195,13 @@ class TorchSide:
         self._program = TorchProgram(model, spec, Ranks(torch.device("cpu")))
         self._tamper, self._state = tamper, None
 
-    def begin(self, arrays: Mapping[str, Any]) -> None:
-        """Takes up a state of the other side."""
+    def begin(self, arrays: Leaves) -> None:
+        """Starts from a state of the other side."""
         self._state = self._program.import_state(arrays)
         self._tamper(self._program, self._state, arrays)
 
-    def step(self, global_batch: Mapping[str, Any]) -> tuple[float, Leaves]:
-        """Takes a step; returns what JaxSide does."""
+    def step(self, global_batch: Leaves) -> tuple[float, Leaves]:
+        """Trains one step; returns the same values as JaxSide."""
         program, state = self._program, self._state
         assert state is not None, "there is a state"
         stepper = program.stepper
@@ -207,23 +213,23 @@ class TorchSide:
         return total / weight, grads
 
     def export_state(self) -> Leaves:
-        """The state as JAX lays it out."""
+        """The state in the layout of JAX."""
         assert self._state is not None, "there is a state"
         return self._program.export_state(self._state)
 
 
 def without_dropout(model: Model) -> Model:
-    """The model, its hyperparameter `dropout` 0 if it has one: each library draws other masks."""
+    """The model with dropout 0, because each library draws other masks."""
     if not getattr(model, "dropout", 0):
         return model
     return dataclasses.replace(model, dropout=0.0)  # type: ignore[type-var]
 
 
 def check_request(control: str | None, config: Config, project: Path | None) -> list[str]:
-    """Says what is left out of the comparison, a line each.
+    """Checks a request; returns a line for each thing that the comparison leaves out.
 
     Raises:
-        AetheriaError: PyTorch is missing, or the trap could not be fallen into.
+        AetheriaError: PyTorch is missing, or the control has no effect on this model.
     """
     require_torch("parity")
     model = build_model(config, project)
@@ -234,12 +240,12 @@ def check_request(control: str | None, config: Config, project: Path | None) -> 
             f"{limit}; set it"
         )
     if dropout := getattr(model, "dropout", 0):
-        return [f"dropout {dropout} is left out: each library draws masks of its own"]
+        return [f"dropout {dropout} is left out: each library draws its own masks"]
     return []
 
 
 def _differences(one: Leaves, other: Leaves) -> dict[str, float]:
-    """Leaf by leaf, relative to the leaf, or to `_FLOOR` of all leaves of its kind."""
+    """The differences of all leaves, relative to the leaf or to `_FLOOR` of its kind."""
     squares: dict[str, float] = {}
     for name, leaf in one.items():
         kind = name.split("/")[0]
@@ -250,12 +256,12 @@ def _differences(one: Leaves, other: Leaves) -> dict[str, float]:
     }
 
 
-def _relative(one: Any, other: Any, floor: float = 0.0) -> float:
+def _relative(one: Value, other: Value, floor: float = 0.0) -> float:
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     difference, size = _norm(one - other), max(_norm(one), floor)
     if not difference:
         return 0.0
-    # Of nothing, anything is infinitely far: where one side skipped a step, its moments are zero.
+    # Relative to zero, any difference is infinite: moments are zero if one side skipped a step.
     return difference / size if size else math.inf
 
 
@@ -264,7 +270,7 @@ def _is_param(name: str) -> bool:
     return parts[0] == "params" or "averaged_params" in parts
 
 
-def _norm(array: Any) -> float:
+def _norm(array: Value) -> float:
     return float(np.linalg.norm(np.ravel(array).astype(np.float64)))
 
 

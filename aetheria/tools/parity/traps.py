@@ -1,6 +1,5 @@
-"""The traps between JAX and PyTorch that `aetheria parity --control` sets, to be caught."""
+"""Known errors on the side of PyTorch, which `aetheria parity --control` must detect."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,15 @@ from aetheria.errors import AetheriaError
 from aetheria.hardware.torch.guard import HostGuard
 from aetheria.hardware.torch.program import TorchProgram
 from aetheria.hardware.torch.state import TorchState
+from aetheria.tools.parity.comparison import Leaves
 
 # What `torch.nn.utils.clip_grad_norm_` adds to the norm it divides by.
 _ADDED_BY_TORCH = 1e-6
 
 
-def other_eps(program: TorchProgram, state: TorchState, arrays: Mapping[str, Any]) -> None:
-    """Norms have the other library's epsilon: 1e-6 is Flax's for a LayerNorm, 1e-5 PyTorch's. A
-    network without norms is given it in its optimizer.
+def other_eps(program: TorchProgram, state: TorchState, arrays: Leaves) -> None:
+    """Gives norms the epsilon of the other library: 1e-6 is the LayerNorm default in Flax, 1e-5 in
+    PyTorch. In a network without norms, changes the epsilon of the optimizer.
     """
     norms: list[Any] = [module for module in state.module.modules() if hasattr(module, "eps")]
     for norm in norms:
@@ -32,22 +32,22 @@ def other_eps(program: TorchProgram, state: TorchState, arrays: Mapping[str, Any
         )
 
 
-def torch_clipping(program: TorchProgram, state: TorchState, arrays: Mapping[str, Any]) -> None:
-    """Gradients are clipped as PyTorch's own function clips them."""
+def torch_clipping(program: TorchProgram, state: TorchState, arrays: Leaves) -> None:
+    """Clips gradients as PyTorch's own function does."""
     guard = program.stepper.update.guard
     assert isinstance(guard, HostGuard), "parity runs on the host"
     guard.__class__ = _TorchClipping
 
 
 class _TorchClipping(HostGuard):
-    """Clips by a norm with a little added."""
+    """Clips by a norm plus a small constant."""
 
     def clip_factor(self, grad_norm: float) -> float:
         return super().clip_factor(grad_norm + _ADDED_BY_TORCH) if grad_norm else 1.0
 
 
-def no_transpose(program: TorchProgram, state: TorchState, arrays: Mapping[str, Any]) -> None:
-    """The first matrix is loaded as it lies in memory, not turned."""
+def no_transpose(program: TorchProgram, state: TorchState, arrays: Leaves) -> None:
+    """Loads the first matrix as it is in memory, without its transpose."""
     rules = program.link.rules.values()
     turned = [r for r in rules if r.dims and r.leaf.startswith("params/") and not r.layers]
     stacked = [r for r in rules if r.dims and r.layers]

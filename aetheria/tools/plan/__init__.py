@@ -1,4 +1,5 @@
-"""The rehearsal of a run for many devices: its real step is compiled, nothing runs."""
+"""Compiles the training step of a run for many devices and reports what each of them needs."""
 
-from aetheria.tools.plan.analysis import Machine as Machine
-from aetheria.tools.plan.analysis import analyze as analyze
+COMMANDS = {
+    ("plan",): "aetheria.tools.plan.command:PlanCommand",
+}

@@ -1,13 +1,12 @@
-"""Plans in a process that has as many virtual devices as its environment says.
+"""Plans in a process with as many virtual devices as its environment variables say.
 
-Reads a request as JSON on stdin, writes the plan as JSON on stdout.
+Reads a request as JSON from stdin and writes the plan as JSON to stdout.
 """
 
 import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from aetheria.build import build_retention, build_run
 from aetheria.config import make_config
@@ -16,14 +15,16 @@ from aetheria.errors import AetheriaError, ExitCode, HardwareError
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.plugins.user_code import print_user_error
 from aetheria.snapshots.runs import RunRequest
-from aetheria.tools.plan.analysis import Machine, analyze, assumptions
+from aetheria.tools.plan.analysis import analyze, assumptions
+from aetheria.tools.plan.machine import Machine
+from aetheria.tools.plan.text import Part
 
 
 def main() -> int:
-    """Answers one request; a mistake is an answer too, with exit code 2."""
+    """Answers one request; a user's mistake is an answer too, with exit code 2."""
     request = json.load(sys.stdin)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a user's model may print
+        with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
             answer = _plan(request)
     except AetheriaError as error:
         json.dump({"problems": error.problems}, sys.stdout)
@@ -36,9 +37,9 @@ def main() -> int:
     return int(ExitCode.OK)
 
 
-def _plan(request: dict[str, Any]) -> dict[str, Any]:
+def _plan(request: Part) -> Part:
     config = make_config(request["config"], request["config_name"])
-    # As a run is built, so that every mistake in the config is found; it writes nothing.
+    # Built like a run, so that every mistake in the config is found; nothing is written.
     retention = build_retention(config)
     where = RunRequest(config_name=request["config_name"], retention=retention).resolve()
     program = build_run(config, where, Path(request["project"])).program

@@ -1,50 +1,49 @@
-"""Compiles a program's step for the devices at hand and says what each of them would bear."""
+"""Compiles the training step for the present devices and computes what each of them needs."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol, TypeAlias
 
 import jax
 
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.leaves import copied_parameter, named_leaves
+from aetheria.hardware.layout.state import TrainState
 from aetheria.tools.plan.collectives import Collective, find_collectives
+from aetheria.tools.plan.machine import Machine
 from aetheria.tools.plan.operations import count_operations
+from aetheria.tools.plan.text import Part
 
-_MIN_WHOLE_BYTES = 1 << 20  # a smaller leaf is not worth a rule
+Tree: TypeAlias = Any  # a pytree of shapes with shardings
+
+_MIN_WHOLE_BYTES = 1 << 20  # a smaller leaf needs no rule
 _MAX_WHOLE_LEAVES = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """What a device is taken to be able to do; the defaults are an H100's.
+class _MemoryStats(Protocol):
+    """What XLA reports about the memory of a compiled program."""
 
-    Attributes:
-        memory_bytes: its memory; None: no verdict.
-        peak_tflops: dense operations in 1e12 a second, in the precision that is computed in.
-        hbm_gbps: memory traffic in 1e9 bytes a second.
-        link_gbps: what it sends to others, in 1e9 bytes a second, one direction.
-    """
-
-    memory_bytes: int | None = None
-    peak_tflops: float = 989.0
-    hbm_gbps: float = 3350.0
-    link_gbps: float = 450.0
+    argument_size_in_bytes: int
+    output_size_in_bytes: int
+    alias_size_in_bytes: int
+    temp_size_in_bytes: int
 
 
 def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:
-    """Traces and compiles the train step; no parameter is made and nothing runs.
+    """Traces and compiles the train step; no parameter is created and nothing runs.
 
     Returns:
         JSON values: `mesh`, `memory` (bytes on each device), `operations`, `collectives`,
-        `whole_leaves` (large and not split), `estimate` and `assumptions`.
+        `whole_leaves` (large and not split), `estimate` and `machine`.
     """
     state, global_batch = program.abstract_state, program.abstract_global_batch
     mesh = dict(program.mesh_shape)
     traced = program.trace_train_step()
     compiled = traced.lower().compile()
-    memory = _memory(compiled.memory_analysis(), state, global_batch, machine)
+    stats = compiled.memory_analysis()
+    assert stats is not None, "XLA reports the memory of a compiled program"
+    memory = _memory(stats, state, global_batch, machine)
     operations = count_operations(traced.jaxpr)
     collectives, unknown_loops = find_collectives(compiled.as_text() or "", mesh)
     flops = operations.flops / math.prod(mesh.values())
@@ -64,16 +63,18 @@ def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:
     }
 
 
-def device_bytes(tree: Any) -> int:
-    """The bytes of a tree of placed shapes on one device."""
+def device_bytes(tree: Tree) -> int:
+    """The bytes of a tree of sharded shapes on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
 
 
-def _memory(stats: Any, state: Any, global_batch: Any, machine: Machine) -> dict[str, Any]:
-    """What is on a device during a step; the state is donated, so its update takes no more."""
+def _memory(
+    stats: _MemoryStats, state: TrainState, global_batch: Tree, machine: Machine
+) -> dict[str, Any]:
+    """The memory of a device during a step; the state is donated, so the new one needs no more."""
     arguments, outputs = stats.argument_size_in_bytes, stats.output_size_in_bytes
     peak = arguments + outputs - stats.alias_size_in_bytes + stats.temp_size_in_bytes
     return {
@@ -89,9 +90,9 @@ def _memory(stats: Any, state: Any, global_batch: Any, machine: Machine) -> dict
 
 
 def _estimate(
-    flops: float, memory: Mapping[str, Any], collectives: Sequence[Collective], machine: Machine
+    flops: float, memory: Part, collectives: Sequence[Collective], machine: Machine
 ) -> dict[str, float]:
-    """A roofline: how long each resource is busy, and the step if they overlap wholly or not.
+    """A roofline: how long each resource is busy, and the step with full and without any overlap.
 
     Source: Williams, Waterman & Patterson, "Roofline" (CACM 2009).
     """
@@ -113,8 +114,8 @@ def _estimate(
     }
 
 
-def _whole_leaves(state: Any, mesh: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The largest leaves that an axis made for splitting the state does not split."""
+def _whole_leaves(state: TrainState, mesh: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The largest leaves that fsdp or tensor could split, but does not."""
     params = named_leaves(state.params)
     shapes = {path: leaf.shape for path, leaf in params.items()}
     opt_leaves = named_leaves(state.opt_state).items()
@@ -142,8 +143,10 @@ def _whole_leaves(state: Any, mesh: Mapping[str, int]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: -each["device_bytes"])[:_MAX_WHOLE_LEAVES]
 
 
-def _rule(parameter: str, leaf: Any, free: Sequence[str], mesh: Mapping[str, int]) -> str | None:
-    """A rule that splits a leaf by an axis more, on its largest part that divides."""
+def _rule(
+    parameter: str, leaf: jax.ShapeDtypeStruct, free: Sequence[str], mesh: Mapping[str, int]
+) -> str | None:
+    """A rule that splits a leaf by one more axis, along its largest dim that the axis divides."""
     entries = [*map(_as_tuple, leaf.sharding.spec)]
     entries += [()] * (len(leaf.shape) - len(entries))
     part = leaf.sharding.shard_shape(leaf.shape)
@@ -157,18 +160,18 @@ def _rule(parameter: str, leaf: Any, free: Sequence[str], mesh: Mapping[str, int
     return None
 
 
-def _as_tuple(entry: Any) -> tuple[str, ...]:
+def _as_tuple(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     if entry is None:
         return ()
     return entry if isinstance(entry, tuple) else (entry,)
 
 
-def assumptions(plan: Mapping[str, Any], dtype: str) -> list[str]:
-    """What the numbers of a plan rest on, computed in `dtype`."""
+def assumptions(plan: Part, dtype: str) -> list[str]:
+    """What the numbers of a plan assume; the run computes in `dtype`."""
     notes = [
         "compiled by XLA for virtual CPU devices: an accelerator's compiler fuses, schedules and "
-        "combines otherwise, so temporaries, peak and the number of collectives are estimates",
-        "where all-reduce is followed by a slice, accelerators use reduce-scatter: half the bytes",
+        "combines differently, so temporaries, peak and the number of collectives are estimates",
+        "an all-reduce followed by a slice is a reduce-scatter on accelerators: half the bytes",
         f"operations: matrix products and convolutions of the whole step in {dtype}, loops times "
         "their length, recomputation included, shared evenly by the devices",
         "collectives: loops times their length, every branch taken, sent round a ring; XLA's CPU "

@@ -1,4 +1,4 @@
-"""What a compiled program's devices send each other, read from its HLO text."""
+"""Reads from the HLO text of a compiled program what its devices send each other."""
 
 import math
 import re
@@ -20,15 +20,15 @@ _SHAPE = re.compile(r"\b(pred|[a-z]+\d\w*)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Collective:
-    """Collectives of one kind over one set of devices.
+    """All collectives of one kind along the same axes.
 
     Attributes:
         kind: one of `KINDS`.
-        axes: the mesh axes that it goes along.
-        group_size: how many devices take part in one.
-        count: how many each device takes part in, in one step.
-        result_bytes: the sizes of what they make on a device, all of them together.
-        sent_bytes: what a device sends if each goes round a ring, all of them together.
+        axes: the mesh axes that it communicates along.
+        group_size: how many devices take part in one collective.
+        count: how many collectives each device takes part in during one step.
+        result_bytes: the total size of their results on one device.
+        sent_bytes: the total that one device sends, with ring algorithms.
     """
 
     kind: str
@@ -40,18 +40,18 @@ class Collective:
 
 
 def find_collectives(text: str, mesh: Mapping[str, int]) -> tuple[list[Collective], int]:
-    """Finds every collective, as often as it runs.
+    """Finds every collective and counts how often it runs.
 
-    Bodies of loops count as many times as XLA knows that they run; every branch of a conditional
-    counts as taken.
+    The body of a loop counts as often as XLA knows that it runs; every branch of a conditional
+    counts once.
 
     Args:
-        text: a compiled module, as `compiled.as_text()` gives it.
+        text: a compiled module, as `compiled.as_text()` returns it.
         mesh: axis name -> size, in the order of the device ids.
 
     Returns:
-        The collectives, largest traffic first, and how many loops of unknown length hold some,
-        whose bodies are counted once.
+        The collectives, largest traffic first, and the number of loops of unknown length that
+        contain collectives; their bodies are counted once.
     """
     computations, entry = _split(text)
     sums: dict[tuple[str, tuple[str, ...], int], np.ndarray] = {}
@@ -95,13 +95,13 @@ def _split(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _calls(line: str) -> Iterator[tuple[str, int | None]]:
-    """The computations that an instruction runs, and how often; None: nobody knows."""
+    """The computations that an instruction runs, and how often; None: unknown."""
     if match := _WHILE.search(line):
         trips = _TRIP_COUNT.search(line)
         yield match[1], int(trips[1]) if trips else None
         return
     if _COLLECTIVE.search(line):
-        return  # what it applies is a sum
+        return  # the computation that it applies is a sum
     for name in _CALLED.findall(line):
         yield name, 1
     for names in _BRANCHES.findall(line):
@@ -114,7 +114,7 @@ def _result_bytes(shapes: str, kind: str, started: bool) -> int:
         math.prod(map(int, filter(None, dims.split(",")))) * _bits(dtype) // 8
         for dtype, dims in _SHAPE.findall(shapes)
     ]
-    # An asynchronous form also names its operands, and a permutation two contexts.
+    # An asynchronous form also lists its operands, and a permutation two contexts.
     if started and kind == "collective-permute":
         return sizes[1]
     if started and kind != "all-reduce":
@@ -129,7 +129,7 @@ def _bits(dtype: str) -> int:
 
 
 def _sent_bytes(kind: str, result_bytes: int, group_size: int) -> int:
-    """What one device sends, round a ring where there is a choice.
+    """What one device sends; with a ring algorithm if there are several.
 
     Source: Chan et al., "Collective communication: theory, practice, and experience" (2007).
     """
@@ -138,7 +138,7 @@ def _sent_bytes(kind: str, result_bytes: int, group_size: int) -> int:
         case "all-reduce":
             return 2 * result_bytes * others // group_size
         case "reduce-scatter":
-            return result_bytes * others  # the result is a part of what is scattered
+            return result_bytes * others  # the result is one part of the scattered array
         case "collective-permute":
             return result_bytes
     return result_bytes * others // group_size
@@ -153,9 +153,9 @@ def _axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _groups(line: str, num_devices: int) -> np.ndarray:
-    """Who takes part together: i64 [groups, group size], of device ids.
+    """The devices that take part together: device ids, i64 [groups, group size].
 
-    XLA has three spellings, lists, an iota that is reshaped and transposed, and axes of a mesh;
+    XLA has three notations: lists, an iota that is reshaped and transposed, and axes of a mesh;
     a permutation lists pairs.
     """
     if match := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", line):
@@ -167,7 +167,7 @@ def _groups(line: str, num_devices: int) -> np.ndarray:
         ids = re.search(r"device_ids=\((.*?\](?:T\([\d,]+\))?)\)", match[2])
         devices = _iota(ids[1]) if ids else np.arange(num_devices)
         return _groups_along(devices.reshape(tuple(sizes.values())), list(sizes), match[3])
-    return np.arange(num_devices)[None]  # no groups: all together
+    return np.arange(num_devices)[None]  # no groups: all devices together
 
 
 def _groups_along(devices: np.ndarray, names: list[str], along: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`aetheria plan`: what a run would ask of each of many devices, on a machine without them."""
+"""`aetheria plan`: what a run needs of each of many devices, on a machine without them."""
 
 import json
 import math
@@ -6,50 +6,49 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
+from aetheria.cli import values
+from aetheria.cli.fields import ConfigFields
+from aetheria.cli.flag import Flag, Section
 from aetheria.config import Config
 from aetheria.config.files import load_config
 from aetheria.errors import AetheriaError, ExitCode, HardwareError
 from aetheria.hardware.virtual_devices import flags_for_devices
-from aetheria.tools.plan.text import describe
+from aetheria.tools.plan.machine import Machine
 
-MAX_DEVICES = 2048  # the CPU backend of one process fails beyond (jax 0.10.2: 4,096 do not start)
+MAX_DEVICES = 2048  # more fail in the CPU backend of one process (jax 0.10.2: 4,096 do not start)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanCommand:
-    """Command: plans what a config describes for a mesh of devices.
+class PlanCommand(ConfigFields):
+    """Reports what a run needs of each of many devices, on a machine without them.
 
     Attributes:
-        config_file: `.py`, `.yaml` or `.json`.
-        overrides: `key=value` texts applied to it.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
-        devices: how many; None: as many as the mesh has.
-        mesh: axis -> size; None: the config's, or all devices on `data`.
-        machine: what a device can do: fields of `aetheria.tools.plan.Machine`.
-        as_json: print JSON, nothing else.
+        devices: the number of devices, up to 2048 (default: the size of the mesh).
+        mesh: the sizes of the axes, such as data=16,fsdp=8,tensor=8 (default: the mesh of the
+            config, or all devices on the axis data).
+        machine: what each device can do.
+        as_json: print only JSON.
     """
 
-    config_file: Path
-    overrides: tuple[str, ...] = ()
-    project: str | Path | None = None
-    traceback: bool = False
-    devices: int | None = None
-    mesh: Mapping[str, int] | None = None
-    machine: Mapping[str, Any] = field(default_factory=dict)
-    as_json: bool = False
+    devices: Annotated[int | None, Flag(values.positive("a number"), "N")] = None
+    mesh: Annotated[Mapping[str, int] | None, Flag(values.mesh, "AXIS=N,...")] = None
+    as_json: Annotated[bool, Flag(name="json")] = False
+    machine: Annotated[Machine, Section("Each device (the defaults are those of an H100)")] = (
+        Machine()
+    )
 
     def execute(self) -> int:
-        """Plans, prints, and returns the exit code.
+        """Compiles, prints the plan, and returns the exit code.
 
         Raises:
             AetheriaError: the config or the mesh is wrong.
         """
+        # Imported late, as in every command: `aetheria --help` loads no numpy.
         from aetheria.plugins.discovery import find_project
+        from aetheria.tools.plan.text import describe
 
         config = load_config(self.config_file, self.overrides)
         mesh = self._mesh_of(config)
@@ -57,14 +56,14 @@ class PlanCommand:
             "config": {**config.to_dict(), "strategy": "mesh", "mesh": mesh},
             "config_name": self.config_file.stem,
             "project": str(find_project(self.config_file, self.project)),
-            "machine": dict(self.machine),
+            "machine": asdict(self.machine),
             "traceback": self.traceback,
         }
         done = _run_with_devices(math.prod(mesh.values()), json.dumps(request))
         if done.returncode == ExitCode.USER_ERROR:
             raise AetheriaError(*json.loads(done.stdout)["problems"])
         if done.returncode:
-            return int(ExitCode.FAILED)  # what went wrong is on stderr
+            return int(ExitCode.FAILED)  # the reason is on stderr
         plan = json.loads(done.stdout)
         print(json.dumps(plan, indent=2) if self.as_json else "\n".join(describe(plan)))
         return int(ExitCode.OK)
@@ -85,13 +84,13 @@ class PlanCommand:
         if not 1 <= size <= MAX_DEVICES:
             raise HardwareError(
                 f"plan: expected 1 to {MAX_DEVICES} devices, got {size} ({shape}); "
-                "one process has no more virtual ones"
+                "one process has no more virtual devices"
             )
         return mesh
 
 
 def _run_with_devices(num_devices: int, request: str) -> subprocess.CompletedProcess[str]:
-    """Answers a request in a process of its own: jax reads the number of devices as it starts."""
+    """Plans in a child process, because jax reads the number of devices when it starts."""
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",  # XLA warns of slow collectives; the plan lists them
         **os.environ,

@@ -1,16 +1,17 @@
-"""How many floating-point operations a traced function takes, loops included."""
+"""Counts the floating-point operations of a traced function, loops included."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
-from jax.extend.core import jaxprs_in_params
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 
 class Operations(NamedTuple):
     """Operations of matrix products and convolutions.
 
     Attributes:
-        flops: a multiplication and an addition are two.
+        flops: the number of operations; a multiplication and an addition are two.
         unknown_loops: loops of unknown length with operations inside, whose bodies count once.
     """
 
@@ -18,12 +19,12 @@ class Operations(NamedTuple):
     unknown_loops: int
 
 
-def count_operations(jaxpr: Any) -> Operations:
-    """Counts what a jaxpr takes over all devices.
+def count_operations(jaxpr: ClosedJaxpr | Jaxpr) -> Operations:
+    """Counts the operations of a jaxpr on all devices together.
 
-    A scan's body counts as many times as it runs; of a conditional's branches the dearest counts;
-    what is computed twice to save memory (`jax.checkpoint`) counts twice. XLA's own
-    `cost_analysis` is no help here: it counts the body of every loop once.
+    The body of a scan counts as often as it runs; of a conditional the most expensive branch
+    counts; what is computed twice to save memory (`jax.checkpoint`) counts twice. XLA's own
+    `cost_analysis` does not do this: it counts the body of every loop once.
 
     >>> import jax, jax.numpy as jnp
     >>> def layers(x, kernels):
@@ -32,7 +33,7 @@ def count_operations(jaxpr: Any) -> Operations:
     Operations(flops=768, unknown_loops=0)
     """
     flops = unknown = 0
-    for eqn in jaxpr.jaxpr.eqns if hasattr(jaxpr, "jaxpr") else jaxpr.eqns:
+    for eqn in jaxpr.eqns:
         inner = [count_operations(each) for each in jaxprs_in_params(eqn.params)]
         match eqn.primitive.name:
             case "dot_general":
@@ -50,14 +51,18 @@ def count_operations(jaxpr: Any) -> Operations:
     return Operations(flops, unknown)
 
 
-def _dot(eqn: Any) -> int:
+def _dot(eqn: JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    shape = eqn.invars[0].aval.shape
-    return 2 * eqn.outvars[0].aval.size * math.prod(shape[dim] for dim in contracted)
+    shape = _shape(eqn.invars[0])
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[dim] for dim in contracted)
 
 
-def _convolution(eqn: Any) -> int:
-    """Every output takes one product with each weight of its channel, at borders too."""
-    kernel = eqn.invars[1].aval.shape
+def _convolution(eqn: JaxprEqn) -> int:
+    """Every output needs one product with each weight of its channel, at the borders too."""
+    kernel = _shape(eqn.invars[1])
     channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * eqn.outvars[0].aval.size * math.prod(kernel) // channels
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(kernel) // channels
+
+
+def _shape(var: Var | Literal) -> tuple[int, ...]:
+    return cast(jax.ShapeDtypeStruct, var.aval).shape

@@ -1,15 +1,17 @@
-"""A plan as text for people."""
+"""A plan as text."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from aetheria.snapshots.sizes import size_text
+
+Part: TypeAlias = Mapping[str, Any]  # JSON values of a plan, or of a part of it
 
 _MEMORY_ROWS = ("params", "opt_state", "model_state", "batch", "temporaries", "peak")
 
 
-def describe(plan: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a plan, as `aetheria.tools.plan.rehearse` gives it."""
+def describe(plan: Part) -> Iterator[str]:
+    """The lines of a plan: what `analysis.analyze` returns, with assumptions."""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan["mesh"].items())
     yield f"One train step on {mesh}, each device:"
     yield ""
@@ -23,14 +25,14 @@ def describe(plan: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"- {note}" for note in plan["assumptions"])
 
 
-def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
+def _memory(memory: Part) -> Iterator[str]:
     yield from (f"  {name:<12}{size_text(memory[name]):>12}" for name in _MEMORY_ROWS)
     if memory["fits"] is not None:
         verdict = "fits in" if memory["fits"] else "does NOT fit in"
         yield f"  {verdict} {size_text(memory['limit'])}"
 
 
-def _collectives(collectives: list[Mapping[str, Any]]) -> Iterator[str]:
+def _collectives(collectives: list[Part]) -> Iterator[str]:
     if not collectives:
         yield "No collectives."
         return
@@ -41,10 +43,10 @@ def _collectives(collectives: list[Mapping[str, Any]]) -> Iterator[str]:
         yield f"  {each['kind']:<20}{axes:<20}{each['count']:>7}{made:>12}{sent:>12}"
 
 
-def _whole_leaves(leaves: list[Mapping[str, Any]]) -> Iterator[str]:
+def _whole_leaves(leaves: list[Part]) -> Iterator[str]:
     if not leaves:
         return
-    yield "Large, and not split over an axis that could:"
+    yield "Large leaves that an axis could split, but does not:"
     for leaf in leaves:
         axes = ", ".join(leaf["whole_over"])
         rule = f"; a rule: {leaf['rule']}" if leaf["rule"] else "; no dim divides"
@@ -54,7 +56,7 @@ def _whole_leaves(leaves: list[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def _estimate(plan: Mapping[str, Any]) -> Iterator[str]:
+def _estimate(plan: Part) -> Iterator[str]:
     operations, estimate, machine = plan["operations"], plan["estimate"], plan["machine"]
     yield (
         f"{operations['flops_per_device']:.4g} FLOPs of {operations['flops_per_step']:.4g} over "

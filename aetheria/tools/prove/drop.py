@@ -26,11 +26,11 @@ FIELDS = (*_ARRAYS, *_PROGRESS, "listeners")
 
 
 def drop_field(run_dir: Path, field: str) -> None:
-    """Writes a run's newest snapshot again, sound, with one field as if it had not been saved:
-    numbers are zeros, bits of a key another key's, listeners as when they were made.
+    """Rewrites the newest snapshot of a run with one field as if it had not been saved: numbers
+    become zero, a random key another key, and listeners lose their state. Its digests are valid.
 
     Raises:
-        AetheriaError: there is no snapshot, or it holds nothing in this field.
+        AetheriaError: there is no snapshot, or this field of it is empty.
     """
     snapshot, _ = find_newest(run_dir / CHECKPOINTS)
     if snapshot is None:
@@ -40,15 +40,15 @@ def drop_field(run_dir: Path, field: str) -> None:
     without = _without(snapshot, field)
     if without is None:
         raise AetheriaError(
-            f"--drop: expected a field that this run's snapshots hold, got {field!r}, in which "
-            "there is nothing; drop another"
+            f"--drop: expected a field that this run's snapshots have, got {field!r}, which is "
+            "empty; drop another"
         )
     shutil.rmtree(snapshot.path)
     write_snapshot(snapshot.path, without.arrays, without.record)
 
 
 def _without(snapshot: Snapshot, field: str) -> Snapshot | None:
-    """None if nothing changes."""
+    """The snapshot without a field; None if nothing changes."""
     record = dict(snapshot.record)
     if field in _ARRAYS:
         arrays = {
@@ -66,5 +66,5 @@ def _without(snapshot: Snapshot, field: str) -> Snapshot | None:
 
 
 def _blank(array: np.ndarray) -> np.ndarray:
-    # A key of zeros is that of seed 0, which may be the right one.
+    # A key of zeros is the key of seed 0, which may be the right one.
     return ~array if array.dtype == np.uint32 else np.zeros_like(array)

@@ -1,4 +1,4 @@
-"""`prove elastic`: the same run on different numbers of devices, compared bit for bit."""
+"""Trains a config on different numbers of devices and compares the runs bit for bit."""
 
 import math
 import tempfile
@@ -13,8 +13,10 @@ _OTHER_THREADS = 7
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the proof: its stages, (place, step to reach) each; more than one where it is
-    stopped and resumed elsewhere.
+    """One run of the proof.
+
+    Attributes:
+        stages: (place, step to reach); several if the run is stopped and resumed elsewhere.
     """
 
     stages: tuple[tuple[Place, int], ...]
@@ -26,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A case, what it left behind, and how that differs from the first case's."""
+    """A case, the evidence of its run, and the first difference from the first case."""
 
     case: Case
     evidence: Evidence
@@ -41,11 +43,11 @@ class ElasticProof:
         config_file: the config.
         overrides: `key=value` texts on top of it.
         steps: optimizer steps to compare.
-        devices: the numbers of devices; the first is the one that the others are compared with.
+        devices: the numbers of devices; all are compared with the first.
         processes: the numbers of processes; those above 1 share the largest number of devices.
-        meshes: layouts to compare as well, axis -> size: in one process, in each number of
-            processes that divides their devices, and moved from there to the first of `devices`.
-        control: train with `reproducibility: fast`, which does not make the promise.
+        meshes: meshes to compare as well, axis -> size: in one process, in each number of
+            processes that divides their devices, and resumed on the first number of devices.
+        control: train with `reproducibility: fast`, which gives no such guarantee.
         project: the project folder.
     """
 
@@ -59,10 +61,10 @@ class ElasticProof:
     meshes: Sequence[Mapping[str, int]] = ()
 
     def cases(self) -> list[Case]:
-        """One for each number of devices, and of processes; one with another number of threads,
-        as a machine with other cores has; one on a single core, if there are more, as some
-        libraries count the cores themselves; one that begins on the most devices and goes on,
-        from its snapshot, on fewer; and those of each mesh.
+        """One case for each number of devices and of processes; one with another number of threads,
+        as on a machine with other cores; one on a single core if there are more, because some
+        libraries count the cores themselves; one that starts on the most devices and is resumed
+        on fewer; and those of each mesh.
         """
         most = max(self.devices)
         places = [Place(devices) for devices in self.devices]
@@ -92,7 +94,7 @@ class ElasticProof:
         """Runs one case after another.
 
         Raises:
-            AetheriaError: a run could not be made, or did not reach its step.
+            AetheriaError: a run failed, or did not reach its step.
         """
         reference: Evidence | None = None
         with tempfile.TemporaryDirectory(prefix="aetheria-prove-") as folder:
@@ -102,10 +104,10 @@ class ElasticProof:
                 yield Row(case, evidence, evidence.differs_from(reference))
 
     def run(self, case: Case, workdir: Path) -> Evidence:
-        """Runs one case in a folder.
+        """Runs one case in a folder and reads its evidence.
 
         Raises:
-            AetheriaError: a run could not be made, or did not reach its step.
+            AetheriaError: a run failed, or did not reach its step.
         """
         reproducibility = "fast" if self.control else "elastic"
         settings = (
@@ -113,7 +115,7 @@ class ElasticProof:
             "strategy=mesh",
             "log_every_steps=1",
             "loggers=[jsonl]",
-            # This policy takes a snapshot at step 0, and what divides no other step keeps it.
+            # This policy takes a snapshot at step 0; the long cadence below keeps only that one.
             "on_nonfinite=rollback",
             f"snapshot.keep_every_steps={self.steps + 1}",
         )

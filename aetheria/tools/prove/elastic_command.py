@@ -1,11 +1,13 @@
-"""`aetheria prove elastic …`: the same run on other numbers of devices, compared bit for bit."""
+"""`aetheria prove elastic`: a run on several numbers of devices, compared bit for bit."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from aetheria.cli import values
+from aetheria.cli.fields import ConfigFields
+from aetheria.cli.flag import Flag, Repeated
 from aetheria.cli.table import print_table
 from aetheria.config.files import load_config
 from aetheria.errors import AetheriaError, ExitCode
@@ -15,36 +17,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProveElasticCommand:
-    """Command: shows that a config gives the same bits on different numbers of devices.
+class ProveElasticCommand(ConfigFields):
+    """Proves that a config gives the same bits on any number of devices (reproducibility: elastic).
 
     Attributes:
-        config_file: `.py`, `.yaml` or `.json`.
-        overrides: `key=value` texts applied to it.
         steps: optimizer steps to compare.
         devices: the numbers of devices.
         processes: the numbers of processes; those above 1 share the largest number of devices.
-        meshes: layouts of devices to compare as well, axis -> size.
-        control: show instead that `reproducibility: fast` does not.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        meshes: another mesh to compare, such as data=2,fsdp=4; may be repeated.
+        control: train with reproducibility: fast instead, whose differences the proof must detect.
     """
 
-    config_file: Path
-    overrides: tuple[str, ...] = ()
-    steps: int = 20
-    devices: tuple[int, ...] = (1, 2, 4, 8)
-    processes: tuple[int, ...] = (1, 2)
-    meshes: tuple[Mapping[str, int], ...] = ()
+    steps: Annotated[int, Flag(values.positive("a number"), "N")] = 20
+    devices: Annotated[tuple[int, ...], Flag(values.positives, "N,N")] = (1, 2, 4, 8)
+    processes: Annotated[tuple[int, ...], Flag(values.positives, "N,N")] = (1, 2)
+    meshes: Annotated[
+        tuple[Mapping[str, int], ...], Repeated(values.mesh, "AXIS=N,...", name="mesh")
+    ] = ()
     control: bool = False
-    project: str | Path | None = None
-    traceback: bool = False
 
     def execute(self) -> int:
         """Runs the proof, prints its table, and returns the exit code.
 
         Raises:
-            AetheriaError: the config is wrong, or a run could not be made.
+            AetheriaError: the config is wrong, or a run failed.
         """
         load_config(self.config_file, self.overrides)
         self._check()
@@ -75,7 +71,7 @@ class ProveElasticCommand:
         )
         print_table(headers, map(_row, rows))
         if count_cores() == 1:
-            print("other cores: not compared, since this process may use one core only")
+            print("other cores: not compared, because this process may use only one core")
         same = all(row.difference is None for row in rows)
         print(self._verdict(rows[0], same))
         return int(ExitCode.OK if same else ExitCode.FAILED)
@@ -84,7 +80,7 @@ class ProveElasticCommand:
         if len(set(self.devices)) < 2 and not self.meshes:
             raise AetheriaError(
                 f"--devices: expected at least two numbers to compare, got {self.devices[0]}; "
-                "write 1,2"
+                "use 1,2"
             )
         for mesh in self.meshes:
             self._check_mesh(mesh)

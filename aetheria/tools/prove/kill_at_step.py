@@ -1,5 +1,5 @@
-"""What `prove resume` has in the run that it watches: who ends it at a step, and who writes down
-which examples were read. Both are parts that a config names, a callback and a dataset.
+"""What `prove resume` adds to the run that it observes: a callback that kills the process at a
+step, and a dataset that records which examples are read. The config of that run names both.
 """
 
 import json
@@ -26,48 +26,49 @@ EXAMPLES = "examples.jsonl"
 _PATIENCE_SECONDS = 60.0
 
 
-class Notes:
-    """Which examples a process read: a line with the position it began at, then one for each read.
+class ExampleRecord:
+    """Records which examples a process reads: a line with the position it starts at, then a line
+    for each read.
 
-    What is read before the run has started, and the look at one example that a feed takes when it
-    begins, is none of it.
+    Does not record what is read before the run has started, nor the one example that a feed reads
+    first to learn its shape.
     """
 
     def __init__(self) -> None:
         self._file: Any = None
-        self._looked = False
+        self._has_read_first = False
 
     def begin(self, file: Path, examples_seen: int) -> None:
         self._file = file.open("a", encoding="utf-8")
-        self._looked = False
+        self._has_read_first = False
         self._write({"from": examples_seen})
 
     def add(self, indices: np.ndarray) -> None:
         if self._file is None:
             return
-        if not self._looked:
-            self._looked = True
-            assert indices.tolist() == [0], "a feed looks at the first example before it begins"
+        if not self._has_read_first:
+            self._has_read_first = True
+            assert indices.tolist() == [0], "a feed reads the first example before it starts"
             return
         self._write({"read": indices.tolist()})
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
 
-_notes = Notes()
+_record = ExampleRecord()
 
 
-def dataset(*, name: str, params: Mapping[str, Any], project: str | None) -> DataSplits:
-    """The dataset `name`; what is read of its training split is written down."""
+def dataset(*, name: str, params: Mapping[str, object], project: str | None) -> DataSplits:
+    """The dataset `name`, with a record of what is read from its training split."""
     folder = None if project is None else Path(project)
     factory = find_dataset(DATA, name, folder, returns=DataSplits)
     splits, _ = check_data(call_with(factory, "data_params", params), name, {})
-    return DataSplits(train=_Noted(splits.train), eval=splits.eval)
+    return DataSplits(train=_RecordedSource(splits.train), eval=splits.eval)
 
 
-class _Noted:
+class _RecordedSource:
     def __init__(self, source: Source):
         self._source = source
         self.in_memory = getattr(source, "in_memory", False)
@@ -76,18 +77,19 @@ class _Noted:
         return len(self._source)
 
     def read(self, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        _notes.add(indices)
+        _record.add(indices)
         return self._source.read(indices)
 
 
 class KillAtStep:
-    """Callback: starts the notes, and ends its own process at a step.
+    """Callback: starts the record of examples, and kills its own process at a step.
 
     Args:
-        signal_number: how.
-        at_step: where; None: it does not.
-        save_every: the cadence of snapshots. Where one was due since the process started, it is
-            waited for: a process that is killed must find more than it began with.
+        context: the run.
+        at_step: the step; None: it does not kill the process.
+        signal_number: the signal.
+        save_every: the cadence of snapshots. If one was due since the process started, the callback
+            waits for it, so that the next process resumes from a later step.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class KillAtStep:
     def notify(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._started_at = event.progress.step
-            _notes.begin(self._run_dir / EXAMPLES, event.progress.examples_seen)
+            _record.begin(self._run_dir / EXAMPLES, event.progress.examples_seen)
         elif isinstance(event, TrainMetrics) and event.progress.step == self._at_step:
             if (event.progress.step - 1) // self._save_every > self._started_at // self._save_every:
                 self._wait_for_snapshot()
@@ -120,12 +122,12 @@ class KillAtStep:
 
 
 def read_examples(run_dir: Path) -> list[tuple[int, list[int]]]:
-    """The notes of a run: for each process, where it began and the examples it read, in order."""
-    lives: list[tuple[int, list[int]]] = []
+    """The record of a run: for each process, its first position and the examples it read."""
+    processes: list[tuple[int, list[int]]] = []
     for line in (run_dir / EXAMPLES).read_text(encoding="utf-8").splitlines():
-        note = json.loads(line)
-        if "from" in note:
-            lives.append((note["from"], []))
+        entry = json.loads(line)
+        if "from" in entry:
+            processes.append((entry["from"], []))
         else:
-            lives[-1][1].extend(note["read"])
-    return lives
+            processes[-1][1].extend(entry["read"])
+    return processes

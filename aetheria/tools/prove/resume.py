@@ -1,4 +1,4 @@
-"""`prove resume`: a run that is killed and resumed, compared with one that is left alone."""
+"""Trains a config twice, uninterrupted and killed and resumed, and compares the runs."""
 
 import hashlib
 import json
@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aetheria.config import Config
 from aetheria.errors import AetheriaError, ExitCode
@@ -15,13 +14,13 @@ from aetheria.tools.prove.drop import drop_field
 from aetheria.tools.prove.kill_at_step import read_examples
 from aetheria.tools.prove.runs import ChildRun, Evidence, Place, short_digest
 
-_WITNESS = "aetheria.tools.prove.kill_at_step"
+_KILL_AT_STEP = "aetheria.tools.prove.kill_at_step"
 _LOGGERS = ("jsonl", "csv")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the proof's table: what is compared, and how the two runs' values read."""
+    """One line of the proof's table: what is compared, and the values of both runs as text."""
 
     name: str
     whole: str
@@ -31,16 +30,16 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeProof:
-    """Trains a config twice: once without a stop, once killed at some steps and resumed.
+    """Trains a config twice: once without interruption, once killed at some steps and resumed.
 
     Attributes:
         config_file: the config.
-        config: what it says, overrides applied.
+        config: its content, with the overrides.
         overrides: `key=value` texts on top of the file.
         steps: optimizer steps to compare.
-        kill_at: the steps at which the second run is ended, in order.
-        signal_number: how: SIGKILL, or a signal that a run may answer with a snapshot.
-        drop: a field that is taken out of the snapshot after the first kill.
+        kill_at: the steps at which the second run is killed, in order.
+        signal_number: SIGKILL, or a signal that a run may answer with a snapshot.
+        drop: a field that is removed from the snapshot after the first kill.
         project: the project folder.
     """
 
@@ -53,39 +52,39 @@ class ResumeProof:
     drop: str | None
     project: Path | None
 
-    def run(self, tell: Callable[[str], None]) -> list[Check]:
-        """Makes both runs, real processes in a folder of their own; says what it does.
+    def run(self, log: Callable[[str], None]) -> list[Check]:
+        """Runs both trainings as real processes in a temporary folder; `log` gets its progress.
 
         Raises:
-            AetheriaError: a run could not be made, or did not end as it should.
+            AetheriaError: a run failed, or did not end as expected.
         """
         with tempfile.TemporaryDirectory(prefix="aetheria-prove-") as folder:
             whole, resumed = Path(folder) / "whole", Path(folder) / "resumed"
             self._train(whole)
             expected = self._child(whole).evidence()
             self._check_length(expected)
-            tell(f"uninterrupted: {self.steps} steps")
+            log(f"uninterrupted: {self.steps} steps")
             for number, step in enumerate(self.kill_at):
                 self._train_until(resumed, step)
-                tell(f"stopped by {self.signal_number.name} at step {step}")
+                log(f"stopped by {self.signal_number.name} at step {step}")
                 if self.drop is not None and number == 0:
                     drop_field(resumed, self.drop)
-                    tell(f"the newest snapshot is without {self.drop} now")
+                    log(f"the newest snapshot now lacks {self.drop}")
             try:
                 self._train(resumed)
             except AetheriaError as error:
                 if self.drop is None:
                     raise
                 return [Check("run", "completed", "failed", str(error))]
-            lives = read_examples(resumed)
-            started_at = ", ".join(f"example {start}" for start, _ in lives)
-            tell(f"resumed: {self.steps} steps; processes began at {started_at}")
+            processes = read_examples(resumed)
+            started_at = ", ".join(f"example {start}" for start, _ in processes)
+            log(f"resumed: {self.steps} steps; processes started at {started_at}")
             found = self._child(resumed).evidence()
             num_examples = expected.record["progress"]["examples_seen"]
             return [
                 _check_metrics(expected, found),
                 _check("metrics.csv", _csv(whole), _csv(resumed)),
-                _check_examples(read_examples(whole), lives, num_examples),
+                _check_examples(read_examples(whole), processes, num_examples),
                 *_check_parts(expected, found),
                 *_check_record(expected, found),
             ]
@@ -109,7 +108,7 @@ class ResumeProof:
 
     def _child(self, workdir: Path, at_step: int | None = None) -> ChildRun:
         cadence = self._save_every()
-        witness = {"at_step": at_step, "signal_number": self.signal_number, "save_every": cadence}
+        kill = {"at_step": at_step, "signal_number": self.signal_number, "save_every": cadence}
         project = None if self.project is None else str(self.project)
         data = {
             "name": self.config.data_name,
@@ -117,9 +116,9 @@ class ResumeProof:
             "project": project,
         }
         settings = {
-            "data_name": f"{_WITNESS}:dataset",
+            "data_name": f"{_KILL_AT_STEP}:dataset",
             "data_params": data,
-            "callbacks": [*self.config.callbacks, {f"{_WITNESS}:Witness": witness}],
+            "callbacks": [*self.config.callbacks, {f"{_KILL_AT_STEP}:KillAtStep": kill}],
             "loggers": _LOGGERS,
             "log_every_steps": 1,
             "snapshot.every_steps": cadence,
@@ -133,7 +132,7 @@ class ResumeProof:
         )
 
     def _save_every(self) -> int:
-        """A snapshot or two between one kill and the next."""
+        """The cadence of snapshots: one or two between two kills."""
         gaps = [b - a for a, b in zip((0, *self.kill_at), self.kill_at, strict=False)]
         return max(1, min(gaps) // 2)
 
@@ -147,19 +146,19 @@ def _check_parts(first: Evidence, second: Evidence) -> Iterator[Check]:
 
 
 def _check_record(first: Evidence, second: Evidence) -> Iterator[Check]:
-    """Compares what the last snapshot holds beside the state, but for config and versions."""
+    """Compares the record of the last snapshot, except config and versions."""
     for part in ("progress", "engine", "listeners"):
         yield _check(part, first.record[part], second.record[part])
 
 
-def _check(name: str, first: Any, second: Any) -> Check:
-    """Compares two JSON values; what is not a number equals itself."""
+def _check(name: str, first: object, second: object) -> Check:
+    """Compares two JSON values; NaN equals itself."""
     mine, others = json.dumps(first, sort_keys=True), json.dumps(second, sort_keys=True)
     return Check(name, _digest(mine), _digest(others), None if mine == others else name)
 
 
 def _check_metrics(first: Evidence, second: Evidence) -> Check:
-    """Compares what `metrics.jsonl` holds: every value but the speed, in every line."""
+    """Compares every line of `metrics.jsonl`, except the speed."""
     return Check(
         "metric lines",
         f"{len(first.metrics)}: {_digest(json.dumps(first.metrics))}",
@@ -171,8 +170,8 @@ def _check_metrics(first: Evidence, second: Evidence) -> Check:
 def _check_examples(
     whole: Sequence[tuple[int, list[int]]], resumed: Sequence[tuple[int, list[int]]], end: int
 ) -> Check:
-    """Compares which examples were trained on, up to the position `end`: by every process what the
-    uninterrupted one took there, and by all of them together every one of its.
+    """Compares which examples were trained on, up to the position `end`: each process must read
+    what the uninterrupted run reads there, and all processes together must read all of it.
     """
     ((_, expected),) = whole
     expected = expected[:end]
@@ -185,8 +184,8 @@ def _check_examples(
                 difference = f"example {position}"
     if len(taken) != len(expected) and difference is None:
         difference = f"{len(taken)} examples instead of {len(expected)}"
-    all_or_none = [taken[position] for position in sorted(taken)]
-    return Check("examples", _listing(expected), _listing(all_or_none), difference)
+    in_order = [taken[position] for position in sorted(taken)]
+    return Check("examples", _listing(expected), _listing(in_order), difference)
 
 
 def _listing(indices: Sequence[int]) -> str:

@@ -1,11 +1,13 @@
-"""`aetheria prove resume …`: a run that is killed and resumed ends as if it had not been."""
+"""`aetheria prove resume`: a run that is killed and resumed equals an uninterrupted one."""
 
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from aetheria.cli import values
+from aetheria.cli.fields import ConfigFields
+from aetheria.cli.flag import Flag
 from aetheria.cli.table import print_table
 from aetheria.config.files import load_config
 from aetheria.errors import AetheriaError, ExitCode
@@ -13,38 +15,29 @@ from aetheria.errors import AetheriaError, ExitCode
 if TYPE_CHECKING:
     from aetheria.tools.prove.resume import Check
 
-SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProveResumeCommand:
-    """Command: shows that a run is the same whether it is left alone or killed and resumed.
+class ProveResumeCommand(ConfigFields):
+    """Proves that a run which is killed and resumed gives the same bits as an uninterrupted one.
 
     Attributes:
-        config_file: `.py`, `.yaml` or `.json`.
-        overrides: `key=value` texts applied to it.
         steps: optimizer steps to compare.
-        kill_at: the steps at which it is ended; None: after a third and two thirds of them.
-        signal_name: `KILL` or `TERM`.
-        drop: a field to take out of the snapshot after the first kill, which must be noticed.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        kill_at: the steps at which the run is ended (default: after a third and two thirds).
+        signal_name: the signal that ends the run.
+        drop: remove this field from the snapshot after the first kill, which the proof must detect:
+            such as rng, cursor or opt_state; a wrong name lists all fields.
     """
 
-    config_file: Path
-    overrides: tuple[str, ...] = ()
-    steps: int = 30
-    kill_at: tuple[int, ...] | None = None
-    signal_name: str = "KILL"
-    drop: str | None = None
-    project: str | Path | None = None
-    traceback: bool = False
+    steps: Annotated[int, Flag(values.positive("a number"), "N")] = 30
+    kill_at: Annotated[tuple[int, ...] | None, Flag(values.positives, "N,N")] = None
+    signal_name: Annotated[Literal["KILL", "TERM"], Flag(name="signal")] = "KILL"
+    drop: Annotated[str | None, Flag(metavar="FIELD")] = None
 
     def execute(self) -> int:
         """Runs the proof, prints its table, and returns the exit code.
 
         Raises:
-            AetheriaError: the request is wrong, or a run could not be made.
+            AetheriaError: the request is wrong, or a run failed.
         """
         config = load_config(self.config_file, self.overrides)
         kill_at = self._kill_at()
@@ -62,7 +55,7 @@ class ProveResumeCommand:
             overrides=self.overrides,
             steps=self.steps,
             kill_at=kill_at,
-            signal_number=SIGNALS[self.signal_name],
+            signal_number=signal.Signals[f"SIG{self.signal_name}"],
             drop=self.drop,
             project=find_project(self.config_file, self.project),
         )
@@ -77,7 +70,7 @@ class ProveResumeCommand:
         if any(a >= b for a, b in zip(given, (*given[1:], self.steps), strict=True)):
             listed = ",".join(str(step) for step in given)
             raise AetheriaError(
-                f"--kill-at: expected growing steps below --steps ({self.steps}), got {listed}; "
+                f"--kill-at: expected increasing steps below --steps ({self.steps}), got {listed}; "
                 "change one of them"
             )
         return given

@@ -1,4 +1,4 @@
-"""Child runs: `aetheria train` in a process of its own, and what of its outcome can be compared."""
+"""Child runs: `aetheria train` in a child process, and what can be compared of its outcome."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ from aetheria.snapshots.store import list_snapshots
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run did, bit for bit.
+    """The outcome of a run, bit for bit.
 
     Attributes:
-        metrics: a line for each report, in order: everything but the speed.
+        metrics: the lines of `metrics.jsonl`, in order, without the speed.
         digests: part of the state, such as `params`, -> sha256 of its bytes at the end.
-        record: what the last snapshot holds besides the state.
-        initial: like digests, of step 0; empty if the run took no snapshot there.
+        record: the record of the last snapshot.
+        initial: like digests, at step 0; empty if the run took no snapshot there.
     """
 
     metrics: tuple[Mapping[str, Any], ...]
@@ -38,8 +38,8 @@ class Evidence:
     initial: Mapping[str, str] = field(default_factory=dict)
 
     def differs_from(self, other: "Evidence", parts: Sequence[str] | None = None) -> str | None:
-        """Names the first difference, in the initial state, the metrics or the given parts of the
-        state (None: all); None if there is none.
+        """The name of the first difference in the initial state, the metrics or the given parts of
+        the state (None: all parts); None if there is no difference.
         """
         for part, digest in self.initial.items():
             if digest != other.initial.get(part):
@@ -56,10 +56,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run runs: how many devices (None: as the config and the environment say), over how
-    many processes, on how many threads of the CPU (None: as many as XLA takes by itself, which
-    depends on the machine's cores), how the devices are laid out (None: all on the axis `data`),
-    and on how many of the cores that this process may use (None: all).
+    """The hardware that a run uses.
+
+    Attributes:
+        devices: the number of devices; None: as the config and the environment say.
+        processes: the number of processes that share them.
+        threads: the number of CPU threads; None: XLA's default, which depends on the cores.
+        mesh: axis -> size; None: all devices on the axis `data`.
+        cores: how many of the cores that this process may use; None: all.
     """
 
     devices: int | None = None
@@ -84,12 +88,12 @@ class Place:
 
     @property
     def phrase(self) -> str:
-        """The name as a message has it."""
+        """The place in an error message."""
         return "" if self.devices is None else f" on {self.name} device(s)"
 
     @property
     def settings(self) -> list[str]:
-        """The layout as `key=value` texts."""
+        """The mesh as `key=value` overrides."""
         if self.devices is None:
             return []
         return [f"mesh={{{_axes(self.mesh or {'data': self.devices}, ': ')}}}"]
@@ -99,7 +103,7 @@ class Place:
         return range(self.processes)
 
     def options(self) -> Iterator[list[str]]:
-        """What each process is told of the others."""
+        """The flags of each process that describe the others."""
         if self.processes == 1:
             yield []
             return
@@ -113,12 +117,12 @@ class Place:
             ]
 
     def environment(self) -> dict[str, str]:
-        """A CPU stands for as many devices as asked for; accelerators count as they are."""
+        """The environment variables: a CPU simulates the requested number of devices."""
         if self.devices is None:
             return dict(os.environ)
         flags = flags_for_devices(os.environ, self.devices // self.processes)
-        threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # XLA asks for it
-        # With a cache, a row might run what was compiled for another, and could not differ from it.
+        threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # read by XLA
+        # With a cache, a row could run the program that was compiled for another row.
         cache = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
         return {**os.environ, "XLA_FLAGS": flags, **threads, **cache}
 
@@ -140,10 +144,10 @@ class ChildRun:
     project: str | Path | None
 
     def train(self, place: Place, *, to_step: int, resume: str | None = None) -> None:
-        """Trains up to a step, or to the end of the schedule; from what `--resume` stands for.
+        """Trains up to a step or to the end of the schedule; `resume` is the value of `--resume`.
 
         Raises:
-            AetheriaError: a process ended otherwise.
+            AetheriaError: a process ended with another exit code.
         """
         self.execute(
             place,
@@ -156,17 +160,17 @@ class ChildRun:
     def execute(
         self, place: Place, *options: str, resume: str | None, wanted: Sequence[int], goal: str
     ) -> None:
-        """Runs the process, or the processes, to their end.
+        """Runs the process or the processes to their end.
 
         Args:
-            place: where.
-            options: further ones of `aetheria train`.
-            resume: what to go on from; None: afresh.
-            wanted: the exit codes that are expected, minus the number of a signal.
-            goal: what these mean, for an error.
+            place: the hardware.
+            options: further options of `aetheria train`.
+            resume: the value of `--resume`; None: start afresh.
+            wanted: the expected exit codes; the negative number of a signal for a killed process.
+            goal: what these exit codes mean, for an error message.
 
         Raises:
-            AetheriaError: a process ended otherwise.
+            AetheriaError: a process ended with another exit code.
         """
         command = [sys.executable, "-m", "aetheria", "train", str(self.config_file)]
         command += [f"--workdir={self.workdir}"]
@@ -174,7 +178,7 @@ class ChildRun:
         for setting in (*self.overrides, *place.settings):
             command += ["--set", setting]
         command += [*options, *([f"--resume={resume}"] if resume else [])]
-        # Files, not pipes: nobody reads while the other processes are waited for.
+        # Files, not pipes: nothing reads the pipes while this process waits for the others.
         with contextlib.ExitStack() as stack:
             outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in place.ranks]
             with _limited_to_cores(place.cores):
@@ -190,11 +194,11 @@ class ChildRun:
                     output.seek(0)
                     raise AetheriaError(
                         f"run{place.phrase}: expected it to {goal}, got exit code "
-                        f"{code}: {_last_words(output.read())}"
+                        f"{code}: {_last_line(output.read())}"
                     )
 
     def evidence(self) -> Evidence:
-        """Reads what the run left behind."""
+        """Reads the outcome of the run."""
         lines = (self.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         metrics = [json.loads(line) for line in lines]
         for line in metrics:
@@ -206,12 +210,12 @@ class ChildRun:
 
 
 def count_cores() -> int:
-    """The cores that this process may use, as far as they can be taken from a child; else 1."""
+    """The number of cores that this process may use; 1 if a child cannot be limited to some."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else 1
 
 
 def short_digest(digest: str) -> str:
-    """Of 64 digits, enough to tell two apart in a table."""
+    """The first digits, enough to distinguish two digests in a table."""
     return digest[:12]
 
 
@@ -222,11 +226,11 @@ def _digests(snapshot: Snapshot) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _limited_to_cores(count: int | None) -> Iterator[None]:
-    """Children started meanwhile may use the first `count` cores only; None: all."""
+    """Limits child processes started inside the block to the first `count` cores; None: all."""
     if count is None:
         yield
         return
-    cores = os.sched_getaffinity(0)  # of this thread alone, which is what a child inherits
+    cores = os.sched_getaffinity(0)  # of this thread; a child inherits it
     os.sched_setaffinity(0, sorted(cores)[:count])
     try:
         yield
@@ -238,6 +242,6 @@ def _axes(mesh: Mapping[str, int], sign: str) -> str:
     return ", ".join(f"{axis}{sign}{size}" for axis, size in mesh.items())
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

@@ -1,1 +1,5 @@
-"""Where the time of a run went."""
+"""Reports where the time of a run went."""
+
+COMMANDS = {
+    ("report",): "aetheria.tools.report.command:ReportCommand",
+}

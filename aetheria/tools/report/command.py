@@ -1,52 +1,58 @@
-"""`aetheria report RUN`: where the time of a run went, over all its restarts."""
+"""`aetheria report RUN`: where the time of a run went, over all its restarts (goodput)."""
 
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+from aetheria.cli import values
+from aetheria.cli.flag import Argument, Flag
 from aetheria.cli.table import print_table
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.observe.goodput import GOODPUT_FILE, Session, account, read_goodput
+
+if TYPE_CHECKING:
+    from aetheria.observe.goodput import Session
 
 _MEANINGS = {
-    "start": "imports, data, the program, a snapshot to go on from",
+    "start": "imports, data, the program, restoring a snapshot",
     "compile": "the first call of each step",
     "data": "waiting for training examples",
-    "step": "training steps that were new",
+    "step": "training steps that were not recomputed",
     "evaluation": "passes over the evaluation split",
-    "snapshot": "saves that the loop waited for",
-    "recomputed": "steps taken again after a restart or a rollback",
-    "downtime": "between two processes, or not written by one that was killed",
+    "snapshot": "saves that the training loop waited for",
+    "recomputed": "steps repeated after a restart or a rollback",
+    "downtime": "between two processes, or not recorded because of a kill",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand:
-    """Command: prints where the time of a run went.
+    """Reports where the time of a run went.
 
     Attributes:
-        run_dir: the run folder.
-        as_json: prints one JSON object.
+        run: a run folder.
+        as_json: print only JSON.
     """
 
-    run_dir: Path
-    as_json: bool = False
+    run: Annotated[Path, Argument(values.local_path)]
+    as_json: Annotated[bool, Flag(name="json")] = False
 
     def execute(self) -> int:
-        """Prints. Raises AetheriaError if the run has no record of it."""
-        sessions = read_goodput(self.run_dir)
+        """Prints the report. Raises AetheriaError if the run has no record of its time."""
+        from aetheria.observe.goodput import GOODPUT_FILE, account, read_goodput
+
+        sessions = read_goodput(self.run)
         if not sessions:
             raise AetheriaError(
-                f"report: expected a run folder with a {GOODPUT_FILE}, got {self.run_dir}; "
-                "name another"
+                f"report: expected a run folder with a {GOODPUT_FILE}, got {self.run}; name another"
             )
         seconds = account(sessions)
         total = sum(seconds.values())
         if self.as_json:
             processes = [asdict(session) for session in sessions]
-            told = {"total_seconds": total, "seconds": seconds, "processes": processes}
-            print(json.dumps(told, indent=2))
+            report = {"total_seconds": total, "seconds": seconds, "processes": processes}
+            print(json.dumps(report, indent=2))
             return int(ExitCode.OK)
         rows = [
             [kind, f"{spent:.1f}", f"{100 * spent / max(total, 1e-9):.1f} %", _MEANINGS[kind]]
@@ -59,7 +65,7 @@ class ReportCommand:
         return int(ExitCode.OK)
 
 
-def _row(number: int, session: Session) -> list[str]:
+def _row(number: int, session: "Session") -> list[str]:
     started_at = datetime.fromtimestamp(session.started_at).isoformat(" ", "seconds")
     steps = f"{session.first_step} to {session.step}"
     ended = "did not say" if session.status == "running" else session.status

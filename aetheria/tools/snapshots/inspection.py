@@ -1,4 +1,4 @@
-"""What a run's snapshots are worth: looked at, not touched."""
+"""Inspects the snapshots of a run without changing them."""
 
 import json
 import time
@@ -22,15 +22,15 @@ from aetheria.snapshots.store import (
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """One snapshot.
+    """What is known about one snapshot.
 
     Attributes:
         path: its folder.
-        step: of the run; None if its record cannot be read.
-        size_bytes: of its files.
-        age_seconds: since it was complete.
-        best: whether it is the best kept, by the metric that its config names.
-        problem: why it is not to be trusted; empty: every leaf has its digest; None: not asked.
+        step: the step of the run; None if its record cannot be read.
+        size_bytes: the size of its files.
+        age_seconds: the time since it was complete.
+        best: whether it is the best one, by the metric that the config monitors.
+        problem: why it is damaged; empty: every leaf matches its digest; None: not verified.
     """
 
     path: Path
@@ -42,10 +42,10 @@ class Inspected:
 
 
 def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
-    """Looks at the snapshots of a run folder, oldest step first, or at the one that `where` is.
+    """Inspects the snapshots of a run folder, oldest step first, or the snapshot `where`.
 
     Raises:
-        SnapshotError: there is none.
+        SnapshotError: there is no snapshot.
     """
     in_run = where / CHECKPOINTS
     infos = list_snapshots(in_run if in_run.is_dir() else where)
@@ -70,7 +70,7 @@ def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
 
 
 def list_quarantined(where: Path) -> list[Path]:
-    """The snapshots of a run that were moved aside."""
+    """The snapshots of a run that are in quarantine."""
     folder = where / CHECKPOINTS / QUARANTINE
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
@@ -84,7 +84,7 @@ def _problem(path: Path) -> str:
 
 
 def _retention(infos: list[SnapshotInfo]) -> Retention:
-    """Says what is best, as the newest readable snapshot's config does."""
+    """The retention policy in the newest readable snapshot, which defines the best one."""
     for info in reversed(infos):
         try:
             record = json.loads(record_path(info.path).read_text(encoding="utf-8"))

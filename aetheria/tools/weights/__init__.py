@@ -1,1 +1,6 @@
-"""Weights to PyTorch's files, and from them."""
+"""Exports weights to PyTorch and imports weights from it."""
+
+COMMANDS = {
+    ("export",): "aetheria.tools.weights.command:ExportCommand",
+    ("import",): "aetheria.tools.weights.command:ImportCommand",
+}

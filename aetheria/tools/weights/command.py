@@ -1,8 +1,12 @@
-"""`aetheria export` and `aetheria import`: weights to PyTorch, and from it."""
+"""`aetheria export` and `aetheria import`: weights to PyTorch and from it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+from aetheria.cli import values
+from aetheria.cli.fields import ModelFields, OverrideFields
+from aetheria.cli.flag import Argument, Flag
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.config.files import load_config, override
 from aetheria.errors import ExitCode
@@ -11,28 +15,24 @@ _FIRST = "snapshot_step0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCommand:
-    """Command: writes the weights of a snapshot under PyTorch's names.
+class ExportCommand(ModelFields):
+    """Writes the weights of a snapshot for PyTorch.
 
     Attributes:
-        snapshot: the path of a snapshot, or of a run.
-        to: a `.safetensors` or `.pt` file, or a folder.
-        project: the project folder; None: the current one.
-        model: a registered name or `pkg.mod:Name`; None: the snapshot's own, a registered one.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        snapshot: a snapshot, or a run folder.
+        to: a .safetensors or .pt file; any other name: a folder with the weights and the config.
+        project: the folder that contains your models/ (default: the current folder).
     """
 
-    snapshot: str
-    to: Path
-    project: str | Path | None = None
-    model: str | None = None
-    traceback: bool = False
+    snapshot: Annotated[str, Argument()]
+    to: Annotated[Path, Flag(values.local_path, "FILE")]
 
     def execute(self) -> int:
-        """Writes, says what, and returns the exit code.
+        """Writes the weights, prints a summary, and returns the exit code.
 
         Raises:
-            AetheriaError: no such snapshot, a damaged one, or a model without a twin.
+            AetheriaError: the snapshot is missing or damaged, or the model has no PyTorch
+                counterpart.
         """
         from aetheria.plugins.discovery import find_project
         from aetheria.snapshots import read_snapshot
@@ -53,37 +53,29 @@ class ExportCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportCommand:
-    """Command: makes a run folder whose first snapshot has the weights of a file.
+class ImportCommand(OverrideFields, ModelFields):
+    """Creates a run folder whose first snapshot has the weights of a PyTorch file.
 
     Attributes:
-        file: `.safetensors` or `.pt`, or a folder that was exported.
-        model: a registered name or `pkg.mod:Name`; None: what the config says, or the file, whose
-            name is looked up among registered models only.
+        file: a .safetensors or .pt file, or an exported folder.
         workdir: the run folder.
-        config_file: what the weights are to be trained with; None: the keys given, and defaults.
-        overrides: `key=value` texts applied to it.
-        input_shape: of one example, where nobody else says it.
-        overwrite: whether an earlier run in `workdir` may be removed.
-        project: the project folder; None: found from the config file.
-        traceback: print the whole traceback of an error, not the user's own frames alone.
+        config_file: the config to train the weights with (default: the keys given with --set).
+        input_shape: the shape of one example, such as 28,28,1, if neither the file nor the config
+            nor the model specifies it.
+        overwrite: replace an earlier run in --workdir.
     """
 
-    file: Path
-    workdir: Path
-    model: str | None = None
-    config_file: Path | None = None
-    overrides: tuple[str, ...] = ()
-    input_shape: tuple[int, ...] | None = None
+    file: Annotated[Path, Argument(values.local_path)]
+    workdir: Annotated[Path, Flag(values.local_path, "DIR")]
+    config_file: Annotated[Path | None, Flag(values.local_path, "FILE", name="config")] = None
+    input_shape: Annotated[tuple[int, ...] | None, Flag(values.positives, "N,N")] = None
     overwrite: bool = False
-    project: str | Path | None = None
-    traceback: bool = False
 
     def execute(self) -> int:
-        """Reads, checks, writes, and returns the exit code.
+        """Reads and checks the weights, writes the run folder, and returns the exit code.
 
         Raises:
-            AetheriaError: the file is not sound or another model's, or the folder holds a run.
+            AetheriaError: the file is damaged or belongs to another model, or the folder has a run.
         """
         config = self._config()
         from aetheria.plugins.discovery import find_project
@@ -124,7 +116,7 @@ class ImportCommand:
         return int(ExitCode.OK)
 
     def _config(self) -> Config:
-        """The config as far as it is known without the file."""
+        """The config, as far as it is known without the weights."""
         named = [] if self.model is None else [f"model_name={self.model}"]
         overrides = [*named, *self.overrides]
         if self.config_file is not None:

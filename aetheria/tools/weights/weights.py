@@ -1,4 +1,4 @@
-"""Weights from PyTorch and to it: what a model reads of a file, and what a snapshot becomes."""
+"""Converts weight files of PyTorch to snapshots, and snapshots to weight files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +31,14 @@ ExampleSpec = Mapping[str, Mapping[str, Any]]
 
 
 class WeightsRequest(NamedTuple):
-    """What is known of a file's model beside the file.
+    """What the caller knows about the model of a weight file.
 
     Attributes:
-        model_name: None: the file says.
-        model_params: beside those that the file says.
+        model_name: the name of the model; None: the name in the file.
+        model_params: hyperparameters that the file does not contain.
         project: the project folder.
-        input_shape: of one example; None: the file, or the model, says.
-        example_spec: all that a dataset has of one example, if it is known.
+        input_shape: the shape of one example; None: as the file or the model says.
+        example_spec: the columns of one example of the dataset, if a dataset is known.
     """
 
     model_name: str | None
@@ -49,16 +49,16 @@ class WeightsRequest(NamedTuple):
 
 
 def looks_like_weights(path: Path) -> bool:
-    """Whether a path is a file of PyTorch's weights, or a folder that was exported."""
+    """Whether a path is a weight file of PyTorch, or an exported folder."""
     files = (path, path / "model.safetensors")
     return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
 
 
 def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
-    """Reads PyTorch's weights as a snapshot with nothing but weights.
+    """Reads weights of PyTorch as a snapshot that contains only weights.
 
     Raises:
-        AetheriaError: torch is missing, the file is not sound, or it is another model's.
+        AetheriaError: torch is missing, or the file is damaged or belongs to another model.
     """
     require_torch(str(path))
     from aetheria.hardware.torch.weight_files import read_weight_file
@@ -66,7 +66,7 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
     tensors, about = read_weight_file(path)
     if request.model_name is None and "model_name" not in about:
         raise AetheriaError(
-            f"model_name: expected one, since {path} holds weights alone, got none; give it"
+            f"model_name: expected one, since {path} contains only weights, got none; add it"
         )
     name, params, model = remake_model(
         about, str(path), request.project, request.model_name, request.model_params
@@ -87,29 +87,30 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
 def export_weights(
     snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
 ) -> Mapping[str, Any]:
-    """Writes a snapshot's weights, the averaged ones if it has any, under PyTorch's names.
+    """Writes the weights of a snapshot, averaged ones if it has any, under PyTorch's names.
 
     Args:
         snapshot: with its record.
-        to: the file or folder.
+        to: the file or folder to write.
         project: the project folder.
-        model_name: the caller's; None: the snapshot's own.
+        model_name: the model; None: the name in the snapshot.
 
     Returns:
-        name -> array, as they were written.
+        Name -> array, as written.
 
     Raises:
-        AetheriaError: torch is missing, the model has no twin, or `to` cannot be written.
+        AetheriaError: torch is missing, the model has no PyTorch counterpart, or `to` cannot be
+            written.
     """
     require_torch("export")
     from aetheria.hardware.torch.weight_files import write_weight_file
 
     config, spec = snapshot.record["config"], snapshot.record.get("example_spec", {})
-    if model_name is not None:  # the same model under a name that the caller gives
+    if model_name is not None:  # the same model under the name that the caller uses
         config = {**config, "model_name": model_name}
     resolved = snapshot.record.get("resolved", {})
-    said = {**config, "resolved": resolved}
-    name, params, model = remake_model(said, str(snapshot.path), project, model_name)
+    described = {**config, "resolved": resolved}
+    name, params, model = remake_model(described, str(snapshot.path), project, model_name)
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
     precision = Precision.parse(config["mixed_precision"])
     wide = precision if precision.params == np.float64 else FLOAT32
@@ -121,7 +122,7 @@ def export_weights(
 
 
 def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> tuple[Any, Any]:
-    """A state of step 0 that begins with these weights: its arrays, and its record."""
+    """The arrays and the record of a snapshot at step 0 with these weights."""
     model, spec = build_model(config, project), weights.record["example_spec"]
     precision = Precision.parse(config.mixed_precision)
     init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
@@ -137,7 +138,7 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
-    """What the config's dataset has for an example."""
+    """The columns of one example in the dataset of a config."""
     return build_feed(config, project, build_model(config, project)).example_spec()
 
 
@@ -157,18 +158,18 @@ def _link(
 
 
 def _inputs(
-    model: Model, tensors: Mapping[str, Any], shape: Sequence[int] | None
+    model: Model, tensors: Mapping[str, np.ndarray], shape: Sequence[int] | None
 ) -> dict[str, dict[str, Any]]:
     from aetheria.hardware.torch.counterparts import COUNTERPARTS
 
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    said = COUNTERPARTS.infer_inputs(model, shapes)
-    if shape is None and said is None:
+    known = COUNTERPARTS.infer_inputs(model, shapes)
+    if shape is None and known is None:
         raise AetheriaError(
             f"input_shape: expected the shape of one example, since neither the weights nor "
-            f"{type(model).__name__} say it, got none; give it, such as 28,28,1"
+            f"{type(model).__name__} specify it, got none; add it, such as 28,28,1"
         )
-    own_shape, dtype = said or ((), "float32")
+    own_shape, dtype = known or ((), "float32")
     return {"inputs": {"shape": list(shape or own_shape), "dtype": dtype}}
 
 
@@ -177,14 +178,14 @@ def _example(spec: ExampleSpec, where: str) -> dict[str, np.ndarray]:
 
 
 def _precision_of(tensors: Mapping[str, np.ndarray]) -> Precision:
-    """float64 only where jax has it, and all floats are."""
+    """float64 if jax has it enabled and all float weights are float64; else float32."""
     floats = [t.dtype == np.float64 for t in tensors.values() if t.dtype.kind == "f"]
     wide = floats and all(floats) and jax.config.read("jax_enable_x64")
     return Precision.parse("params=float64,compute=float64,output=float64") if wide else FLOAT32
 
 
-def _at_least_float32(array: Any) -> np.ndarray:
-    """bfloat16 and float16 parameters are written as float32, which holds them all."""
+def _at_least_float32(array: np.ndarray) -> np.ndarray:
+    """Widens bfloat16 and float16 to float32, which represents their values exactly."""
     array = np.asarray(array)
     narrow = array.dtype.itemsize < 4 and jax.numpy.issubdtype(array.dtype, np.floating)
     return array.astype(np.float32) if narrow else array
