@@ -25,14 +25,13 @@ from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
 from aetheria.engine.stop import StopSignal
 from aetheria.errors import ConfigError
-from aetheria.hardware.jax.clusters import detect_cluster
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.processes.distributed_config import DistributedConfig
-from aetheria.hardware.processes.launch import detect_launch
+from aetheria.hardware.processes.launch import Launch, detect_launch
 from aetheria.model.by_name import make_model
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
@@ -116,9 +115,13 @@ def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(
-        environ, options, lambda: detect_cluster(environ, options.initialization_timeout)
-    )
+
+    def detect_cluster() -> Launch | None:
+        from aetheria.hardware.jax import clusters
+
+        return clusters.detect_cluster(environ, options.initialization_timeout)
+
+    launch = detect_launch(environ, options, detect_cluster)
     if launch is None:
         return SingleProcess()
     from aetheria.hardware.jax.distributed import JaxProcessGroup

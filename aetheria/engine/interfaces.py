@@ -6,6 +6,7 @@ the type checker still sees that they are not mixed up.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -105,6 +106,12 @@ class Program(Protocol[State, Report, Totals]):
     @property
     def num_compilations(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
+        ...
+
+    def loop_context(self) -> AbstractContextManager[None]:
+        """Around the calls of a training loop: an implicit transfer between host and device, which
+        would wait for the device in every step, is an error there.
+        """
         ...
 
     def init(self) -> State:

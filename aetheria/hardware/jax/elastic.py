@@ -17,6 +17,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from aetheria.engine.interfaces import HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
+from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.lane_sum import DeviceSum
 from aetheria.hardware.jax.lanes import add_lanes, make_lane_gradient, make_lane_update, tree_sum
@@ -24,7 +25,7 @@ from aetheria.hardware.jax.mesh import make_mesh
 from aetheria.hardware.jax.placement import place_state
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.run_ahead import RunAhead
-from aetheria.hardware.jax.shards import Shards, make_export, wait_on_cpu
+from aetheria.hardware.jax.shards import Shards, wait_on_cpu
 from aetheria.hardware.jax.state import LaneSums, LaneTotals, Replicas
 from aetheria.hardware.jax.step import make_eval_step
 from aetheria.hardware.jax.transfers import all_transfers, no_implicit_transfers, sends_to_device

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 
 from aetheria.engine.interfaces import GuardCounters, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
+from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.placement import Placement, place_state
 from aetheria.hardware.jax.run_ahead import RunAhead
-from aetheria.hardware.jax.shards import make_export
 from aetheria.hardware.jax.step import make_eval_step, make_train_step, make_train_steps
 from aetheria.hardware.jax.steps_per_call import choose_steps_per_call, count_flops
 from aetheria.hardware.jax.transfers import all_transfers, no_implicit_transfers, sends_to_device

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.hardware.jax.mesh import Device
 from aetheria.hardware.jax.state import Replicas
-from aetheria.hardware.layout.leaves import export_leaves, named_leaves
 from aetheria.hardware.layout.state import TrainState
 from aetheria.hardware.layout.trees import Leaves, Tree
 
@@ -156,24 +155,7 @@ def make_gather(mesh: Mesh) -> Gather:
     return jax.jit(lambda leaves: [gather(leaf) for leaf in leaves], out_shardings=whole)
 
 
-def make_export(placed: TrainState) -> Callable[[TrainState], Leaves]:
-    """Builds the copy of a state, path -> array, for the process that writes it. On a mesh of one
-    process the copies are split as the state is, since that process reads every part itself; of
-    several processes, the first gets them whole.
-
-    Args:
-        placed: the state's shardings, all of one mesh.
-    """
-    shardings = named_leaves(placed)
-    export = jax.jit(export_leaves, out_shardings=shardings)
-    mesh = jax.tree.leaves(placed)[0].mesh
-    if not mesh.is_multi_process:
-        return export
-    gather = make_gather(mesh)
-    return lambda state: _gather_on_first(export(state), gather)
-
-
-def _gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> Leaves:
+def gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> Leaves:
     """Makes split arrays whole in the memory of process 0, which writes them; the others do without
     them. One array after another, so that no device holds more than one of them whole.
 

@@ -6,18 +6,21 @@ Knows neither data nor a step. `torch.strategy` does the same for the other back
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.cpu.threads import NUM_THREADS
-from aetheria.hardware.jax.elastic import ElasticProgram
 from aetheria.hardware.jax.mesh import Device, make_mesh, name_devices
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.model import Model
 from aetheria.model.sharding import BATCH_AXES, MESH_AXES
+
+if TYPE_CHECKING:
+    from aetheria.hardware.jax.elastic import ElasticProgram
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,10 @@ class ElasticStrategy:
         """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
 
-    def compile(self, model: Model, spec: ProgramSpec) -> ElasticProgram:
+    def compile(self, model: Model, spec: ProgramSpec) -> "ElasticProgram":
         """Builds the program; each part is compiled at its first call."""
+        from aetheria.hardware.jax.elastic import ElasticProgram
+
         return ElasticProgram(model, spec, self.mesh)
 
 
