@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished
+from support.runs import DIGITS, Finished
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
@@ -133,7 +133,7 @@ def test_two_runs_have_two_ids(sessions, tmp_path):
     logger.notify(RunEnded(progress=Progress(), status="completed", reason=""))
 
 
-@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("is_fork", [False, True])
 def test_a_fork_is_a_run_of_its_own(tmp_path, is_fork):
     context = RunContext(run_dir=tmp_path, config={}, stop=StopSignal(), is_fork=is_fork)
     logger = WandbLogger(context, mode="offline")
