@@ -1,14 +1,21 @@
-"""Shared by all tests: eight virtual devices, and two ways to train as a user does."""
+"""Shared by all tests: eight virtual devices, the option `--long`, and two ways to train.
 
-import atexit
-import json
+The default run proves each promise once and takes a quarter of an hour on two cores; `--long` adds
+what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
+it):
+
+- more random kills, signals, damages, schedules and hypothesis examples (`long_or`);
+- the rest of the matrices of strategy x precision x model x mesh, of which the default run takes
+  a subset in which every value occurs (`covering`);
+- trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
+  parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;
+- the blocks of README and docs that start a process; the others and the syntax are always checked.
+"""
+
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +23,51 @@ import pytest
 import yaml
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when jax starts
-# What one test has compiled, no other compiles again, in whatever process; for this check alone, so
-# that nothing of yesterday's code is in it.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aetheria-compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+pytest.register_assert_rewrite("support")
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from support import long  # noqa: E402
+from support.compile_cache import make_cache, quick_compilation  # noqa: E402
+from support.runs import DIGITS, Finished  # noqa: E402
 
-DIGITS = {
-    "model_name": "SimpleMLP",
-    "model_params": {"input_dim": 64, "hidden_dim": 16, "num_classes": 10, "dropout": 0.1},
-    "data_name": "digits",
-    "epochs": 2,
-    "batch_size": 64,
-    "learning_rate": 0.003,
-    "strategy": "cpu",
-    "loggers": ["jsonl"],
-}
+LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
+collect_ignore = ["support"]
+make_cache()
 
 
-def train_step(program: Any, state: Any, global_batch: dict[str, Any], since: Any = None) -> Any:
-    """Takes one step of a program, on one window; `since` is the report to add to."""
-    chunk = {name: column[None] for name, column in global_batch.items()}
-    return program.train_steps(state, chunk, 0, 1, since)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "run the long tests too: more repetitions, and every combination"
+    parser.addoption(long.OPTION, action="store_true", help=help_text)
 
 
-def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metric lines but for the speed, the one value that no two runs share."""
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    long.choose(config)
+    if config.getoption(long.OPTION) and not config.getoption("timeout", None):
+        config.option.timeout = LONG_TIMEOUT
 
 
-def make_spec(global_batch: dict[str, Any], **changes: Any) -> Any:
-    """What a program of a test is compiled for: a short run, of which little matters."""
-    from aetheria.hardware.layout.program_spec import ProgramSpec
-
-    settings = {"total_steps": 10, "seed": 0, "mixed_precision": False, "max_consecutive_skips": 3}
-    return ProgramSpec(example_global_batch=global_batch, **{**settings, **changes})
+LEFT_OUT = pytest.StashKey[int]()
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A run that ended: its exit code and its folder."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[LEFT_OUT] = long.deselect(config, items)
 
-    exit_code: int
-    run_dir: Path
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.run_dir / "summary.json").read_text())
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of xdist hands its number on to the one that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
 
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
+    node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} long tests left out; {long.OPTION} runs them too")
 
 
 @pytest.fixture(autouse=True)
@@ -89,22 +85,17 @@ def same_threads() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture
-def train(tmp_path: Path) -> Callable[..., Finished]:
-    """Trains in this process: `train("name", resume="latest", epochs=3)` into tmp_path/name.
-
-    Keyword arguments that are fields of TrainCommand are its options; any other is a key of the
-    config, on top of DIGITS.
-    """
+def train_in(folder: Path) -> Callable[..., Finished]:
+    """A function that trains in this process, into a subfolder of `folder`."""
 
     def run(name: str = "run", **changes: Any) -> Finished:
         from aetheria.cli.train import TrainCommand
 
         names = ("resume", "overwrite", "accept_changes", "project", "stop_at_step")
         options = {key: changes.pop(key) for key in names if key in changes}
-        file = tmp_path / f"{name}.yaml"
+        file = folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**DIGITS, **changes}))
-        run_dir = tmp_path / name
+        run_dir = folder / name
         command = TrainCommand(config_file=file, workdir=run_dir, **options)
         return Finished(command.execute(), run_dir)
 
@@ -112,16 +103,69 @@ def train(tmp_path: Path) -> Callable[..., Finished]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs `python -m MODULE ARGUMENTS` in a process of its own, in tmp_path, on one device."""
+def train(tmp_path: Path) -> Callable[..., Finished]:
+    """Trains in this process: `train("name", resume="latest", epochs=3)` into tmp_path/name.
 
-    def run(*arguments: str, module: str = "aetheria", **options: Any) -> Any:
-        environment = {**os.environ, "XLA_FLAGS": ""}
+    Keyword arguments that are fields of TrainCommand are its options; any other is a key of the
+    config, on top of DIGITS.
+    """
+    return train_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def train_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    """As `train`, for runs that several tests of a module only read."""
+    return train_in(tmp_path_factory.mktemp("once"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen]]]:
+    """Starts the processes of a run: `start(2, epochs=3, options=[...])`."""
+    from support.processes import ProcessStarter
+
+    starter = ProcessStarter(tmp_path)
+    yield starter
+    starter.kill_all()
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `aetheria ARGUMENTS` in this process, in tmp_path: for what is said and refused.
+
+    The answer is as that of `cli`, which takes seconds longer.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        from aetheria.cli.main import main
+
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python -m MODULE ARGUMENTS` in a process of its own, in tmp_path, on one device.
+
+    `as_user=True` compiles as a user's process does; any other test takes what compiles fast
+    (support/compile_cache.py).
+    """
+
+    def run(
+        *arguments: str, module: str = "aetheria", as_user: bool = False, **options: Any
+    ) -> Any:
+        compilation = {"XLA_FLAGS": ""} if as_user else quick_compilation()
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             **{
                 "cwd": tmp_path,
-                "env": environment,
+                "env": {**os.environ, **compilation},
                 "capture_output": True,
                 "text": True,
                 **options,

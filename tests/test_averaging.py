@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import DIGITS, make_spec, train_step
+from support.programs import make_spec, train_step
+from support.runs import DIGITS
 
 from aetheria.errors import SnapshotError
 from aetheria.hardware.jax.strategy import select_strategy

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from support.long import only_long
+from support.runs import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
 sys.path.append(str(SCRIPTS))
@@ -24,6 +25,7 @@ def bench(*arguments, **options):
     )
 
 
+@only_long
 @pytest.mark.slow
 def test_a_short_benchmark_reports_what_it_compares():
     contestants = "--contestants=aetheria,bare,keras"

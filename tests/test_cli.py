@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from conftest import DIGITS, REPOSITORY
+from support.runs import DIGITS, REPOSITORY
 
 from aetheria.cli.parser import parse, surface
 from aetheria.errors import AetheriaError

@@ -12,7 +12,7 @@ import termios
 
 import pytest
 import yaml
-from conftest import DIGITS
+from support.runs import DIGITS
 
 from aetheria.engine.stop import StopSignal
 from aetheria.events import NonFiniteDetected, Progress, SnapshotFailed

@@ -10,8 +10,9 @@ import pytest
 from aetheria.models.cnn import SimpleCNN
 from aetheria.models.mlp import SimpleMLP
 from aetheria.models.transformer import Transformer
-from conftest import DIGITS
 from flax import nnx
+from support.long import covering
+from support.runs import DIGITS
 
 from aetheria import LossOutput, Model, NnxModel, weighted
 from aetheria.hardware.layout.leaves import named_leaves
@@ -68,13 +69,21 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("precision", [False, True])
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+FINITE = {
+    f"{name}-{precision}": (model, precision)
+    for name, model in MODELS.items()
+    for precision in (False, True)
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"), covering(FINITE, default=["cnn-True", "lm remat-False"])
+)
 def test_a_window_that_is_finite_has_no_culprit(model, precision):
     assert make_replay(model, precision=precision).find() is None
 
 
-@pytest.mark.parametrize("model", [MLP, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("model", covering({"mlp": MLP, "cnn": CNN}, default=["cnn"]))
 def test_a_bad_number_in_the_data_is_found_with_its_column_layer_and_example(model):
     global_batch = make_window(model)
     global_batch["inputs"][1, 2, 0] = np.nan
@@ -93,7 +102,7 @@ def first_of(origin):
     return origin if origin.because is None else first_of(origin.because)
 
 
-@pytest.mark.parametrize("name", ["lm", "lm remat"])
+@pytest.mark.parametrize("name", covering(["lm", "lm remat"], default=["lm remat"]))
 def test_a_bad_parameter_of_a_stacked_layer_is_named_with_its_turn(name):
     def change(arrays):
         arrays["params/blocks/mlp/in/kernel"][1, 3, 5] = np.nan
@@ -211,7 +220,7 @@ class InNnx(NnxModel):
         return optax.sgd(0.1)
 
 
-@pytest.mark.parametrize("precision", [False, True])
+@pytest.mark.parametrize("precision", covering([False, True], default=[False]))
 def test_an_nnx_network_is_named_by_its_parameters(precision):
     global_batch = make_window(InNnx())
     global_batch["inputs"][0, 1, 0] = np.inf
@@ -247,7 +256,7 @@ def test_a_value_is_the_one_that_the_whole_computation_gives(size):
 @pytest.fixture
 def dump(train, monkeypatch):
     monkeypatch.syspath_prepend("tests")
-    run = train(data_name="nonfinite_data:poisoned", grad_accumulation_steps=4, epochs=1)
+    run = train(data_name="support.nonfinite_data:poisoned", grad_accumulation_steps=4, epochs=1)
     return run.run_dir / "dumps" / "nonfinite_step13"
 
 
@@ -266,7 +275,7 @@ def test_the_command_names_layer_parameter_and_example(dump, cli):
 
 def test_the_command_says_when_all_is_finite_here(train, cli, monkeypatch):
     monkeypatch.syspath_prepend("tests")
-    run = train(data_name="nonfinite_data:glitching", grad_accumulation_steps=4, epochs=1)
+    run = train(data_name="support.nonfinite_data:glitching", grad_accumulation_steps=4, epochs=1)
     done = cli("debug", "nan", str(run.run_dir / "dumps" / "nonfinite_step13"))
     assert done.returncode == 1
     assert "check the machine" in done.stdout
@@ -301,7 +310,7 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     assert np.argwhere(np.isnan(global_batch["inputs"])).tolist() == [[1, 5, 7]]
     before = train(
         "before",
-        data_name="nonfinite_data:poisoned",
+        data_name="support.nonfinite_data:poisoned",
         grad_accumulation_steps=4,
         epochs=1,
         stop_at_step=12,
@@ -315,7 +324,7 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
 def test_only_the_first_few_windows_of_a_run_are_kept(train, monkeypatch):
     monkeypatch.syspath_prepend("tests")
     bad = {"steps": [3, 6, 9, 12, 15]}
-    run = train(data_name="nonfinite_data:poisoned", data_params={**bad}, epochs=1, **SMALL)
+    run = train(data_name="support.nonfinite_data:poisoned", data_params={**bad}, epochs=1, **SMALL)
     kept = sorted(path.name for path in (run.run_dir / "dumps").iterdir())
     assert kept == ["nonfinite_step3", "nonfinite_step6", "nonfinite_step9"]
     assert run.exit_code == 0

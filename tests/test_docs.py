@@ -1,13 +1,25 @@
-"""README and docs are true: their code blocks run, in order, in an empty folder."""
+"""README and docs are true: their code blocks run, in order, in an empty folder.
 
+By default each block is only parsed: Python and configs by their parsers, shell by bash, and each
+`aetheria` command by the command line's own parser, which knows every option.
+"""
+
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+import yaml
+from support.long import only_long
+from support.runs import REPOSITORY
+
+from aetheria.cli.parser import parse
+from aetheria.errors import AetheriaError
 
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [
@@ -18,7 +30,37 @@ PAGES = [
 ]
 
 
-def run_blocks(text: str, folder: Path) -> int:
+# A proof leaves nothing behind, and runs on the first page that shows it.
+PROOF = re.compile(r"^aetheria (prove|parity) ")
+
+
+def text_of(pages: list[str]) -> str:
+    return "".join((REPOSITORY / page).read_text() for page in pages)
+
+
+def proofs_before(pages: list[str]) -> set[str]:
+    """The blocks that earlier groups of pages have proven already."""
+    earlier = "".join(text_of(group) for group in PAGES[: PAGES.index(pages)])
+    return {code for _, _, code in BLOCK.findall(earlier) if PROOF.match(code)}
+
+
+def check_syntax(language: str, file: str, code: str) -> None:
+    """Parses a block; raises what its parser raises."""
+    if language == "python":
+        compile(code, file or "block", "exec")
+    elif language == "yaml":
+        yaml.safe_load(code)
+    elif language == "json":
+        json.loads(code)
+    elif language == "bash":
+        subprocess.run(["bash", "-n", "-c", code], check=True)
+        for line in code.replace("\\\n", "").splitlines():
+            command = re.split(r"\|\||&&|\s>|\s#", line)[0].strip()
+            if command.startswith("aetheria "):
+                parse(shlex.split(command)[1:])
+
+
+def run_blocks(text: str, folder: Path, proven: Collection[str] = ()) -> int:
     """Writes the blocks that name a file and runs the others; returns how many there were."""
     bin_folder = str(Path(sys.executable).parent)
     environment = {
@@ -32,7 +74,7 @@ def run_blocks(text: str, folder: Path) -> int:
         if file:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(code)
-        elif language in ("bash", "python"):
+        elif language in ("bash", "python") and code not in proven:
             command = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-c", code]
             done = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True
@@ -42,13 +84,36 @@ def run_blocks(text: str, folder: Path) -> int:
     return count
 
 
+@only_long
 @pytest.mark.slow
 @pytest.mark.parametrize("pages", PAGES, ids="+".join)
 def test_code_blocks_of_the_docs_run(pages, tmp_path):
     if pages == ["docs/pytorch.md"]:
         pytest.importorskip("torch")
-    text = "".join((REPOSITORY / page).read_text() for page in pages)
-    assert run_blocks(text, tmp_path) >= 3
+    assert run_blocks(text_of(pages), tmp_path, proofs_before(pages)) >= 3
+
+
+@pytest.mark.parametrize("page", [page for group in PAGES for page in group])
+def test_code_blocks_of_the_docs_parse(page):
+    for language, file, code in BLOCK.findall(text_of([page])):
+        check_syntax(language, file, code)
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("python", "import = 3"),
+        ("yaml", "a: [1"),
+        ("bash", "if true; then"),
+        ("bash", "aetheria train config.yaml --no-such-option=3"),
+        ("bash", "aetheria tarin config.yaml"),
+    ],
+)
+def test_a_code_block_that_does_not_parse_is_found(language, code):
+    with pytest.raises(
+        (SyntaxError, yaml.YAMLError, subprocess.CalledProcessError, AetheriaError, SystemExit)
+    ):
+        check_syntax(language, "", code)
 
 
 def test_a_code_block_that_is_wrong_is_found(tmp_path):

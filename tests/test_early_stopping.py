@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from conftest import DIGITS
+from support.runs import DIGITS
 
 from aetheria.build import build_run
 from aetheria.config import make_config

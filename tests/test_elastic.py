@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import make_spec
-from test_models import LinenNormed, PlainLinear
+from support.long import covering
+from support.models import LinenNormed, PlainLinear
+from support.programs import make_spec
 
 from aetheria.hardware.jax.elastic import ElasticProgram
 from aetheria.hardware.jax.strategy import select_strategy
@@ -53,8 +54,16 @@ def run(program, global_batches=WINDOWS):
     return {path: a.tobytes() for path, a in arrays.items()}, reports, arrays
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("devices", [2, 4, 8])
+NUMBERS = {
+    f"{devices}-{dtype}": (devices, dtype == "bfloat16")
+    for devices in (2, 4, 8)
+    for dtype in ("float32", "bfloat16")
+}
+
+
+@pytest.mark.parametrize(
+    ("devices", "mixed_precision"), covering(NUMBERS, default=["8-float32", "2-bfloat16"])
+)
 def test_any_number_of_devices_gives_the_same_bits(devices, mixed_precision):
     want, want_reports, _ = run(make_program(1, mixed_precision=mixed_precision))
     have, have_reports, _ = run(make_program(devices, mixed_precision=mixed_precision))

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conftest import make_spec
+from support.programs import make_spec
 
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS

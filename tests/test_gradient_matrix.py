@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import make_spec
-from test_models import PlainLinear
+from support.models import PlainLinear
+from support.programs import make_spec
 
 from aetheria import LossOutput, weighted
 from aetheria.hardware.jax.strategy import select_strategy

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from conftest import DIGITS
+from support.runs import DIGITS
 
 from aetheria import LossOutput, Model, predict
 from aetheria.cli.train import TrainCommand

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import without_rate
+from support.runs import without_rate
 
 from aetheria.snapshots import read_snapshot
 

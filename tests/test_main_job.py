@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import REPOSITORY
+from support.long import only_long
+from support.runs import REPOSITORY
 
 from aetheria.data.images import fashion_mnist
 from aetheria.errors import AetheriaError
@@ -25,19 +26,21 @@ def start_of(config, cli, tmp_path, *overrides):
     """The summary of a shipped config, cut short by overrides."""
     file = REPOSITORY / "configs" / config
     arguments = (f"--config={file}", f"--workdir={tmp_path / 'w'}", *overrides)
-    done = cli(*arguments, module="aetheria.main")
+    done = cli(*arguments, module="aetheria.main", as_user=True)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert summary["num_compilations"] == {"train_step": 1, "eval_step": 1}
     return summary["final"]
 
 
+@only_long
 @pytest.mark.slow
 def test_the_language_model_learns_from_the_docs_of_python(cli, tmp_path):
     final = start_of("lm.py", cli, tmp_path, "--config.max_steps=100")
     assert final["eval/loss"] < 2.9  # 5.5 by chance, 3.14 by the frequencies of the bytes
 
 
+@only_long
 @pytest.mark.slow
 def test_the_cnn_learns_from_fashion_mnist(cli, tmp_path):
     try:

@@ -11,7 +11,7 @@ from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp
-from aetheria.hardware.memory import keep_freed_memory
+from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory({})

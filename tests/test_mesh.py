@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec as P
-from test_models import PlainLinear
+from support.long import covering
+from support.meshes import SimpleMLP, Whole, bytes_on_each_device
+from support.models import PlainLinear
+from support.programs import make_spec, train_step
 
 from aetheria import LossOutput, Model, split_batch, weighted
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.leaves import named_leaves
-from aetheria.plugins import MODELS
 
-SimpleMLP = MODELS.get("SimpleMLP")
 MODEL = SimpleMLP(input_dim=6, hidden_dim=64, num_layers=4, num_classes=3, dropout=0.1)
 MESHES = {
     "one": {"data": 1},
@@ -28,13 +28,6 @@ MESHES = {
     "tensor2": {"tensor": 2},
     "data2fsdp2tensor2": {"tensor": 2, "data": 2, "fsdp": 2},  # in any order
 }
-
-
-class Whole(SimpleMLP):
-    """The control: the same network without rules."""
-
-    def partition_rules(self):
-        return ()
 
 
 class Ruled(PlainLinear):
@@ -76,21 +69,16 @@ def on_host(program, state):
     return {path: np.array(array) for path, array in program.export_state(state).items()}
 
 
-def bytes_on_each_device(tree):
-    held = dict.fromkeys(jax.devices(), 0)
-    for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            held[shard.device] += shard.data.nbytes
-    return [size for size in held.values() if size]
-
-
 def kernels_and_others(tree):
     leaves = named_leaves(tree)
     kernels = sum(leaf.nbytes for path, leaf in leaves.items() if path.endswith("kernel"))
     return kernels, sum(leaf.nbytes for leaf in leaves.values()) - kernels
 
 
-@pytest.mark.parametrize(("name", "parts"), [("fsdp8", 8), ("data2fsdp2tensor2", 4)])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    covering([("fsdp8", 8), ("data2fsdp2tensor2", 4)], default=[("fsdp8", 8)]),
+)
 @pytest.mark.parametrize("field", ["params", "opt_state"])
 def test_a_device_holds_its_part_of_the_kernels_and_what_no_rule_splits(name, parts, field):
     program = program_of(name)
@@ -154,7 +142,10 @@ def test_tensor_parallelism_sums_activations():
     assert "[64,64]" not in found["all-reduce"]
 
 
-@pytest.mark.parametrize("name", [name for name in MESHES if name != "one"])
+@pytest.mark.parametrize(
+    "name",
+    covering([name for name in MESHES if name != "one"], default=["data2fsdp2tensor2"]),
+)
 def test_a_mesh_learns_what_one_device_learns(name):
     want = on_host(program_of("one"), trained(program_of("one"), program_of("one").init()))
     have = on_host(program_of(name), trained(program_of(name), program_of(name).init()))
@@ -173,18 +164,23 @@ def test_every_mesh_begins_with_the_same_bits():
         assert all(np.array_equal(have[path], want[path]) for path in want), name
 
 
+OPTIMIZERS = {
+    "adamw": (optax.adamw(1e-3), 2),
+    "momentum": (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)), 1),
+    "inject": (optax.inject_hyperparams(optax.adam)(learning_rate=0.1), 2),
+    "schedule_free": (optax.contrib.schedule_free_sgd(0.1), 1),
+    "partition": (
+        optax.partition({"all": optax.adam(0.1)}, lambda p: jax.tree.map(lambda _: "all", p)),
+        2,
+    ),
+    "masked": (optax.masked(optax.adam(0.1), lambda p: jax.tree.map(lambda _: True, p)), 2),
+    # Moments of rows and of columns.
+    "adafactor": (optax.adafactor(0.1, min_dim_size_to_factor=1), 0),
+}
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "mirrors"),
-    [
-        (optax.adamw(1e-3), 2),
-        (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)), 1),
-        (optax.inject_hyperparams(optax.adam)(learning_rate=0.1), 2),
-        (optax.contrib.schedule_free_sgd(0.1), 1),
-        (optax.partition({"all": optax.adam(0.1)}, lambda p: jax.tree.map(lambda _: "all", p)), 2),
-        (optax.masked(optax.adam(0.1), lambda p: jax.tree.map(lambda _: True, p)), 2),
-        (optax.adafactor(0.1, min_dim_size_to_factor=1), 0),  # moments of rows and of columns
-    ],
-    ids=["adamw", "momentum", "inject", "schedule_free", "partition", "masked", "adafactor"],
+    ("optimizer", "mirrors"), covering(OPTIMIZERS, default=["partition", "adafactor"])
 )
 def test_what_an_optimizer_holds_of_a_parameter_is_split_like_it(optimizer, mirrors):
     class Optimized(SimpleMLP):
@@ -275,16 +271,20 @@ class Chain(Model):
         return optax.sgd(0.1)
 
 
-@pytest.mark.parametrize(
-    "specs",
-    [
-        (P(), P(None, "tensor"), P("fsdp", "tensor"), P(None, "fsdp")),
-        (P(), P(("fsdp", "tensor")), P(None, ("fsdp", "tensor")), P("tensor", "fsdp")),
-        (P(None, "tensor"), P("tensor"), P(None, "tensor"), P(("fsdp", "tensor"))),
-        (P(None, "fsdp"), P("data", "tensor"), P(("data", "tensor")), P("fsdp")),
-    ],
-    ids=str,
-)
+SPECS = {
+    str(number): specs
+    for number, specs in enumerate(
+        [
+            (P(), P(None, "tensor"), P("fsdp", "tensor"), P(None, "fsdp")),
+            (P(), P(("fsdp", "tensor")), P(None, ("fsdp", "tensor")), P("tensor", "fsdp")),
+            (P(None, "tensor"), P("tensor"), P(None, "tensor"), P(("fsdp", "tensor"))),
+            (P(None, "fsdp"), P("data", "tensor"), P(("data", "tensor")), P("fsdp")),
+        ]
+    )
+}
+
+
+@pytest.mark.parametrize("specs", covering(SPECS, default=["3"]))
 def test_rules_of_every_kind_leave_the_gradients_as_they_are(specs):
     """Sets for which XLA's partitioner gave wrong ones where `split_batch` left dims to it."""
     want, have = (
@@ -300,11 +300,13 @@ def test_rules_of_every_kind_leave_the_gradients_as_they_are(specs):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [
-        ({"strategy": "mesh", "mesh": {"fsdp": 8}}, {"strategy": "cpu"}),
-        ({"strategy": "cpu"}, {"strategy": "mesh", "mesh": {"fsdp": 8}}),
-    ],
-    ids=["fsdp8 to one", "one to fsdp8"],
+    covering(
+        {
+            "fsdp8 to one": ({"strategy": "mesh", "mesh": {"fsdp": 8}}, {"strategy": "cpu"}),
+            "one to fsdp8": ({"strategy": "cpu"}, {"strategy": "mesh", "mesh": {"fsdp": 8}}),
+        },
+        default=["fsdp8 to one"],
+    ),
 )
 def test_a_run_resumes_on_another_mesh(train, first, second):
     want = train("whole", **first)

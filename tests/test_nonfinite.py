@@ -2,25 +2,17 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS, without_rate
-from test_processes import ends, start  # noqa: F401 - a fixture
-from test_tensorboard import curve
+from support.long import covering
+from support.metric_files import curve
+from support.nonfinite_data import BAD
+from support.processes import ends
+from support.runs import TESTS, without_rate
 
 from aetheria.snapshots import read_snapshot
 
-# A NaN in one example of micro-batch 2 of 4, at step 13; on 8 devices it meets one of them.
-BAD = {
-    **DIGITS,
-    "data_name": "nonfinite_data:poisoned",
-    "grad_accumulation_steps": 4,
-    "epochs": 1,
-    "loggers": ["jsonl"],
-    "snapshot": {"every_steps": 10},
-}
 DEVICES = {
     "1": {"strategy": "cpu"},
     "8": {"strategy": "mesh", "mesh": {"data": 8}},
@@ -30,8 +22,15 @@ if importlib.util.find_spec("torch"):
     DEVICES["torch"] = {"strategy": "torch"}
 
 
-@pytest.fixture(params=[*DEVICES, "2 processes"])
-def run(request, train, start, tmp_path, monkeypatch):  # noqa: F811
+def on(*default):
+    """Runs a test on all devices, without `--long` on some: each test on others."""
+    every = [*DEVICES, "2 processes"]
+    chosen = [name for name in default if name in every]
+    return pytest.mark.parametrize("run", covering(every, default=chosen), indirect=True)
+
+
+@pytest.fixture
+def run(request, train, start, tmp_path, monkeypatch):
     """Trains the bad config on some devices: (exit code, summary, run folder)."""
     if request.param in DEVICES:
 
@@ -41,7 +40,7 @@ def run(request, train, start, tmp_path, monkeypatch):  # noqa: F811
 
         return in_process
 
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
 
     def in_two(name, *, stop_at_step=None, **changes):
         config = {**BAD, "reproducibility": "fast", "strategy": "mesh", **changes}
@@ -61,6 +60,7 @@ def state_of(folder, step):
     return arrays, counters
 
 
+@on("8 elastic", "torch")
 def test_skip_changes_nothing_but_the_counters(run):
     stopped = {step: run(f"to{step}", stop_at_step=step) for step in (12, 13)}
     assert [code for code, *_ in stopped.values()] == [75, 75]
@@ -73,6 +73,7 @@ def test_skip_changes_nothing_but_the_counters(run):
     assert not all(np.array_equal(earlier[path], before[path]) for path in before), "the control"
 
 
+@on("1", "torch")
 def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
     code, summary, folder = run("halted", on_nonfinite="halt")
     assert code == summary["exit_code"] == 3
@@ -83,6 +84,7 @@ def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
     assert all(np.isfinite(a).all() for a in arrays.values())
 
 
+@on("8", "2 processes")
 def test_rollback_finishes_with_the_bits_of_skip(run):
     code, rolled, folder = run("rolled", on_nonfinite="rollback")
     assert (code, rolled["status"], rolled["steps"]) == (0, "completed", 23)
@@ -94,9 +96,9 @@ def test_rollback_finishes_with_the_bits_of_skip(run):
     assert reported == [(10, "train"), (20, "train"), (23, "eval")]
 
 
-@pytest.mark.parametrize("run", ["1", "8 elastic"], indirect=True)
+@pytest.mark.parametrize("run", covering(["1", "8 elastic"], default=["1"]), indirect=True)
 def test_rollback_undoes_a_fault_of_the_machine_as_if_it_had_not_been(run):
-    glitch = {"data_name": "nonfinite_data:glitching"}
+    glitch = {"data_name": "support.nonfinite_data:glitching"}
     code, rolled, _ = run("rolled", on_nonfinite="rollback", **glitch)
     assert code == 0
     _, right, _ = run("right", data_name="digits")
@@ -134,7 +136,7 @@ def test_what_was_told_of_the_steps_undone_is_told_once(train):
 
 
 def test_a_damaged_snapshot_is_not_gone_back_to(train):
-    vandal = {"nonfinite_data:Vandal": {"name": "snapshot_step10"}}
+    vandal = {"support.nonfinite_data:Vandal": {"name": "snapshot_step10"}}
     config = {**BAD, "on_nonfinite": "rollback", "callbacks": [vandal]}
     assert train("run", **config, stop_at_step=10).exit_code == 75
     run = train("run", **config, resume="latest")
@@ -157,7 +159,7 @@ def test_without_a_snapshot_to_go_back_to_the_run_halts(train, monkeypatch):
     assert run.summary["reason"].endswith("at step 13, and no snapshot to go back to")
 
 
-@pytest.mark.parametrize("action", ["skip", "halt", "rollback"])
+@pytest.mark.parametrize("action", covering(["skip", "halt", "rollback"], default=["rollback"]))
 def test_many_bad_windows_in_a_row_end_any_run(train, action):
     bad = {"data_params": {"steps": list(range(8, 18))}, "max_consecutive_skips": 4}
     run = train(action, **BAD, **bad, on_nonfinite=action)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.long import covering, only_long
 
 torch = pytest.importorskip("torch")
 
@@ -21,7 +22,7 @@ MLP = {
 CNN = {
     "model_name": "SimpleCNN",
     "model_params": {"conv_dims": [4, 8], "hidden_dim": 16, "batch_norm": True},
-    "data_name": "image_data:images",
+    "data_name": "support.image_data:images",
     "batch_size": 32,
 }
 LM = {
@@ -56,7 +57,7 @@ def largest(compared, steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", covering([*CONFIGS], default=["mlp"]))
 def test_200_steps_in_float64_are_the_same(name):
     compared = compare(name, 200, epochs=5, max_steps=200)
     assert compared[-1].first_outside is None
@@ -69,7 +70,7 @@ def test_200_steps_in_float64_are_the_same(name):
     assert any(max(c.differences.values()) > 0 for c in compared), "two computations, not one"
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", covering([*CONFIGS], default=["cnn"]))
 def test_a_single_step_in_float32_has_the_same_gradients(name):
     (_, compared) = compare(name, 1, precision="float32")
     grads = {k: d for k, d in compared.differences.items() if k.startswith("grads/")}
@@ -91,7 +92,12 @@ CAUGHT = {
 }
 
 
-@pytest.mark.parametrize(("name", "control"), CAUGHT, ids="-".join)
+@pytest.mark.parametrize(
+    ("name", "control"),
+    covering(
+        {"-".join(case): case for case in CAUGHT}, default=["mlp-eps", "cnn-transpose", "lm-clip"]
+    ),
+)
 def test_each_trap_is_caught_naming_the_leaf(name, control):
     last = compare(name, 20, control=control, max_grad_norm=0.1)[-1]
     assert last.first_outside == CAUGHT[name, control]
@@ -170,8 +176,17 @@ def project(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("rule", ["adam", "adamw", "sgd", "momentum", "nesterov", "lion"])
-@pytest.mark.parametrize("how", ["scheduled", "constant, averaged"])
+RULES = {
+    f"{rule}-{how}": (rule, how)
+    for rule in ("adam", "adamw", "sgd", "momentum", "nesterov", "lion")
+    for how in ("scheduled", "constant, averaged")
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    covering(RULES, default=["adam-scheduled", "nesterov-constant, averaged", "lion-scheduled"]),
+)
 def test_every_rule_is_the_same_in_both(project, rule, how):
     params = {**MLP["model_params"], "rule": rule, "constant": how != "scheduled"}
     changes = {"ema_decay": 0.99} if how != "scheduled" else {}
@@ -218,17 +233,21 @@ def config_file(tmp_path):
     return str(file)
 
 
-def test_the_command_says_what_it_found(cli, config_file):
-    done = cli("parity", config_file, "--steps", "5")
+def test_the_command_says_what_it_found(command, config_file):
+    done = command("parity", config_file, "--steps", "5")
     assert done.returncode == 0, done.stderr
     assert "parity: 5 steps in float64, the same within tolerance" in done.stdout
-    done = cli("parity", config_file, "--steps", "5", "--control", "transpose", "--json")
+    done = command("parity", config_file, "--steps", "5", "--control", "transpose", "--json")
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert report["control"] == "transpose" and report["within"] is False
     assert report["notes"] == []
     assert report["first_outside"]["leaf"] == "params/Dense_0/kernel"
     assert report["first_outside"]["step"] == 0
+
+
+@only_long
+def test_the_command_notes_that_dropout_is_left_out(cli, config_file):
     done = cli(
         *("parity", config_file, "--precision", "float32", "--json"),
         *("--set", "model_params.dropout=0.3"),

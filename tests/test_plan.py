@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, make_spec
 from jax.sharding import PartitionSpec as P
-from test_mesh import SimpleMLP, Whole, bytes_on_each_device
+from support.meshes import SimpleMLP, Whole, bytes_on_each_device
+from support.programs import make_spec
+from support.runs import DIGITS
 
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.tools.plan.analysis import analyze
@@ -344,8 +345,8 @@ class Big(Model):
         (("--devices=8", "--set", "model_params.hidden_dims=3"), "did you mean 'hidden_dim'?"),
     ],
 )
-def test_a_plan_that_cannot_be_made_is_one_line(cli, config, arguments, expected):
-    done = cli("plan", str(config), *arguments)
+def test_a_plan_that_cannot_be_made_is_one_line(command, config, arguments, expected):
+    done = command("plan", str(config), *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert expected in done.stderr and len(done.stderr.splitlines()) == 1

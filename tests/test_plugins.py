@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import DIGITS, REPOSITORY
+from support.runs import DIGITS, REPOSITORY
 
 from aetheria.errors import AetheriaError, ConfigError, RegistryError
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS

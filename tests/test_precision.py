@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import DIGITS, make_spec, train_step
-from test_step import (
+from support.long import covering, only_long
+from support.programs import make_spec, train_step
+from support.runs import DIGITS
+from support.tiny_mlp import (
     MODEL,
     MOMENTUM,
     Scalar,
@@ -96,11 +98,11 @@ def test_a_wrong_policy_is_one_line_among_the_other_errors_of_the_config(text, p
     assert str(caught.value).startswith(f"mixed_precision: {problem}")
 
 
-def test_a_wrong_policy_on_the_command_line_is_exit_code_2(cli, tmp_path):
+def test_a_wrong_policy_on_the_command_line_is_exit_code_2(command, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(DIGITS))
     options = ("train", "config.json", "--set")
     for text in ("mixed_precision=compute=f8", "mixed_precision=params=float64"):
-        done = cli(*options, text)
+        done = command(*options, text)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1 and "mixed_precision: expected" in done.stderr
 
@@ -153,7 +155,7 @@ def advance(step, state, *global_batches):
     return state
 
 
-@pytest.mark.parametrize("params", ["bfloat16", "float16"])
+@pytest.mark.parametrize("params", covering(["bfloat16", "float16"], default=["float16"]))
 def test_parameters_are_kept_in_the_dtype_of_the_policy(params):
     policy = Precision.parse(f"params={params},compute=bfloat16")
     state = make_state(MOMENTUM, policy)
@@ -355,7 +357,7 @@ def with_scale(program, scale):
 TOO_LARGE = 2.0**20  # overflows
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", covering([*PROGRAMS], default=["cpu", "elastic2"]))
 def test_every_program_lowers_the_scale_skips_and_reports_it(name):
     program = make_program(name)
     state, reports = take(program, with_scale(program, TOO_LARGE))
@@ -376,7 +378,7 @@ def test_only_float16_reports_a_scale_and_keeps_one():
         assert "loss_scale" not in exported(program, state)
 
 
-@pytest.mark.parametrize("name", ["elastic2", "elastic8"])
+@pytest.mark.parametrize("name", covering(["elastic2", "elastic8"], default=["elastic2"]))
 def test_elastic_float16_gives_the_same_bits_on_any_number_of_devices(name):
     runs = []
     for each in ("elastic1", name):
@@ -416,6 +418,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
+@only_long
 def test_float16_and_bfloat16_reach_about_the_accuracy_of_float32(train):
     policies = {
         "f32": False,
@@ -447,7 +450,10 @@ def test_a_float16_run_stopped_and_resumed_equals_an_uninterrupted_one(train):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(False, "compute=f16"), ("compute=f16", True), (True, "params=bf16,compute=bf16")],
+    covering(
+        [(False, "compute=f16"), ("compute=f16", True), (True, "params=bf16,compute=bf16")],
+        default=[(False, "compute=f16")],
+    ),
 )
 def test_another_policy_goes_on_from_a_snapshot_once_it_is_accepted(train, before, after):
     train("run", mixed_precision=before, stop_at_step=30)

@@ -11,66 +11,36 @@ import time
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS
+from support.long import covering, long_or
+from support.processes import ELASTIC, ProcessStarter, ends, own_lines
 
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import list_snapshots
-from aetheria.tools.prove.runs import Place
 
 pytestmark = pytest.mark.slow
 
-LAST = ("two", "run")
-ELASTIC = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
+
+def summary(folder):
+    return json.loads((folder / "run" / "summary.json").read_text())
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Starts the processes of a run: `start(2, epochs=3, options=[...])`."""
-    started = []
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Trains with one process, each config once: the folder that holds its `run`."""
+    made = {}
 
-    def run(count, *, devices_each=1, options=(), ranks=None, **changes):
-        file = tmp_path / "config.yaml"
-        file.write_text(yaml.safe_dump({**ELASTIC, **changes}))
-        groups = list(Place(count, count).options())
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}",
-        }
-        processes = []
-        for rank in range(count) if ranks is None else ranks:
-            command = [sys.executable, "-m", "aetheria", "train", str(file), "--workdir=run"]
-            processes.append(
-                subprocess.Popen(
-                    [*command, *groups[rank], *options],
-                    cwd=tmp_path,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        started.extend(processes)
-        return processes
+    def run(name, **changes):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("one")
+            starter = ProcessStarter(made[name])
+            try:
+                codes, texts = ends(starter(1, mesh={"data": 1}, **changes))
+            finally:
+                starter.kill_all()
+            assert codes == [0], texts
+        return made[name]
 
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-
-
-def ends(processes):
-    """Exit codes and error output of processes, when all have ended."""
-    texts = [process.communicate(timeout=240)[1] for process in processes]
-    return [process.returncode for process in processes], texts
-
-
-def own_lines(text):
-    """What the software itself says; the collective library prints its connections."""
-    return [line for line in text.splitlines() if line and not line.startswith("[Gloo]")]
-
-
-def summary(tmp_path):
-    return json.loads((tmp_path / "run" / "summary.json").read_text())
+    return run
 
 
 def wait_for_training(tmp_path, processes):
@@ -82,27 +52,24 @@ def wait_for_training(tmp_path, processes):
         time.sleep(0.1)
 
 
-def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path):
+def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path, uninterrupted):
     codes, texts = ends(start(2, devices_each=2))
     assert codes == [0, 0], texts
     two = summary(tmp_path)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len({(json.loads(x)["step"], json.loads(x)["split"]) for x in lines}) == len(lines)
-    (tmp_path / "run").rename(tmp_path / "two")
-    codes, texts = ends(start(1, options=["--set", "mesh={data: 1}"]))
-    assert codes == [0], texts
-    one = summary(tmp_path)
+    whole = uninterrupted("elastic")
+    one = summary(whole)
     for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
         assert one[name] == two[name]
-    folders = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("run", "two")]
+    folders = [sorted(p.name for p in (place / "run").iterdir()) for place in (whole, tmp_path)]
     assert folders[0] == folders[1]
 
 
-def test_torchrun_gives_the_bits_of_one_process(start, tmp_path):
+def test_torchrun_gives_the_bits_of_one_process(tmp_path, uninterrupted):
     pytest.importorskip("torch", reason="torch is not installed, and with it torchrun")
-    codes, texts = ends(start(1))
-    assert codes == [0], texts
-    one = summary(tmp_path)
+    one = summary(uninterrupted("elastic"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(ELASTIC))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
@@ -121,8 +88,14 @@ def test_torchrun_gives_the_bits_of_one_process(start, tmp_path):
     assert two["params_sha256"] == one["params_sha256"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
-@pytest.mark.parametrize("rank", [0, 1])
+SIGNALS = {
+    f"{number.name}-{rank}": (number, rank)
+    for number in (signal.SIGTERM, signal.SIGUSR1)
+    for rank in (0, 1)
+}
+
+
+@pytest.mark.parametrize(("number", "rank"), covering(SIGNALS, default=[]))  # see chaos/
 def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, rank):
     processes = start(2, epochs=5000)
     wait_for_training(tmp_path, processes)
@@ -135,39 +108,29 @@ def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, 
     assert newest.step == stopped["steps"]
 
 
-def test_a_run_stopped_with_two_processes_goes_on_with_two_and_with_one(start, tmp_path):
-    codes, texts = ends(start(2, options=["--stop-at-step=30"]))
-    assert codes == [75, 75], texts
-    codes, texts = ends(start(2, options=["--resume=latest", "--stop-at-step=40"]))
-    assert codes == [75, 75], texts
-    codes, texts = ends(start(1, options=["--resume=latest"]))
-    assert codes == [0], texts
-    moved = summary(tmp_path)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    ends(start(1))
-    assert summary(tmp_path)["params_sha256"] == moved["params_sha256"]
-
-
 LAYOUTS = {
     "fsdp over both": {"fsdp": 4},
     "data over both": {"data": 2, "fsdp": 2},
 }
 
 
-@pytest.mark.parametrize("mesh", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_state_in_parts_over_two_processes_has_the_bits_of_one_device(start, tmp_path, mesh):
-    codes, texts = ends(start(2, devices_each=2, mesh=mesh, options=["--stop-at-step=20"]))
-    assert codes == [75, 75], texts
-    codes, texts = ends(start(2, devices_each=2, mesh=mesh, options=["--resume=latest"]))
-    assert codes == [0, 0], texts
-    two = summary(tmp_path)
-    (tmp_path / "run").rename(tmp_path / "two")
-    codes, texts = ends(start(1, mesh={"data": 1}))
+@pytest.mark.parametrize("mesh", covering(LAYOUTS, default=["data over both"]))
+def test_a_run_in_two_processes_goes_on_in_two_and_in_one_with_the_bits_of_one_device(
+    start, tmp_path, uninterrupted, mesh
+):
+    """Its state is in parts over the two, and whole in the one."""
+    parts = {"devices_each": 2, "mesh": mesh}
+    stops = [["--stop-at-step=20"], ["--resume=latest", "--stop-at-step=30"]]
+    for options in stops[: long_or(1, 2)]:  # two to two, the fast mesh below does too
+        codes, texts = ends(start(2, options=options, **parts))
+        assert codes == [75, 75], texts
+    codes, texts = ends(start(1, options=["--resume=latest"], mesh={"data": 1}))
     assert codes == [0], texts
-    one = summary(tmp_path)
+    folders = (tmp_path, uninterrupted("elastic"))
+    moved, one = (summary(folder) for folder in folders)
     for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
-        assert one[name] == two[name]
-    saved = [read_snapshot(tmp_path / name / "checkpoints" / "snapshot_ep2") for name in LAST]
+        assert moved[name] == one[name]
+    saved = [read_snapshot(folder / "run" / "checkpoints" / "snapshot_ep2") for folder in folders]
     arrays = [{path: a.tobytes() for path, a in each.arrays.items()} for each in saved]
     assert arrays[0] == arrays[1]
 
@@ -181,19 +144,19 @@ FAST = {
 }
 
 
-@pytest.mark.parametrize("mesh", FAST.values(), ids=FAST)
-def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(start, tmp_path, mesh):
-    fast = {"reproducibility": "fast", "learning_rate": 1e-4, "epochs": 1, "mesh": mesh}
-    codes, texts = ends(start(2, devices_each=2, options=["--stop-at-step=10"], **fast))
+@pytest.mark.parametrize("mesh", covering(FAST, default=["all"]))
+def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(
+    start, tmp_path, uninterrupted, mesh
+):
+    fast = {"reproducibility": "fast", "learning_rate": 1e-4, "epochs": 1}
+    parts = {"devices_each": 2, "mesh": mesh}
+    codes, texts = ends(start(2, options=["--stop-at-step=10"], **parts, **fast))
     assert codes == [75, 75], texts
-    codes, texts = ends(start(2, devices_each=2, options=["--resume=latest"], **fast))
+    codes, texts = ends(start(2, options=["--resume=latest"], **parts, **fast))
     assert codes == [0, 0], texts
-    steps = summary(tmp_path)["steps"]
-    (tmp_path / "run").rename(tmp_path / "two")
-    codes, texts = ends(start(1, **{**fast, "mesh": {"data": 1}}))
-    assert codes == [0], texts
-    assert summary(tmp_path)["steps"] == steps == 23
-    two, one = (read_snapshot(tmp_path / name / "checkpoints" / "snapshot_ep1") for name in LAST)
+    whole = uninterrupted("fast", **fast)
+    assert summary(tmp_path)["steps"] == summary(whole)["steps"] == 23
+    two, one = (read_snapshot(p / "run/checkpoints/snapshot_ep1") for p in (tmp_path, whole))
     assert set(two.arrays) == set(one.arrays)
     for path in one.arrays:
         np.testing.assert_allclose(
@@ -201,19 +164,17 @@ def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(start, tmp
         )
     # The control: what was learnt is far more than that.
     kernel = "params/Dense_0/kernel"
-    early = read_snapshot(tmp_path / "two/checkpoints/snapshot_step10").arrays[kernel]
+    early = read_snapshot(tmp_path / "run/checkpoints/snapshot_step10").arrays[kernel]
     assert abs(early - one.arrays[kernel]).max() > 1e-4
 
 
 def test_a_listener_stops_all_at_the_step_at_which_it_stops_one(start, tmp_path):
-    steps = []
-    for count in (1, 2):
-        stopping = [{"early_stopping": {"patience": 1, "min_delta": 100.0}}]
-        codes, texts = ends(start(count, epochs=20, callbacks=stopping))
-        assert codes == [0] * count, texts
-        steps.append(summary(tmp_path)["steps"])
-        (tmp_path / "run").rename(tmp_path / str(count))
-    assert steps == [46, 46]
+    stopping = [{"early_stopping": {"patience": 1, "min_delta": 100.0}}]
+    codes, texts = ends(start(2, epochs=20, callbacks=stopping))
+    assert codes == [0, 0], texts
+    # The first evaluation, at step 23, is the best; the second does not improve on it. That one
+    # process ends there too, test_early_stopping proves.
+    assert summary(tmp_path)["steps"] == 46
 
 
 def test_a_mistake_is_said_once_and_ends_all(start, tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from conftest import make_spec, train_step
 from jax.sharding import PartitionSpec
-from test_models import LinenNormed, PlainLinear, squared_error
+from support.long import covering
+from support.models import LinenNormed, PlainLinear, squared_error
+from support.programs import make_spec, train_step
 
 from aetheria import LossOutput
 from aetheria.engine.interfaces import SingleProcess
@@ -28,6 +29,8 @@ STRATEGIES = {
 }
 # PyTorch's is another framework's program; it compiles nothing, and has a state of its own kind.
 WITH_TORCH = [*STRATEGIES, *(["torch"] if importlib.util.find_spec("torch") else [])]
+DEFAULT = ["cpu", "mesh2x2x2"]  # the second splits over every axis
+every_strategy = pytest.mark.parametrize("strategy", covering([*STRATEGIES], default=DEFAULT))
 MICRO_BATCH = 8
 
 
@@ -64,7 +67,7 @@ def make_batch(seed=0, num_valid=MICRO_BATCH):
 def make_program(strategy, model=MODEL):
     spec = make_spec(WINDOWS[0])
     if strategy == "torch":
-        from torch_models import Twinned
+        from support.torch_models import Twinned
 
         from aetheria.hardware.torch.strategy import select_torch_strategy
 
@@ -78,12 +81,12 @@ def make_program(strategy, model=MODEL):
 program_of = functools.cache(make_program)  # compiling is what takes time here
 
 
-@pytest.fixture(params=WITH_TORCH)
+@pytest.fixture(params=covering(WITH_TORCH, default=[*DEFAULT, *WITH_TORCH[len(STRATEGIES) :]]))
 def program(request):
     return program_of(request.param)
 
 
-@pytest.fixture(params=STRATEGIES)
+@pytest.fixture(params=covering([*STRATEGIES], default=DEFAULT))
 def jax_program(request):
     return program_of(request.param)
 
@@ -157,7 +160,9 @@ def test_the_same_steps_give_the_same_bits(program):
 CHUNK = {name: np.stack([global_batch[name] for global_batch in WINDOWS]) for name in WINDOWS[0]}
 
 
-@pytest.mark.parametrize("cuts", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "cuts", covering([(3,), (1, 2), (2, 1), (1, 1, 1)], default=[(1, 2), (1, 1, 1)])
+)
 def test_a_chunk_gives_the_same_bits_wherever_it_is_cut(program, cuts):
     want, want_report = program.train_steps(program.init(), CHUNK, 0, len(WINDOWS))
     state, start, report = program.init(), 0, None
@@ -201,7 +206,7 @@ def test_a_report_is_the_mean_of_its_interval_without_skipped_windows(program):
         assert not np.isclose(fetched.metrics[name], last[name]), "not the last step's"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@every_strategy
 def test_a_chunk_is_compiled_once_wherever_it_is_cut(strategy):
     program = make_program(strategy, PlainLinear())
     state = program.init()
@@ -345,7 +350,7 @@ def compiled(records):
     ]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@every_strategy
 def test_each_step_is_compiled_once_over_padded_and_full_windows(strategy, caplog):
     program = make_program(strategy, PlainLinear())
     with jax.log_compiles(), caplog.at_level("WARNING"):
@@ -413,7 +418,9 @@ def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
     assert len(asked) > before, "the control of what is read unasked"
 
 
-@pytest.mark.parametrize(("name", "size"), [("cpu", 1), ("mesh2", 2), ("mesh8", 8)])
+@pytest.mark.parametrize(
+    ("name", "size"), covering([("cpu", 1), ("mesh2", 2), ("mesh8", 8)], default=[("mesh2", 2)])
+)
 def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(name, size):
     program = program_of(name, PlainLinear())
     state, global_batch = program.init(), make_window()

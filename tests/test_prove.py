@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DIGITS
+from support.long import covering, only_long
+from support.runs import DIGITS
 
 from aetheria.errors import AetheriaError
 from aetheria.tools.prove.elastic import ElasticProof
@@ -51,20 +52,24 @@ def config(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config):
-    done = cli("prove", "elastic", config, "--steps=25", "--devices=1,2", "--processes=1,2")
+@pytest.mark.parametrize("processes", covering(["1", "1,2"], default=["1"]))
+def test_the_proof_holds_on_two_numbers_of_devices_and_processes(cli, config, processes):
+    options = ("--steps=10", "--devices=1,2", f"--processes={processes}")
+    done = cli("prove", "elastic", config, *options, as_user=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
-    # The third is 2 x 1, the fourth another number of threads, then one core, the last 2 -> 1.
-    assert [row[0] for row in rows] == ["1", "2", "2", "1", *["1"] * several_cores, "2"]
+    # 2 x 1 if there are two processes, another number of threads, one core, and 2 -> 1.
+    in_two = ["2"] * (processes == "1,2")
+    assert [row[0] for row in rows] == ["1", "2", *in_two, "1", *["1"] * several_cores, "2"]
     assert all(row[-2:] == ["same", "bits"] for row in rows)
-    assert "elastic: 25 steps, the same bits in every row" in done.stdout
+    assert "elastic: 10 steps, the same bits in every row" in done.stdout
 
 
+@only_long
 @pytest.mark.slow
 def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, config):
     options = ("--steps=10", "--devices=1", "--processes=1,2", "--mesh=data=2,fsdp=2")
-    done = cli("prove", "elastic", config, *options)
+    done = cli("prove", "elastic", config, *options, as_user=True)
     assert done.returncode == 0, done.stderr
     for name in ("4", "2 x 2"):
         assert f"devices {name} (data=2, fsdp=2): done" in done.stdout
@@ -75,7 +80,10 @@ def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, conf
 
 @pytest.mark.slow
 @pytest.mark.skipif(not several_cores, reason="one core: no affinity to change")
-@pytest.mark.parametrize(("control", "difference"), [(False, None), (True, "params at step 0")])
+@pytest.mark.parametrize(
+    ("control", "difference"),
+    covering({"proof": (False, None), "control": (True, "params at step 0")}, default=["proof"]),
+)
 def test_an_orthogonal_initializer_is_the_same_on_one_core(
     config, tmp_path, monkeypatch, control, difference
 ):
@@ -98,9 +106,26 @@ def test_an_orthogonal_initializer_is_the_same_on_one_core(
 
 
 @pytest.mark.slow
+def test_the_control_differs_between_one_device_and_two(config, tmp_path):
+    """What `--control` runs: the fast program, whose bits depend on the devices."""
+    proof = ElasticProof(
+        config_file=Path(config),
+        overrides=(),
+        steps=5,
+        devices=(1, 8),
+        processes=(1,),
+        control=True,
+        project=None,
+    )
+    one, eight = (proof.run(case, tmp_path / case.name) for case in proof.cases()[:2])
+    assert (eight.differs_from(one) or "").startswith("train/")
+
+
+@only_long
+@pytest.mark.slow
 def test_the_control_finds_the_difference_and_names_it(cli, config):
     options = ("--steps=5", "--devices=1,8", "--processes=1", "--control")
-    done = cli("prove", "elastic", config, *options)
+    done = cli("prove", "elastic", config, *options, as_user=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "differs: train/" in done.stdout
     assert "fast: 5 steps, not the same bits" in done.stdout

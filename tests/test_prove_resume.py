@@ -1,11 +1,18 @@
 """`aetheria prove resume`: holds where it should, and notices whatever is left out."""
 
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import yaml
-from conftest import DIGITS
+from support.long import covering
+from support.runs import DIGITS
 
+from aetheria.config.files import load_config
 from aetheria.tools.prove.drop import FIELDS
-from aetheria.tools.prove.resume import _check, _check_examples
+from aetheria.tools.prove.resume import ResumeProof, _check, _check_examples
 
 # Dropout, shuffling, accumulation, an epoch that ends at step 23, and a listener with a state.
 EVENTFUL = {
@@ -31,9 +38,11 @@ def verdicts(done):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["KILL", "TERM"])
+@pytest.mark.parametrize("number", covering(["KILL", "TERM"], default=["KILL"]))
 def test_a_run_that_is_stopped_and_resumed_is_the_same(cli, config, number):
-    done = cli("prove", "resume", config, "--steps=30", "--kill-at=7,8,25", f"--signal={number}")
+    """The first stop is before anything is saved: a killed run begins again."""
+    options = ("--steps=30", "--kill-at=1,8,25", f"--signal={number}")
+    done = cli("prove", "resume", config, *options, as_user=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = verdicts(done)
     state = {"params", "opt_state", "base_key", "counters"}
@@ -42,19 +51,61 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same(cli, config, number):
     assert f"resume: 30 steps, 3 stops by {number}: the same bits" in done.stdout
     (started_at,) = [line for line in done.stdout.splitlines() if "processes started" in line]
     assert started_at.count("example ") == 4  # one process for each stop, and the last
+    assert ("example 0, example 0," in started_at) == (number == "KILL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRuns(ResumeProof):
+    """A proof that takes its uninterrupted and its killed run from `made`, once they are there."""
+
+    made: Path
+
+    def _once(self, name, workdir, train):
+        if not (self.made / name).exists():
+            train(self.made / name)
+        shutil.copytree(self.made / name, workdir)
+
+    def _train(self, workdir):
+        if workdir.exists():  # what was killed is resumed
+            super()._train(workdir)
+        else:
+            self._once("whole", workdir, super()._train)
+
+    def _train_until(self, workdir, step):
+        train = super()._train_until
+        self._once("killed", workdir, lambda folder: train(folder, step))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tmp_path_factory.mktemp("made")
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_before_it_has_saved_anything_begins_again(cli, config):
-    done = cli("prove", "resume", config, "--steps=4", "--kill-at=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "processes started at example 0, example 0" in done.stdout
+@pytest.mark.parametrize(
+    "field",
+    covering(["rng", "cursor", "opt_state", "listeners"], default=["rng", "cursor", "listeners"]),
+)
+def test_a_field_that_is_dropped_is_noticed(config, made, field):
+    proof = SharedRuns(
+        config_file=Path(config),
+        config=load_config(config),
+        overrides=(),
+        steps=12,
+        kill_at=(8,),
+        signal_number=signal.SIGKILL,
+        drop=field,
+        project=None,
+        made=made,
+    )
+    assert any(check.difference for check in proof.run(lambda line: None))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["rng", "cursor", "opt_state", "listeners"])
-def test_a_field_that_is_dropped_is_noticed(cli, config, field):
-    done = cli("prove", "resume", config, "--steps=12", "--kill-at=8", f"--drop={field}")
+@pytest.mark.parametrize("field", covering(["rng", "cursor"], default=[]))
+def test_the_command_says_what_became_of_a_dropped_field(cli, config, field):
+    options = ("--steps=12", "--kill-at=8", f"--drop={field}")
+    done = cli("prove", "resume", config, *options, as_user=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"without {field}: not the same: " in done.stdout
 
@@ -79,11 +130,23 @@ def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--steps=12", "--drop=model_state"], "expected a field that this run's snapshots have"),
-        (["--steps=12", "--kill-at=1", "--drop=rng"], "expected a snapshot before the first kill"),
-        (["--steps=90"], "--steps: expected at most the 46 steps of this run, got 90; "),
-    ],
+    covering(
+        {
+            "empty field": (
+                ["--steps=12", "--drop=model_state"],
+                "expected a field that this run's snapshots",
+            ),
+            "no snapshot": (
+                ["--steps=12", "--kill-at=1", "--drop=rng"],
+                "expected a snapshot before the first kill",
+            ),
+            "steps": (
+                ["--steps=90"],
+                "--steps: expected at most the 46 steps of this run, got 90; ",
+            ),
+        },
+        default=[],
+    ),
 )
 def test_a_proof_that_proves_impossible_says_so_in_one_line(cli, config, options, message):
     done = cli("prove", "resume", config, *options)

@@ -1,13 +1,13 @@
 """metrics.jsonl and metrics.csv: what they hold, and that a kill leaves no gap and no repeat."""
 
-import csv
 import json
 import math
 import shutil
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished, without_rate
+from support.metric_files import csv_rows
+from support.runs import DIGITS, Finished, without_rate
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
@@ -60,11 +60,6 @@ def step_of(line):
 
 def lines_of(run_dir, name):
     return (run_dir / name).read_text().splitlines()
-
-
-def csv_rows(run_dir):
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def strict(line):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import yaml
-from conftest import DIGITS, REPOSITORY
-from slurm_lab import SlurmLab, reason_to_skip
+from support.runs import DIGITS, REPOSITORY
+from support.slurm_lab import SlurmLab, reason_to_skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

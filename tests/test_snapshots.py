@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from damage import cut, files_of, flip
+from support.damage import cut, files_of, flip
 
 from aetheria.errors import SnapshotError
 from aetheria.snapshots import SnapshotStore, read_snapshot

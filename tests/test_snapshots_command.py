@@ -5,7 +5,7 @@ import random
 import shutil
 
 import pytest
-from damage import flip, largest_file
+from support.damage import flip, largest_file
 
 from aetheria.cli.main import main
 

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from conftest import without_rate
-from test_records import csv_rows
-from test_tensorboard import curve
+from support.long import covering
+from support.metric_files import csv_rows, curve
+from support.runs import without_rate
 
 from aetheria.events import EvaluationCompleted, PhaseChanged
 from aetheria.snapshots import read_snapshot
@@ -53,9 +53,14 @@ def told(run):
     return without_rate(run.metrics), csv_rows(run.run_dir), curves(run)
 
 
-@pytest.mark.parametrize("step", [23, 46, 69])  # the last is the end of the run
-def test_it_leaves_without_the_evaluation_and_ends_as_if_it_had_not(train, step):
-    whole = train("whole", **LOUD)
+@pytest.fixture(scope="module")
+def whole(train_once):
+    return train_once("whole", **LOUD)
+
+
+# The last is the end of the run.
+@pytest.mark.parametrize("step", covering([23, 46, 69], default=[46, 69]))
+def test_it_leaves_without_the_evaluation_and_ends_as_if_it_had_not(train, whole, step):
     stopped = train("run", **LOUD, callbacks=[stopper(step)])
     assert stopped.exit_code == 75
     assert (stopped.summary["status"], stopped.summary["steps"]) == ("preempted", step)
@@ -71,8 +76,7 @@ def test_it_leaves_without_the_evaluation_and_ends_as_if_it_had_not(train, step)
         assert resumed.summary[key] == whole.summary[key]
 
 
-def test_a_kill_after_the_late_evaluation_writes_nothing_twice(train):
-    whole = train("whole", **LOUD)
+def test_a_kill_after_the_late_evaluation_writes_nothing_twice(train, whole):
     stopped = train("run", **LOUD, callbacks=[stopper(46)])
     assert train("run", **LOUD, resume="latest").exit_code == 0
     for name in ("snapshot_ep2", "snapshot_ep3"):  # as if a kill had come before they were whole
@@ -102,8 +106,7 @@ def test_an_evaluation_that_another_cadence_no_longer_asks_for_is_left_out(train
     assert names == ["snapshot_step20_unevaluated", "snapshot_ep1", "snapshot_ep2"]
 
 
-def test_a_second_stop_in_the_same_evaluation_changes_nothing(train):
-    whole = train("whole", **LOUD)
+def test_a_second_stop_in_the_same_evaluation_changes_nothing(train, whole):
     for _ in range(2):
         stopped = train("run", **LOUD, callbacks=[stopper(46)], resume="auto")
         assert stopped.exit_code == 75

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from conftest import make_spec, train_step
+from support.programs import make_spec, train_step
 
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.cpu.threads import make_room_for_devices

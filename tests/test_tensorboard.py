@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, Finished
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.metric_files import curve
+from support.runs import DIGITS, Finished
 from tensorboardX import SummaryWriter
 
 from aetheria.cli.train import TrainCommand
@@ -41,15 +41,6 @@ def runs(tmp_path_factory):
     for name in ("snapshot_step25", "snapshot_ep2"):
         shutil.rmtree(folder / "killed" / "checkpoints" / name)
     return {"resumed": resumed, "killed": train("killed", resume="latest")}
-
-
-def curve(folder, tag):
-    """The (step, value) points TensorBoard shows, all of them."""
-    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    reader.Reload()
-    if tag not in reader.Tags()["scalars"]:
-        return []
-    return [(point.step, point.value) for point in reader.Scalars(tag)]
 
 
 def steps(folder, tag="train/loss"):

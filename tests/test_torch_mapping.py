@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from torch_models import NormedTwin
+from support.torch_models import NormedTwin
 
 from aetheria.errors import AetheriaError
 from aetheria.hardware.torch.correspondence import Correspondence

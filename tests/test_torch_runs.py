@@ -2,12 +2,12 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, without_rate
+from support.long import covering, only_long
+from support.runs import DIGITS, TESTS, without_rate
 
 torch = pytest.importorskip("torch")
 
@@ -31,7 +31,7 @@ def test_the_engine_tells_the_same_story_over_both(train):
     """Same steps, same cursor, same events. Numbers differ by rounding, and by what a ReLU makes of
     it after some steps; that they are the same otherwise, test_parity shows.
     """
-    runs = {s: train(s, **{**PLAIN, "strategy": s, "epochs": 3}) for s in ("cpu", "torch")}
+    runs = {s: train(s, **{**PLAIN, "strategy": s}) for s in ("cpu", "torch")}
     lines = {s: without_rate(run.metrics) for s, run in runs.items()}
     assert len(lines["cpu"]) == len(lines["torch"]) > 5
     for one, other in zip(lines["cpu"], lines["torch"], strict=True):
@@ -49,7 +49,10 @@ def test_the_engine_tells_the_same_story_over_both(train):
     assert "torch" in runs["torch"].summary["versions"]
 
 
-@pytest.mark.parametrize("order", [("cpu", "torch"), ("torch", "cpu")], ids="-".join)
+@pytest.mark.parametrize(
+    "order",
+    covering({"cpu-torch": ("cpu", "torch"), "torch-cpu": ("torch", "cpu")}, default=["cpu-torch"]),
+)
 def test_a_run_goes_on_in_the_other_framework(train, order):
     """5 epochs in one, 5 in the other, against 10 in one; the optimizer's state goes along."""
     first, second = order
@@ -71,7 +74,7 @@ def test_a_run_goes_on_in_the_other_framework(train, order):
     assert abs(lost["train/loss"] - final["w"]["train/loss"]) > 1e-4
 
 
-@pytest.mark.parametrize("where", [7, 23, 30])
+@pytest.mark.parametrize("where", covering([7, 23, 30], default=[30]))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(train, where):
     config = {**DIGITS, "strategy": "torch", "epochs": 2}  # with dropout
     whole = train("whole", **config)
@@ -93,9 +96,9 @@ def test_accumulation_is_a_memory_setting(train):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", [True, "compute=float16"])
+@pytest.mark.parametrize("policy", covering([True, "compute=float16"], default=["compute=float16"]))
 def test_mixed_precision_trains_and_resumes(train, policy):
-    config = {**PLAIN, "strategy": "torch", "mixed_precision": policy, "epochs": 4}
+    config = {**PLAIN, "strategy": "torch", "mixed_precision": policy}
     exact = train("exact", **{**config, "mixed_precision": False})
     whole = train("whole", **config)
     assert train("cut", **config, stop_at_step=30).exit_code == 75
@@ -110,12 +113,11 @@ def test_mixed_precision_trains_and_resumes(train, policy):
 
 def test_a_dump_of_one_framework_is_explained_by_the_other(train, cli, tmp_path):
     """What `debug nan` replays is a state in the common layout."""
-    from test_nonfinite import BAD
+    from support.nonfinite_data import BAD
 
     run = train("bad", **{**BAD, "strategy": "torch"})
     (dump,) = (run.run_dir / "dumps").iterdir()
-    tests = str(Path(__file__).parent)
-    done = cli("debug", "nan", str(dump), env={**os.environ, "PYTHONPATH": tests})
+    done = cli("debug", "nan", str(dump), env={**os.environ, "PYTHONPATH": str(TESTS)})
     assert done.returncode == 0, done.stderr
     assert "inputs" in done.stdout
 
@@ -132,19 +134,20 @@ def test_a_dump_of_one_framework_is_explained_by_the_other(train, cli, tmp_path)
         ),
     ],
 )
-def test_what_the_strategy_cannot_do_is_one_line(cli, tmp_path, changes, message):
+def test_what_the_strategy_cannot_do_is_one_line(command, tmp_path, changes, message):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({**DIGITS, "strategy": "torch", **changes}))
-    done = cli("train", "c.yaml", "--workdir=run")
+    done = command("train", "c.yaml", "--workdir=run")
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
+@only_long
 def test_prove_resume_holds_for_it(cli, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({**DIGITS, "strategy": "torch"}))
-    done = cli("prove", "resume", "c.yaml", "--steps=12", "--kill-at=5")
+    done = cli("prove", "resume", "c.yaml", "--steps=12", "--kill-at=5", as_user=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same bits" in done.stdout
-    done = cli("prove", "resume", "c.yaml", "--steps=12", "--kill-at=5", "--drop=rng")
+    done = cli("prove", "resume", "c.yaml", "--steps=12", "--kill-at=5", "--drop=rng", as_user=True)
     assert done.returncode == 1, "the control: dropout's masks hang on the key"
     assert "not the same" in done.stdout

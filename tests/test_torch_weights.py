@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, REPOSITORY
+from support.long import covering
+from support.runs import DIGITS, REPOSITORY
 
 torch = pytest.importorskip("torch")
 
-import plain_pytorch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from support import plain_pytorch  # noqa: E402
 
 from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
@@ -40,7 +41,7 @@ SHAPES = {"cnn": (12, 8, 1)}  # not square, and so nobody can tell
 PLAIN = {"mlp": plain_pytorch.Mlp, "cnn": plain_pytorch.Cnn, "lm": plain_pytorch.Gpt}
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=covering([*PARAMS], default=["cnn", "lm"]))
 def trained(request, tmp_path_factory):
     """(kind, folder) of a model trained in a process that knows PyTorch alone."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -278,7 +279,7 @@ def test_half_precision_weights_become_float32(sound_file, tmp_path):
     np.testing.assert_allclose(arrays["params/Dense_1/bias"], state["head.bias"], rtol=1e-2)
 
 
-def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, tmp_path, cli):
+def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, tmp_path, command):
     run = train("run", epochs=1)
     (tmp_path / "taken.pt").touch()
     mlp = ["--model", "SimpleMLP", "--set", "model_params.input_dim=64"]
@@ -296,14 +297,14 @@ def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, t
         ),
     ]
     for arguments, message in cases:
-        done = cli(*arguments)
+        done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "new").exists() and (tmp_path / "taken.pt").stat().st_size == 0
     with pytest.raises(AetheriaError, match="--workdir: expected a folder without a run"):
         import_digits(sound_file, run.run_dir).execute()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**DIGITS, "data_name": "diabetes"}))
-    done = cli("import", str(sound_file), "--workdir", "new", "--config", "config.yaml")
+    done = command("import", str(sound_file), "--workdir", "new", "--config", "config.yaml")
     assert done.returncode == 2 and "column 'labels': expected class numbers" in done.stderr
 
 
@@ -328,14 +329,20 @@ def without_torch(tmp_path_factory):
     return run
 
 
+COMMANDS = {
+    "train": (["c.yaml", "--set", "strategy=torch", "--workdir=new"], "strategy 'torch'"),
+    "parity": (["c.yaml"], "parity"),
+    "export": (["run", "--to", "w.pt"], "export"),
+    "import": (["w.safetensors", "--workdir=new"], "w.safetensors"),
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    [
-        (["train", "c.yaml", "--set", "strategy=torch", "--workdir=new"], "strategy 'torch'"),
-        (["parity", "c.yaml"], "parity"),
-        (["export", "run", "--to", "w.pt"], "export"),
-        (["import", "w.safetensors", "--workdir=new"], "w.safetensors"),
-    ],
+    covering(
+        {name: ([name, *rest], what) for name, (rest, what) in COMMANDS.items()},
+        default=["train", "export"],
+    ),
 )
 def test_without_torch_what_needs_it_names_the_extra(
     train, tmp_path, without_torch, arguments, what

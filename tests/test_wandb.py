@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished
+from support.runs import DIGITS, Finished
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal

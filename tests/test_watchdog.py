@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished
+from support.runs import DIGITS, Finished
 
 from aetheria.engine.heartbeat import Heartbeat
 from aetheria.engine.interfaces import SingleProcess

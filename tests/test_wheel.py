@@ -11,7 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from support.runs import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

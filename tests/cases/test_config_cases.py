@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.long import long_or
 
 from aetheria.cli.main import main
 from aetheria.config import Config
@@ -298,7 +299,7 @@ def malformed(draw) -> tuple[str, bytes]:
 
 @given(malformed())
 @settings(
-    max_examples=300,
+    max_examples=long_or(60, 300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.long import covering
 
-from aetheria.build import make_model
 from aetheria.hardware.jax import compiler
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.prediction import PredictProgram
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.model.by_name import make_model
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WEIGHTS = np.asarray(jax.random.normal(jax.random.key(0), (64, 128)))
@@ -191,7 +192,11 @@ def trained_and_evaluated(name, elastic):
 
 # Lanes are compiled with the same options; one model shows that they are.
 @pytest.mark.parametrize(
-    ("name", "elastic"), [*((name, False) for name in MODELS), ("SimpleMLP", True)]
+    ("name", "elastic"),
+    covering(
+        [*((name, False) for name in MODELS), ("SimpleMLP", True)],
+        default=[("SimpleCNN", False), ("SimpleMLP", True)],
+    ),
 )
 def test_training_skips_it_and_evaluation_shows_it(name, elastic):
     skipped, loss = trained_and_evaluated(name, elastic)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.long import covering
 
 from aetheria.inference import Predictor
 from aetheria.snapshots.snapshot_files import read_snapshot
@@ -18,15 +19,21 @@ def summary(run: str) -> dict:
 
 @pytest.mark.parametrize(
     "params",
-    [
-        {"kind": "bare"},
-        {"kind": "bare", "ema_decay": 0.9},
-        {"kind": "empty_leaf", "state": "empty"},
-        {"kind": "complex", "state": "complex", "ema_decay": 0.9},
-        {"state": "key"},
-        {"state": "rbg_key"},
-    ],
-    ids=str,
+    covering(
+        [
+            {"kind": "bare"},
+            {"kind": "bare", "ema_decay": 0.9},
+            {"kind": "empty_leaf", "state": "empty"},
+            {"kind": "complex", "state": "complex", "ema_decay": 0.9},
+            {"state": "key"},
+            {"state": "rbg_key"},
+        ],
+        default=[
+            {"kind": "bare", "ema_decay": 0.9},
+            {"kind": "complex", "state": "complex", "ema_decay": 0.9},
+            {"state": "rbg_key"},
+        ],
+    ),
 )
 def test_an_unusual_state_trains_resumes_and_predicts(train, params):
     config = {"model_name": "OddState", "model_params": params, "batch_size": 128}

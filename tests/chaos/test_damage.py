@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS
-from damage import cut, delete, files_of, flip, largest_file
+from support.damage import cut, delete, files_of, flip, largest_file
+from support.long import covering
+from support.runs import DIGITS
 
 from aetheria.cli.train import TrainCommand
 from aetheria.errors import SnapshotError
@@ -30,7 +31,15 @@ def finished(tmp_path_factory):
 
 def cases():
     kinds = [(flip, NUM_FLIPS), (cut, NUM_CUTS), (delete, NUM_DELETIONS)]
-    return [(damage, number) for damage, count in kinds for number in range(count)]
+    named = {
+        f"{damage.__name__}-{number}": (damage, number)
+        for damage, count in kinds
+        for number in range(count)
+    }
+    # Each file of a snapshot in one way or another.
+    turns = [(flip, range(10)), (cut, range(10, 20)), (delete, range(20, NUM_DELETIONS))]
+    first = [f"{damage.__name__}-{number}" for damage, numbers in turns for number in numbers]
+    return covering(named, default=first)
 
 
 @pytest.mark.parametrize(("damage", "number"), cases())

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS, without_rate
+from support.runs import DIGITS, without_rate
 
 from aetheria.cli.main import main
 from aetheria.events import TrainMetrics

@@ -11,11 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from conftest import Finished, without_rate
-from damage import cut, delete, files_of, flip
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from support.damage import cut, delete, files_of, flip
+from support.long import long_or
+from support.runs import Finished, without_rate
 
 from aetheria.data import DataSplits, Feed
 from aetheria.data.sources import ArraySource
@@ -279,7 +280,7 @@ class Schedules(RuleBasedStateMachine):
 
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(
-    max_examples=100,
+    max_examples=long_or(15, 300),
     stateful_step_count=10,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
@@ -289,7 +290,7 @@ TestSchedules.settings = settings(
 
 def test_the_schedules_held_all_that_can_happen():
     moments = ("train", "eval", "save", "flip", "cut", "delete", "damaged", "unevaluated")
-    assert min(_tally[moment] for moment in moments) >= 5, _tally
+    assert min(_tally[moment] for moment in moments) >= long_or(1, 5), _tally
 
 
 def test_an_order_that_is_not_the_same_would_be_seen(tmp_path):

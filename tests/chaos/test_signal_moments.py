@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import yaml
-from conftest import DIGITS, Finished, without_rate
+from support.long import covering
+from support.runs import DIGITS, Finished, without_rate
 
 from aetheria.snapshots.run_lock import HOLDER
 
@@ -20,7 +21,7 @@ import os
 import signal
 import numpy as np
 from aetheria.data import DataSplits
-from aetheria.command import summary
+from aetheria.training import summary
 from aetheria.data.sources import ArraySource
 from aetheria.events import PhaseChanged
 from aetheria.models.mlp import SimpleMLP
@@ -114,8 +115,18 @@ def trainer(folder):
     return run
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGUSR1"])
-@pytest.mark.parametrize("moment", ["compile", "step", "evaluation", "save"])
+SIGNALS = ["SIGTERM", "SIGINT", "SIGUSR1"]
+MOMENTS = {
+    f"{moment}-{signal}": (moment, signal)
+    for moment in ("compile", "step", "evaluation", "save")
+    for signal in SIGNALS
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "signal"),
+    covering(MOMENTS, default=["compile-SIGTERM", "evaluation-SIGINT", "save-SIGUSR1"]),
+)
 def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, signal, moment):
     start = trainer(tmp_path)
     stopped = start("run", signal, moment)
@@ -128,7 +139,7 @@ def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, 
     assert without_rate(resumed.metrics) == whole["metrics"]
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("signal", covering(SIGNALS, default=["SIGTERM"]))
 def test_a_signal_before_there_is_a_run_ends_with_75_and_leaves_nothing(tmp_path, signal):
     assert trainer(tmp_path)("run", signal, "start").exit_code == 75
     assert not (tmp_path / "run").exists()

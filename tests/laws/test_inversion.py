@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from support.runs import REPOSITORY
 
 from aetheria.engine import Engine, NonFinitePolicy, Schedule
 from aetheria.engine.interfaces import Chunk, GuardCounters, HostReport

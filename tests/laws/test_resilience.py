@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 import yaml
-from conftest import DIGITS, Finished, without_rate
+from support.long import covering
+from support.runs import DIGITS, Finished, without_rate
 
 from aetheria.build import build_run
 from aetheria.config import make_config
@@ -27,9 +28,13 @@ EVENTFUL = {
 }
 
 
-@pytest.mark.parametrize("step", [1, 22, 23, 24, 40])
-def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, step):
-    whole = train("whole", **EVENTFUL)
+@pytest.fixture(scope="module")
+def whole(train_once):
+    return train_once("whole", **EVENTFUL)
+
+
+@pytest.mark.parametrize("step", covering([1, 22, 23, 24, 40], default=[1, 23, 40]))
+def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, whole, step):
     stopped = train("resumed", **EVENTFUL, stop_at_step=step)
     assert stopped.exit_code == 75
     assert stopped.summary["steps"] == step
@@ -39,9 +44,9 @@ def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, s
     assert without_rate(resumed.metrics) == without_rate(whole.metrics)
 
 
-@pytest.fixture
-def stopped_at_30(train):
-    run = train("stopped", **EVENTFUL, stop_at_step=30)
+@pytest.fixture(scope="module")
+def stopped_at_30(train_once):
+    run = train_once("stopped", **EVENTFUL, stop_at_step=30)
     return read_snapshot(run.run_dir / "checkpoints" / "snapshot_step30")
 
 
@@ -51,6 +56,15 @@ def finish(snapshot, tmp_path, name):
     plan = RunPlan(run_dir=tmp_path / name, snapshot=snapshot)
     run = build_run(config, plan, None)
     return part_sha256(run.program.export_state(run.execute().state), "params")
+
+
+@pytest.fixture(scope="module")
+def right(stopped_at_30, tmp_path_factory):
+    """The digest of a run that loses nothing."""
+    folder = tmp_path_factory.mktemp("right")
+    digest = finish(stopped_at_30, folder, "right")
+    assert finish(stopped_at_30, folder, "again") == digest
+    return digest
 
 
 def reset_leaves(snapshot, field):
@@ -68,14 +82,13 @@ def reset_leaves(snapshot, field):
 
 
 @pytest.mark.parametrize("field", ["params", "opt_state", "base_key", "counters"])
-def test_a_field_of_the_state_that_is_lost_changes_the_result(stopped_at_30, tmp_path, field):
-    right = finish(stopped_at_30, tmp_path, "right")
-    assert finish(stopped_at_30, tmp_path, "again") == right
+def test_a_field_of_the_state_that_is_lost_changes_the_result(
+    stopped_at_30, right, tmp_path, field
+):
     assert finish(reset_leaves(stopped_at_30, field), tmp_path, field) != right
 
 
-def test_a_lost_data_position_changes_the_result(stopped_at_30, tmp_path):
-    right = finish(stopped_at_30, tmp_path, "right")
+def test_a_lost_data_position_changes_the_result(stopped_at_30, right, tmp_path):
     progress = {**stopped_at_30.record["progress"], "examples_seen": 0}
     moved = stopped_at_30._replace(record={**stopped_at_30.record, "progress": progress})
     assert finish(moved, tmp_path, "moved") != right
@@ -88,9 +101,10 @@ def test_a_missing_leaf_is_named(stopped_at_30, tmp_path):
             finish(stopped_at_30._replace(arrays=arrays), tmp_path, "missing")
 
 
-@pytest.fixture
-def start(tmp_path):
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
     """Starts a real process that trains long enough to be interrupted."""
+    tmp_path = tmp_path_factory.mktemp("signals")
     file = tmp_path / "long.yaml"
     changes = {"epochs": 12, "snapshot": {"every_epochs": 1, "keep_last": 50}}
     file.write_text(yaml.safe_dump({**DIGITS, **changes}))
@@ -118,17 +132,29 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.005)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_process_that_is_signalled_and_resumed_equals_an_uninterrupted_one(start, number):
+@pytest.fixture(scope="module")
+def whole_process(start):
     process, whole = start("whole")
     assert process.wait() == 0, (whole.parent / "output.txt").read_text()
-    process, folder = start("killed")
+    return whole
+
+
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+
+
+# The others, at moments chosen: chaos/test_signal_moments.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("number", covering({s.name: s for s in SIGNALS}, default=["SIGKILL"]))
+def test_a_process_that_is_signalled_and_resumed_equals_an_uninterrupted_one(
+    start, whole_process, number
+):
+    whole = whole_process
+    process, folder = start(number.name)
     wait_for(folder / "checkpoints" / "snapshot_ep3", process)
     process.send_signal(number)
     expected = -signal.SIGKILL if number == signal.SIGKILL else 75
     assert process.wait() == expected, (whole.parent / "output.txt").read_text()
-    process, _ = start("killed", "--resume=auto")
+    process, _ = start(number.name, "--resume=auto")
     assert process.wait() == 0, (whole.parent / "output.txt").read_text()
     before, after = Finished(0, whole), Finished(0, folder)
     assert after.summary["params_sha256"] == before.summary["params_sha256"]

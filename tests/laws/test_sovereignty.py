@@ -5,7 +5,7 @@ import re
 import tokenize
 
 import pytest
-from conftest import REPOSITORY
+from support.runs import REPOSITORY
 
 # Whole words of an identifier, so that `clear` or `scale` are no learning rate.
 OPTIMIZATION = re.compile(r"(^|_)(lr|learning_rate|momentum|weight_decay|adamw?|sgd|warmup)(_|$)")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from test_models import LinenNormed
 from torch import nn
 from torch.nn import functional as F
 
 from aetheria.model.optimizers import Adam, Optimizer
 from aetheria.pytorch import TorchTwin, batch_norm, dense, register_counterpart, weighted
+from support.models import LinenNormed
 
 
 class NormedNetwork(nn.Module):

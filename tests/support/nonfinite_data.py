@@ -8,6 +8,17 @@ from aetheria.data.datasets import digits
 from aetheria.data.feed import epoch_order
 from aetheria.data.sources import ArraySource, DataSplits
 from aetheria.events import RunStarted
+from support.runs import DIGITS
+
+# A NaN in one example of micro-batch 2 of 4, at step 13; on 8 devices it meets one of them.
+BAD = {
+    **DIGITS,
+    "data_name": "support.nonfinite_data:poisoned",
+    "grad_accumulation_steps": 4,
+    "epochs": 1,
+    "loggers": ["jsonl"],
+    "snapshot": {"every_steps": 10},
+}
 
 
 def poisoned(

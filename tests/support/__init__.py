@@ -1,0 +1,1 @@
+"""What several tests share: configs, models, programs, data, and ways to start a run."""
