@@ -326,7 +326,7 @@ def test_errors_in_overrides_say_so(write):
         "did you mean 'snapshot.mode'?"
     ]
     assert problems(file, "model_name.x=1") == [
-        "override: model_name.x: expected 'model_name' to hold keys, got 'a'; set it whole"
+        "override: model_name.x: expected 'model_name' to contain keys, got 'a'; set it as a whole"
     ]
     assert problems(file, "epochs") == ["--set: expected key=value, got 'epochs'; use key=value"]
 

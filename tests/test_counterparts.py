@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from conftest import REPOSITORY
+from support.runs import REPOSITORY
 
 from aetheria import Classifier
 from aetheria.errors import AetheriaError

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 
 import pytest
-from small_programs import OURS, STRATEGIES, Recorder, make_chunk, make_program
+from support.small_programs import OURS, STRATEGIES, Recorder, make_chunk, make_program
 
 MOST_HOPS, MOST_CALLS = 12, 3
 WITH_TORCH = [*STRATEGIES, *(["torch"] if importlib.util.find_spec("torch") else [])]

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import make_spec, train_step
 from flax import linen, nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support.programs import make_spec, train_step
 
 from aetheria import Model, NnxModel, Regressor, fsdp_rules
 from aetheria.hardware.jax.strategy import select_strategy

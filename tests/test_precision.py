@@ -69,7 +69,7 @@ PAIRS = "expected true, false, a dtype such as bf16, or part=dtype pairs"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        *((text, f"{PAIRS}, got {text!r}; write it as ") for text in ("", "bf61", "compute=f16,")),
+        *((text, f"{PAIRS}, got {text!r}; use params=") for text in ("", "bf61", "compute=f16,")),
         (
             "compte=f16",
             "expected one of params, compute, output, got 'compte'; did you mean 'compute'?",

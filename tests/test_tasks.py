@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_spec, train_step
+from support.programs import make_spec, train_step
 
 from aetheria import SGD, Classes, Classifier, Optimizer, Regressor
 from aetheria.errors import AetheriaError

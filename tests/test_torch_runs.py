@@ -125,7 +125,7 @@ def test_a_dump_of_one_framework_is_explained_by_the_other(train, cli, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reproducibility": "elastic"}, "strategy: expected another one than 'torch'"),
+        ({"reproducibility": "elastic"}, "strategy: expected a strategy other than 'torch'"),
         ({"mesh": {"fsdp": 2}}, "mesh: expected none, or data=1, with strategy 'torch'"),
         ({"mesh": {"data": 2}}, "mesh: expected none, or data=1, with strategy 'torch'"),
         (

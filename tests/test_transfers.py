@@ -8,7 +8,7 @@ import contextlib
 import jax
 import numpy as np
 import pytest
-from small_programs import STRATEGIES, make_chunk, make_program
+from support.small_programs import STRATEGIES, make_chunk, make_program
 
 NUM_SLICES = 4
 

@@ -1,4 +1,4 @@
-"""Turns what a file or a command line gives into the type of a field, or says what was expected."""
+"""Converts a value from a file or a command line to the type of a field."""
 
 import contextlib
 import difflib
@@ -7,72 +7,90 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from aetheria.config.limits import Limits
 from aetheria.errors import shown
 
-_NULLS = ("none", "None", "null", "Null")
-_TRUTHS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+NULL_WORDS = ("none", "None", "null", "Null")
+_BOOL_WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+_NAMES: Mapping[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "keys with values",
+}
 
 
-def convert(
-    value: Any, hint: Any, minimum: float | None = None, maximum: float | None = None
-) -> Any:
-    """Converts a value from a file to the type of its field, without guessing.
+def convert(value: object, hint: object) -> Any:
+    """Converts a value from a file to the type of its field.
 
-    What people write for it counts: `1e-3` as text is a number, `None` and `none` are null, `yes`
-    and `off` are truth values, and one name or mapping is a list of one.
+    Common spellings are accepted: `1e-3` as text is a number, `None` and `none` are null, `yes`
+    and `off` are booleans, and one name or mapping is a list of one item. Nothing is guessed.
+
+    Args:
+        value: what the file or the command line contains.
+        hint: the type; `Annotated` with `Limits` also limits the range.
 
     Raises:
-        TypeError: the value is not of that type; the message says what was expected.
-        ValueError: it is below `minimum` or above `maximum`.
+        TypeError: the value has another type; the message says what was expected.
+        ValueError: the value is out of range; the message names the limit.
 
     >>> convert("1e-3", float)
     0.001
     >>> convert("none", int | None), convert("early_stopping", tuple), convert("yes", bool)
     (None, ('early_stopping',), True)
+    >>> convert(0, Annotated[int, Limits(1)])
+    Traceback (most recent call last):
+    ...
+    ValueError: 1 or more
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        converted = convert(value, arguments[0])
+        for note in arguments[1:]:
+            if isinstance(note, Limits):
+                note.check(converted)
+        return converted
     if origin in (types.UnionType, typing.Union):
-        if value is None and NoneType in arguments:
-            return None
-        hints = [a for a in arguments if a is not NoneType]
-        try:
-            return _convert_to_any(value, hints, minimum, maximum)
-        except TypeError:
-            if NoneType in arguments and value in _NULLS:
-                return None
-            raise
+        return _convert_to_union(value, arguments)
     if origin is dict:
         items = _to_type(value, dict).items()
-        return {key: convert(item, arguments[1], minimum, maximum) for key, item in items}
+        return {key: convert(item, arguments[1]) for key, item in items}
+    if origin is tuple:  # the code that uses a list checks its items
+        return _to_type(value, tuple)
     if origin is Literal:
-        if not isinstance(value, str) or value not in arguments:
-            near = difflib.get_close_matches(str(value)[:100], arguments, n=1)
-            hint_text = f" (did you mean {near[0]!r}?)" if near else ""
-            raise TypeError(f"one of {', '.join(arguments)}{hint_text}")
-        return value
-    converted = _to_type(value, hint)
-    if minimum is not None and converted < minimum:
-        raise ValueError(f"{minimum} or more")
-    if maximum is not None and converted > maximum:
-        raise ValueError(f"{maximum} or less")
-    return converted
+        return _convert_to_choice(value, arguments)
+    return value if hint is Any else _to_type(value, hint)
 
 
-def _convert_to_any(
-    value: Any, hints: list[Any], minimum: float | None, maximum: float | None
-) -> Any:
+def _convert_to_union(value: object, hints: Sequence[object]) -> object:
+    if value is None and NoneType in hints:
+        return None
     expected = []
     for hint in hints:
+        if hint is NoneType:
+            continue
         try:
-            return convert(value, hint, minimum, maximum)
+            return convert(value, hint)
         except TypeError as error:
             expected.append(str(error))
+    if NoneType in hints and value in NULL_WORDS:
+        return None
     raise TypeError(", or ".join(expected))
 
 
-def _to_type(value: Any, hint: Any) -> Any:
+def _convert_to_choice(value: object, choices: Sequence[str]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
+    near = difflib.get_close_matches(str(value)[:100], choices, n=1)
+    suggestion = f" (did you mean {near[0]!r}?)" if near else ""
+    raise TypeError(f"one of {', '.join(choices)}{suggestion}")
+
+
+def _to_type(value: object, hint: object) -> Any:
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # PyYAML reads 1e-3 as text
@@ -82,20 +100,19 @@ def _to_type(value: Any, hint: Any) -> Any:
         if hint is float:
             return float(value)
     if hint is dict and isinstance(value, Mapping):
-        return _plain(value)
-    if hint is tuple and (items := _items(value)) is not None:
-        return tuple(_plain(item) for item in items)
+        return _copy_plain(value)
+    if hint is tuple and (items := _list_items(value)) is not None:
+        return tuple(_copy_plain(item) for item in items)
     if hint is bool and isinstance(value, str):
-        value = _TRUTHS.get(value.lower(), value)
+        value = _BOOL_WORDS.get(value.lower(), value)
     if hint in (str, bool) and type(value) is hint:
         return value
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    raise TypeError(names.get(hint, "a list" if hint is tuple else "keys with values"))
+    raise TypeError(_NAMES[hint])
 
 
-def _items(value: Any) -> Sequence[Any] | None:
-    """A list's items; one name or {name: arguments} is an item alone; None if it is neither."""
-    if value is None or value in _NULLS:
+def _list_items(value: object) -> Sequence[object] | None:
+    """The items of a list; one name or {name: arguments} is a list of one; None: not a list."""
+    if value is None or value in NULL_WORDS:
         return ()
     if isinstance(value, str):
         return (value,)
@@ -107,16 +124,20 @@ def _items(value: Any) -> Sequence[Any] | None:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
-def _plain(value: Any) -> Any:
-    """Copies nested values. Only what JSON can hold passes: `config.json` and snapshots keep it."""
+def _copy_plain(value: object) -> object:
+    """Copies nested values.
+
+    Raises:
+        TypeError: a value that JSON has no type for, so `config.json` could not store it.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _copy_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_copy_plain(item) for item in value]
     if value is not None and not isinstance(value, (str, int, float)):
         raise TypeError(f"only texts, numbers, lists and keys in it (not {shown(value)})")
     return value

@@ -1,4 +1,4 @@
-"""Paths are those of mounted file systems: nothing here reads or writes object stores."""
+"""Refuses paths that no mounted file system has; object stores are not supported."""
 
 import os
 import re
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from aetheria.errors import AetheriaError, shown
 
-_NAME_BYTES, _PATH_BYTES = 255, 4095  # what Linux takes
-# `pathlib` makes `gs:/bucket` of `gs://bucket`; one letter alone is a drive.
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # the limits of Linux
+# `pathlib` turns `gs://bucket` into `gs:/bucket`; a single letter is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_local(where: str, path: str | Path | None) -> None:
-    """Refuses a URL, or what no file system can hold, where a path is expected; None passes.
+    """Checks that a path can belong to a mounted file system; None passes.
 
     >>> check_local("--workdir", "runs/mlp/1")
     >>> check_local("--workdir", "gs://bucket/run")
@@ -22,8 +22,8 @@ def check_local(where: str, path: str | Path | None) -> None:
     gs://bucket/run; ...
 
     Raises:
-        AetheriaError: the path begins with a scheme, such as `s3://`, `hdfs://` or `file://`; or it
-            is empty, or a name in it is too long.
+        AetheriaError: the path begins with a scheme, such as `s3://`, `hdfs://` or `file://`; it
+            is empty; or one of its names is too long.
     """
     if path is None:
         return

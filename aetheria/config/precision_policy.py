@@ -1,4 +1,4 @@
-"""Vocabulary: precision policies as text. Plain Python, since a config is checked without jax."""
+"""Precision policies as text. Plain Python, since a config is checked without JAX."""
 
 import difflib
 
@@ -12,7 +12,7 @@ _SHORT = {
     **{"f16": "float16", "fp16": "float16"},
     **{"f64": "float64", "fp64": "float64"},
 }
-# Lightning's, Accelerate's and Keras's names, so that a config from there says what it meant.
+# The names that Lightning, Accelerate and Keras use, so that their configs keep their meaning.
 _NAMED = {
     "no": "compute=float32",
     "32": "compute=float32",
@@ -30,14 +30,19 @@ _NAMED = {
 
 
 def parse_policy(value: bool | str) -> dict[str, str]:
-    """Reads the config's `mixed_precision`: a flag, a dtype to compute in (`bf16`, `fp16`), a name
-    other trainers use (`bf16-mixed`, `16-mixed`), or a policy such as `compute=bfloat16`.
+    """Reads the key `mixed_precision` of a config.
+
+    Args:
+        value: whether to compute in bfloat16; or a dtype to compute in (`bf16`, `fp16`), a name
+            from another trainer (`bf16-mixed`, `16-mixed`), or a policy such as
+            `compute=bfloat16`.
 
     Returns:
         part -> dtype, for every part.
 
     Raises:
-        ValueError: a part or a dtype that does not exist, or a part given twice; one line.
+        ValueError: a part or a dtype does not exist, or a part appears twice; the message is one
+            line.
 
     >>> parse_policy(True)
     {'params': 'float32', 'compute': 'bfloat16', 'output': 'float32'}
@@ -46,19 +51,14 @@ def parse_policy(value: bool | str) -> dict[str, str]:
     >>> parse_policy("bf16") == parse_policy("bf16-mixed") == parse_policy(True)
     True
     """
-    if isinstance(value, bool):
-        value = f"compute={'bfloat16' if value else 'float32'}"
-    name = value.strip().lower()
-    if _SHORT.get(name, name) in DTYPES:
-        value = f"compute={name}"
-    value = _NAMED.get(name, value)
+    value = _expand(value)
     given: dict[str, str] = {}
     for item in value.split(","):
         part, equals, dtype = (piece.strip() for piece in item.partition("="))
         if not equals:
             raise ValueError(
                 f"expected true, false, a dtype such as bf16, or part=dtype pairs, got "
-                f"{shown(value)}; write it as params=float32,compute=bfloat16,output=float32"
+                f"{shown(value)}; use params=float32,compute=bfloat16,output=float32"
             )
         if part not in PARTS:
             raise ValueError(
@@ -71,12 +71,20 @@ def parse_policy(value: bool | str) -> dict[str, str]:
 
 
 def format_policy(policy: dict[str, str]) -> str:
-    """The text of a policy, every part named.
+    """Returns the text of a policy with every part.
 
     >>> format_policy(parse_policy("compute=bf16"))
     'params=float32,compute=bfloat16,output=float32'
     """
     return ",".join(f"{part}={policy[part]}" for part in PARTS)
+
+
+def _expand(value: bool | str) -> str:
+    """Replaces a flag, a dtype or a name from another trainer by the policy it stands for."""
+    if isinstance(value, bool):
+        return f"compute={'bfloat16' if value else 'float32'}"
+    name = value.strip().lower()
+    return f"compute={name}" if _SHORT.get(name, name) in DTYPES else _NAMED.get(name, value)
 
 
 def _dtype(part: str, text: str) -> str:

@@ -8,11 +8,11 @@ from typing import ClassVar
 import flax.linen as nn
 import numpy as np
 import optax
-from conftest import make_spec
 
 import aetheria
 from aetheria import LinenModel, weighted
 from aetheria.hardware.jax.strategy import select_strategy
+from support.programs import make_spec
 
 OURS = str(Path(aetheria.__file__).parent)
 STRATEGIES = {
