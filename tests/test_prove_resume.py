@@ -49,7 +49,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same(cli, config, number):
     assert {"metric lines", "metrics.csv", "examples", "progress", "listeners", *state} <= {*found}
     assert {*found.values()} == {"same"}
     assert f"resume: 30 steps, 3 stops by {number}: the same bits" in done.stdout
-    (started_at,) = [line for line in done.stdout.splitlines() if "; processes " in line]
+    (started_at,) = [line for line in done.stdout.splitlines() if "processes started" in line]
     assert started_at.count("example ") == 4  # one process for each stop, and the last
     assert ("example 0, example 0," in started_at) == (number == "KILL")
 
