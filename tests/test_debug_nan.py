@@ -11,7 +11,7 @@ from aetheria.models.cnn import SimpleCNN
 from aetheria.models.mlp import SimpleMLP
 from aetheria.models.transformer import Transformer
 from flax import nnx
-from support.long import covering
+from support.long import covering, covering_rows
 from support.runs import DIGITS
 
 from aetheria import LossOutput, Model, NnxModel, weighted
@@ -77,7 +77,7 @@ FINITE = {
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"), covering(FINITE, default=["cnn-True", "lm remat-False"])
+    ("model", "precision"), covering_rows(FINITE, default=["cnn-True", "lm remat-False"])
 )
 def test_a_window_that_is_finite_has_no_culprit(model, precision):
     assert make_replay(model, precision=precision).find() is None

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from support.long import covering
+from support.long import covering_rows
 from support.models import LinenNormed, PlainLinear
 from support.programs import make_spec
 
@@ -62,7 +62,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize(
-    ("devices", "mixed_precision"), covering(NUMBERS, default=["8-float32", "2-bfloat16"])
+    ("devices", "mixed_precision"), covering_rows(NUMBERS, default=["8-float32", "2-bfloat16"])
 )
 def test_any_number_of_devices_gives_the_same_bits(devices, mixed_precision):
     want, want_reports, _ = run(make_program(1, mixed_precision=mixed_precision))

@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 import pytest
 from jax.sharding import PartitionSpec as P
-from support.long import covering
+from support.long import covering, covering_rows
 from support.meshes import SimpleMLP, Whole, bytes_on_each_device
 from support.models import PlainLinear
 from support.programs import make_spec, train_step
@@ -77,7 +77,7 @@ def kernels_and_others(tree):
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    covering([("fsdp8", 8), ("data2fsdp2tensor2", 4)], default=[("fsdp8", 8)]),
+    covering_rows([("fsdp8", 8), ("data2fsdp2tensor2", 4)], default=[("fsdp8", 8)]),
 )
 @pytest.mark.parametrize("field", ["params", "opt_state"])
 def test_a_device_holds_its_part_of_the_kernels_and_what_no_rule_splits(name, parts, field):
@@ -180,7 +180,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "mirrors"), covering(OPTIMIZERS, default=["partition", "adafactor"])
+    ("optimizer", "mirrors"), covering_rows(OPTIMIZERS, default=["partition", "adafactor"])
 )
 def test_what_an_optimizer_holds_of_a_parameter_is_split_like_it(optimizer, mirrors):
     class Optimized(SimpleMLP):
@@ -300,7 +300,7 @@ def test_rules_of_every_kind_leave_the_gradients_as_they_are(specs):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    covering(
+    covering_rows(
         {
             "fsdp8 to one": ({"strategy": "mesh", "mesh": {"fsdp": 8}}, {"strategy": "cpu"}),
             "one to fsdp8": ({"strategy": "cpu"}, {"strategy": "mesh", "mesh": {"fsdp": 8}}),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.long import covering, only_long
+from support.long import covering, covering_rows, only_long
 
 torch = pytest.importorskip("torch")
 
@@ -94,7 +94,7 @@ CAUGHT = {
 
 @pytest.mark.parametrize(
     ("name", "control"),
-    covering(
+    covering_rows(
         {"-".join(case): case for case in CAUGHT}, default=["mlp-eps", "cnn-transpose", "lm-clip"]
     ),
 )
@@ -185,7 +185,9 @@ RULES = {
 
 @pytest.mark.parametrize(
     ("rule", "how"),
-    covering(RULES, default=["adam-scheduled", "nesterov-constant, averaged", "lion-scheduled"]),
+    covering_rows(
+        RULES, default=["adam-scheduled", "nesterov-constant, averaged", "lion-scheduled"]
+    ),
 )
 def test_every_rule_is_the_same_in_both(project, rule, how):
     params = {**MLP["model_params"], "rule": rule, "constant": how != "scheduled"}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.long import covering, only_long
+from support.long import covering, covering_rows, only_long
 from support.programs import make_spec, train_step
 from support.runs import DIGITS
 from support.tiny_mlp import (
@@ -450,7 +450,7 @@ def test_a_float16_run_stopped_and_resumed_equals_an_uninterrupted_one(train):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    covering(
+    covering_rows(
         [(False, "compute=f16"), ("compute=f16", True), (True, "params=bf16,compute=bf16")],
         default=[(False, "compute=f16")],
     ),

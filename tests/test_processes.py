@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from support.long import covering, long_or
+from support.long import covering, covering_rows, long_or
 from support.processes import ELASTIC, ProcessStarter, ends, own_lines
 
 from aetheria.snapshots import read_snapshot
@@ -95,7 +95,7 @@ SIGNALS = {
 }
 
 
-@pytest.mark.parametrize(("number", "rank"), covering(SIGNALS, default=[]))  # see chaos/
+@pytest.mark.parametrize(("number", "rank"), covering_rows(SIGNALS, default=[]))  # see chaos/
 def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, rank):
     processes = start(2, epochs=5000)
     wait_for_training(tmp_path, processes)

@@ -11,7 +11,7 @@ import optax
 import optax.contrib
 import pytest
 from jax.sharding import PartitionSpec
-from support.long import covering
+from support.long import covering, covering_rows
 from support.models import LinenNormed, PlainLinear, squared_error
 from support.programs import make_spec, train_step
 
@@ -419,7 +419,8 @@ def test_the_training_loop_neither_waits_nor_reads(jax_program, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), covering([("cpu", 1), ("mesh2", 2), ("mesh8", 8)], default=[("mesh2", 2)])
+    ("name", "size"),
+    covering_rows([("cpu", 1), ("mesh2", 2), ("mesh8", 8)], default=[("mesh2", 2)]),
 )
 def test_a_micro_batch_is_split_over_the_devices_and_the_state_is_whole_on_each(name, size):
     program = program_of(name, PlainLinear())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.long import covering
+from support.long import covering, covering_rows
 from support.runs import DIGITS
 
 from aetheria.config.files import load_config
@@ -130,7 +130,7 @@ def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
-    covering(
+    covering_rows(
         {
             "empty field": (
                 ["--steps=12", "--drop=model_state"],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from support.long import covering
+from support.long import covering, covering_rows
 from support.models import LinenNormed
 from support.programs import make_spec
 
@@ -44,7 +44,7 @@ SPLIT = ["data2fsdp2", "fsdp8", "data2fsdp4"]
 SPLIT_MODELS = [(mesh, model) for mesh in (*SPLIT, "fsdp2") for model in MODELS_BY_NAME]
 every_split_model = pytest.mark.parametrize(
     ("mesh", "model"),
-    covering(SPLIT_MODELS, default=[("data2fsdp2", "mlp"), ("fsdp2", "transformer")]),
+    covering_rows(SPLIT_MODELS, default=[("data2fsdp2", "mlp"), ("fsdp2", "transformer")]),
 )
 
 

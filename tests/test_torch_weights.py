@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.long import covering
+from support.long import covering, covering_rows
 from support.runs import DIGITS, REPOSITORY
 
 torch = pytest.importorskip("torch")
@@ -339,7 +339,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    covering(
+    covering_rows(
         {name: ([name, *rest], what) for name, (rest, what) in COMMANDS.items()},
         default=["train", "export"],
     ),

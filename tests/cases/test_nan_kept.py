@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.long import covering
+from support.long import covering_rows
 
 from aetheria.hardware.jax import compiler
 from aetheria.hardware.jax.compiler import jit_for
@@ -193,7 +193,7 @@ def trained_and_evaluated(name, elastic):
 # Lanes are compiled with the same options; one model shows that they are.
 @pytest.mark.parametrize(
     ("name", "elastic"),
-    covering(
+    covering_rows(
         [*((name, False) for name in MODELS), ("SimpleMLP", True)],
         default=[("SimpleCNN", False), ("SimpleMLP", True)],
     ),

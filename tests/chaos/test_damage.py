@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from support.damage import cut, delete, files_of, flip, largest_file
-from support.long import covering
+from support.long import covering_rows
 from support.runs import DIGITS
 
 from aetheria.cli.train import TrainCommand
@@ -39,7 +39,7 @@ def cases():
     # Each file of a snapshot in one way or another.
     turns = [(flip, range(10)), (cut, range(10, 20)), (delete, range(20, NUM_DELETIONS))]
     first = [f"{damage.__name__}-{number}" for damage, numbers in turns for number in numbers]
-    return covering(named, default=first)
+    return covering_rows(named, default=first)
 
 
 @pytest.mark.parametrize(("damage", "number"), cases())

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from support.long import covering
+from support.long import covering, covering_rows
 from support.runs import DIGITS, Finished, without_rate
 
 from aetheria.snapshots.run_lock import HOLDER
@@ -125,7 +125,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize(
     ("moment", "signal"),
-    covering(MOMENTS, default=["compile-SIGTERM", "evaluation-SIGINT", "save-SIGUSR1"]),
+    covering_rows(MOMENTS, default=["compile-SIGTERM", "evaluation-SIGINT", "save-SIGUSR1"]),
 )
 def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, signal, moment):
     start = trainer(tmp_path)

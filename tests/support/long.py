@@ -35,13 +35,24 @@ def covering(values: Mapping[str, Any] | Iterable[Any], default: Iterable[Any]) 
 
         @pytest.mark.parametrize("mesh", covering(MESHES, default=["fsdp8"]))
     """
-    named = values if isinstance(values, Mapping) else {str(value): value for value in values}
+    return covering_rows(
+        {name: (value,) for name, value in _named(values).items()}, default=default
+    )
+
+
+def covering_rows(rows: Mapping[str, Any] | Iterable[Any], default: Iterable[Any]) -> list[Any]:
+    """As `covering`, for a test of several parameters: each row is a tuple of them."""
+    named = _named(rows)
     chosen = {str(name) for name in default}
     assert chosen <= set(named), f"expected names among {[*named]}, got {sorted(chosen)}"
     return [
-        pytest.param(value, id=name, marks=() if name in chosen else only_long)
-        for name, value in named.items()
+        pytest.param(*row, id=name, marks=() if name in chosen else only_long)
+        for name, row in named.items()
     ]
+
+
+def _named(values: Mapping[str, Any] | Iterable[Any]) -> Mapping[str, Any]:
+    return values if isinstance(values, Mapping) else {str(value): value for value in values}
 
 
 def deselect(config: pytest.Config, items: list[pytest.Item]) -> int:
