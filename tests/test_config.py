@@ -1,4 +1,4 @@
-"""The schema and its spellings: what is accepted, what is refused, and how it is said."""
+"""Config files and overrides: what is accepted, what is refused, and the error messages."""
 
 import json
 import os
@@ -376,7 +376,10 @@ def _configs(draw):
     """Any config that the schema allows."""
     accumulation, batches = draw(st.integers(1, 64)), draw(st.integers(1, 64))
     listeners = st.lists(_texts | st.dictionaries(_texts, _params, min_size=1, max_size=1))
-    optional = lambda strategy: draw(st.none() | strategy)
+
+    def optional(strategy):
+        return draw(st.none() | strategy)
+
     return Config(
         model_name=draw(_texts),
         model_params=draw(_params),
@@ -411,7 +414,7 @@ def _configs(draw):
 
 
 class _QuotingDumper(yaml.SafeDumper):
-    """PyYAML leaves texts such as 1e5 bare, which YAML 1.1 reads as texts and 1.2 as numbers."""
+    """PyYAML does not quote texts such as 1e5, which are texts in YAML 1.1 and numbers in 1.2."""
 
     def represent_text(self, text):
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')

@@ -21,8 +21,8 @@ def _field(default: _Value, resume: ResumeRule, *, passed_to_model: bool = False
 
     Args:
         default: the default; a dict is copied for each config.
-        resume: what a changed value means for a resumed run: nothing (`free`), another course
-            from here on (`schedule`), or a state that no longer fits (`structural`).
+        resume: what a changed value means for a resumed run: nothing (`free`), other numbers in
+            the steps that follow (`schedule`), or a state that no longer fits (`structural`).
         passed_to_model: whether the key is a hyperparameter of the model.
     """
     metadata = {"resume": resume, "passed_to_model": passed_to_model}

@@ -1,4 +1,4 @@
-"""Config files and command lines as people write them: read as they mean it, or refused at once."""
+"""Unusual config files and command lines: accepted as they are meant, or refused at once."""
 
 import json
 import time
@@ -245,7 +245,7 @@ def test_an_absurd_argument_is_one_line(run, tmp_path, arguments):
     (tmp_path / "a.yaml").write_text("model_name: SimpleMLP")
     answer = run(*arguments)
     answer.assert_refused()
-    assert len(answer.err) < 7000  # a path is said whole
+    assert len(answer.err) < 7000  # a path is not shortened
     assert answer.seconds < 20
 
 
@@ -310,7 +310,7 @@ def test_no_malformed_config_is_a_traceback(tmp_path, capsys, case):
     started_at, problems = time.perf_counter(), ()
     try:
         config = load_config(file)
-        json.dumps(config.to_dict())  # what is taken can be kept in a run folder
+        json.dumps(config.to_dict())  # a run folder can store what is accepted
     except ConfigError as error:
         problems = error.problems
     if problems:
