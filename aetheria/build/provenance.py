@@ -92,7 +92,7 @@ def _describe_surroundings(strategy: Any) -> tuple[dict[str, Any], dict[str, Any
         return settings, describe_machine(list(strategy.mesh.devices.flat))
     from aetheria.hardware.torch import environment
 
-    machine = environment.describe_device(strategy.ranks) | describe_processor()
+    machine = environment.describe_machine(strategy.ranks) | describe_processor()
     return settings | environment.describe_settings(), machine
 
 

@@ -36,7 +36,7 @@ def describe_settings() -> dict[str, Any]:
     }
 
 
-def describe_device(ranks: Ranks) -> dict[str, Any]:
+def describe_machine(ranks: Ranks) -> dict[str, Any]:
     """Describes what computes, as `jax.environment.describe_machine` does: JSON values."""
     is_gpu = ranks.device.type == "cuda"
     machine = {
