@@ -6,7 +6,6 @@ one for ever can neither change the run nor hold its memory.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,8 +178,3 @@ Event = (
     | PhaseChanged
     | RunEnded
 )
-
-
-def progress_from(record: Mapping[str, Any]) -> Progress:
-    """Rebuilds a `Progress` from the mapping a snapshot holds."""
-    return Progress(**{name: int(record[name]) for name in Progress.__slots__})

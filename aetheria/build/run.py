@@ -10,42 +10,51 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from aetheria.build.provenance import (
+    AnyStrategy,
+    ListenerChoice,
+    describe_provenance,
+    describe_run,
+    model_params,
+    resolve_run,
+)
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
+from aetheria.config.precision_policy import parse_policy
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
+from aetheria.engine.interfaces import Peers, SingleProcess
+from aetheria.engine.record import RunRecord
+from aetheria.engine.stop import StopSignal
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import ConfigError
-from aetheria.hardware.jax.elastic import ElasticProgram
-from aetheria.hardware.jax.program import JaxProgram
-from aetheria.hardware.jax.prediction import PredictProgram
-from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.jax.clusters import detect_cluster
-from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
-from aetheria.hardware.processes.launch import detect_launch
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
+from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
 from aetheria.hardware.jax.distributed import JaxProcessGroup
+from aetheria.hardware.jax.elastic import ElasticProgram
+from aetheria.hardware.jax.prediction import PredictProgram
+from aetheria.hardware.jax.program import JaxProgram
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.processes.agreed_stop import SharedStopSignal
+from aetheria.hardware.processes.distributed_config import DistributedConfig
+from aetheria.hardware.processes.launch import detect_launch
+from aetheria.model.by_name import make_model
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
-from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.model.by_name import make_model
 from aetheria.observe import EventBus
 from aetheria.observe.goodput import GoodputRecorder
+from aetheria.observe.listener import Listener, RunContext
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS
 from aetheria.plugins.arguments import call_with, prepare_call
 from aetheria.plugins.checks import check_listener, find_dataset, find_listener
-from aetheria.config.precision_policy import parse_policy
-from aetheria.engine.interfaces import SingleProcess, Peers
-from aetheria.hardware.processes.distributed_config import DistributedConfig
-from aetheria.observe.listener import Listener, RunContext
-from aetheria.engine.stop import StopSignal
-from aetheria.build.provenance import ListenerChoice, describe_provenance, describe_run, model_params
 from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.config_diff import check_names, check_resume
 from aetheria.snapshots.dumps import NonFiniteDumps
-from aetheria.snapshots.provenance import Provenance
 from aetheria.snapshots.retention import Retention
-from aetheria.snapshots.runs import CHECKPOINTS, DUMPS, RunPlan
+from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
+from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.shared_store import SharedStore
 from aetheria.snapshots.sizes import size_text
 
@@ -69,7 +78,7 @@ class Run:
         bus: carries events to the listeners.
         make_listeners: makes them and attaches them, once. It wants the run folder to exist: a
             logger may open a file as it is made.
-        provenance: what it is made of.
+        record: what every snapshot says of the run.
         changes: a line for everything that differs from the snapshot it goes on from.
         notes: lines that a user should see at the start.
     """
@@ -81,7 +90,7 @@ class Run:
     stop: StopSignal
     bus: EventBus
     make_listeners: Callable[[], None]
-    provenance: Provenance
+    record: RunRecord
     changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
@@ -111,7 +120,9 @@ def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:
     Raises:
         HardwareError: the settings are incomplete, or somebody did not come in time.
     """
-    launch = detect_launch(environ, options, lambda: detect_cluster(environ, options.initialization_timeout))
+    launch = detect_launch(
+        environ, options, lambda: detect_cluster(environ, options.initialization_timeout)
+    )
     if launch is None:
         return SingleProcess()
     return JaxProcessGroup(
@@ -149,7 +160,7 @@ def build_run(
     peers = peers or SingleProcess()
     leads = peers.index == 0
     if plan.snapshot is not None:
-        check_names(plan.snapshot.record, config)
+        check_names(plan.snapshot.record.run, config)
     model = build_model(config, project)
     check_decomposes(model, config, peers.count)
     feed = build_feed(config, project, model)
@@ -159,17 +170,19 @@ def build_run(
     part = strategy.part(feed.grad_accumulation_steps, feed.micro_batch)
     feed = replace(feed, part=part)
     check_batch_fits(feed)
-    provenance = describe_provenance(
+    listeners = list(_choose_listeners(config, project))
+    record = describe_run(
         config,
-        project,
-        model=model,
-        splits=feed.splits,
-        listeners=list(_choose_listeners(config, project)),
-        strategy=strategy,
+        feed.example_spec(),
+        lineage=plan.lineage(),
+        resolved=resolve_run(config, project, model, listeners),
+        provenance=describe_provenance(
+            config, project, splits=feed.splits, listeners=listeners, strategy=strategy
+        ),
     )
     changes = []
     if plan.snapshot is not None:
-        changes = check_resume(plan.snapshot.record, config, provenance, accept=accept_changes)
+        changes = check_resume(plan.snapshot.record.run, record, accept=accept_changes)
     schedule = build_schedule(config, feed, stop_at_step)
     spec = ProgramSpec(
         example_global_batch=feed.example_global_batch(),
@@ -191,15 +204,15 @@ def build_run(
         is_fork=plan.parent is not None,
         started_at=time.time() if started_at is None else started_at,
     )
-    extra = describe_run(config, feed.example_spec(), plan.lineage(), provenance.record())
-    store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
+    store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config))
     nonfinite = NonFinitePolicy(
         action=config.on_nonfinite,
         max_consecutive_skips=config.max_consecutive_skips,
         dumps=NonFiniteDumps(
             plan.run_dir / DUMPS,
             feed,
-            {**extra, "total_steps": schedule.total_steps},
+            record,
+            total_steps=schedule.total_steps,
             writes=leads,
         ),
     )
@@ -212,6 +225,7 @@ def build_run(
         snapshots=store if peers.count == 1 else SharedStore(peers, store if leads else None),
         stop=stop,
         nonfinite=nonfinite,
+        record=record,
     )
     return Run(
         engine=engine,
@@ -223,12 +237,12 @@ def build_run(
         devices=strategy.devices,
         bus=bus,
         make_listeners=functools.cache(lambda: _attach(bus, chosen, context) if leads else None),
-        provenance=provenance,
+        record=record,
         changes=tuple(changes),
     )
 
 
-def build_strategy(config: Config, peers: Peers) -> Any:
+def build_strategy(config: Config, peers: Peers) -> AnyStrategy:
     """Chooses the devices of this process."""
     if config.strategy != "torch":
         return select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
@@ -263,7 +277,7 @@ def fit_snapshot(plan: RunPlan, config: Config, program: AnyProgram) -> RunPlan:
     if plan.snapshot is None:
         return plan
     arrays = plan.snapshot.arrays
-    saved = plan.snapshot.record["config"]["mixed_precision"]
+    saved = plan.snapshot.record.run.mixed_precision
     if parse_policy(saved) != parse_policy(config.mixed_precision):
         arrays = program.adapt_state(arrays)
     program.check_state(arrays)
@@ -286,15 +300,27 @@ _USES = {
 
 
 def build_predict_program(
-    model: Model, record: Mapping[str, Any], mixed_precision: bool | str | None, max_batch_size: int
+    model: Model,
+    example_spec: JsonObject,
+    *,
+    trained_with: bool | str,
+    mixed_precision: bool | str | None,
+    max_batch_size: int,
 ) -> PredictProgram:
-    """Makes the prediction program for what a snapshot's record says of its data and precision."""
-    as_trained = record["config"]["mixed_precision"]
+    """Makes the prediction program of a model.
+
+    Args:
+        model: the model.
+        example_spec: column name -> {"shape", "dtype"} of one example of training.
+        trained_with: the precision policy of training.
+        mixed_precision: the one of prediction; None: as in training.
+        max_batch_size: larger batches are cut into pieces of this size.
+    """
     return PredictProgram(
         model,
-        record.get("example_spec", {}),
-        mixed_precision=as_trained if mixed_precision is None else mixed_precision,
-        trained_with=as_trained,
+        example_spec,
+        mixed_precision=trained_with if mixed_precision is None else mixed_precision,
+        trained_with=trained_with,
         max_batch_size=max_batch_size,
     )
 
@@ -356,8 +382,8 @@ def check_batch_fits(feed: Feed) -> None:
     if feed.global_batch_bytes > memory:
         raise ConfigError(
             f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
-            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in all; "
-            "use fewer"
+            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in "
+            "all; use fewer"
         )
 
 

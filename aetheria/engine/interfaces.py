@@ -1,4 +1,5 @@
-"""Vocabulary: what the rooms promise each other. Plain Python; imports only the events.
+"""Vocabulary: what the rooms promise each other. Plain Python; imports only the events
+and the record.
 
 `State`, `Report` and `Totals` are opaque on purpose: the engine passes them from one call to the
 next and never looks inside, so a JAX and a PyTorch program serve it alike.
@@ -8,6 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from aetheria.engine.record import SnapshotRecord
 from aetheria.events import Event, SnapshotFailed, SnapshotSaved
 
 State = Any
@@ -171,11 +173,11 @@ class Bus(Protocol):
 
 
 class Snapshot(NamedTuple):
-    """A verified snapshot in host memory: leaf path -> array, and the JSON record beside them."""
+    """A verified snapshot in host memory: leaf path -> array, and the record beside them."""
 
     path: Path
     arrays: Mapping[str, Any]
-    record: Mapping[str, Any]
+    record: SnapshotRecord
 
 
 class SnapshotManager(Protocol):
@@ -185,7 +187,7 @@ class SnapshotManager(Protocol):
         """Whether a save is still under way."""
         ...
 
-    def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(self, name: str, arrays: Mapping[str, Any], record: SnapshotRecord) -> None:
         """Starts a save; none may be under way."""
         ...
 

@@ -7,9 +7,10 @@ the schedule, not of time: a listener that ends the run ends it at the same step
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report
+from aetheria.engine.record import LoggedMetrics, Sums
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
@@ -36,7 +37,7 @@ class TrainReports:
 
     Attributes:
         num_skipped: windows the guard has skipped, as far as is known.
-        interval: what the last report that was fetched is made of, JSON values.
+        interval: metric -> sums of the last report that was fetched; None: none was.
         last: what was last told of metrics; None: nothing yet.
     """
 
@@ -53,7 +54,7 @@ class TrainReports:
         self._held: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
-        self.interval: Mapping[str, Sequence[float]] = {}
+        self.interval: Mapping[str, Sums] | None = None
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
@@ -83,7 +84,7 @@ class TrainReports:
         held, self._held = self._held, []
         for progress, report in held:
             fetched = self._program.fetch(report)
-            guard, self.interval = fetched.guard, fetched.sums
+            guard, self.interval = fetched.guard, _as_sums(fetched.sums)
             assert guard is not None, "a train report carries the guard's counters"
             frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             if not frozen:
@@ -124,17 +125,17 @@ class TrainReports:
         rate = (dispatched.step - step) / max(now - then, 1e-9)
         self._tell(progress, metrics, rate)
 
-    def replay(self, progress: Progress, told: Mapping[str, Any]) -> None:
-        """Tells what had been told of a step before the evaluation that a stop cut short."""
-        if told:
-            self._tell(progress, told["metrics"], told["steps_per_second"])
+    def replay(self, progress: Progress, logged: LoggedMetrics | None) -> None:
+        """Emits again what was logged of a step before the evaluation that a stop cut short."""
+        if logged is not None:
+            self._tell(progress, logged.metrics, logged.steps_per_second)
 
-    def logged_at(self, step: int) -> Mapping[str, Any]:
-        """What `replay` will need: JSON values; empty if nothing was told of that step."""
+    def logged_at(self, step: int) -> LoggedMetrics | None:
+        """What was logged of that step, for `replay`; None: nothing."""
         if self.last is None or self.last.progress.step != step:
-            return {}
+            return None
         metrics, rate = dict(self.last.metrics), self.last.steps_per_second
-        return {"metrics": metrics, "steps_per_second": rate}
+        return LoggedMetrics(metrics=metrics, steps_per_second=rate)
 
     def _tell(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
         self.last = TrainMetrics(
@@ -145,3 +146,7 @@ class TrainReports:
     def _forget(self, step: int) -> None:
         del self._trail[: step - self._trail_step]
         self._trail_step = step
+
+
+def _as_sums(fetched: Mapping[str, Sequence[float]]) -> Mapping[str, Sums] | None:
+    return {name: (total, weight) for name, (total, weight) in fetched.items()} or None

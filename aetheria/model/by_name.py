@@ -16,6 +16,21 @@ from aetheria.plugins.checks import find_model
 from aetheria.plugins.resolved import restore_arguments
 
 
+class RecordedModel(NamedTuple):
+    """What a file says of its model. Nothing of it is trusted: each may be any JSON value.
+
+    Attributes:
+        name: the model's name.
+        params: the hyperparameters that were given.
+        resolved: all hyperparameters, defaults included, since a default may have changed in the
+            code; None: the file does not say them.
+    """
+
+    name: object
+    params: object
+    resolved: object = None
+
+
 class NamedModel(NamedTuple):
     """A model, and the name and hyperparameters that make it."""
 
@@ -51,55 +66,36 @@ def make_model(
     return model
 
 
-def said_by(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot's record says of its model, for `remake_model`.
-
-    Raises:
-        SnapshotError: it has no config, or none with a precision.
-    """
-    config = record.get("config")
-    if not isinstance(config, Mapping) or "mixed_precision" not in config:
-        raise SnapshotError(
-            f"snapshot: expected a record of a run, with its config, got {shown(config)}; use "
-            "another snapshot"
-        )
-    return {**config, "resolved": record.get("resolved", {})}
-
-
 def remake_model(
-    said: Mapping[str, Any],
+    said: RecordedModel,
     where: str,
     project: Path | None,
     name: str | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> NamedModel:
-    """Makes the model that a file says, or the one that the caller names instead.
+    """Makes the model that a file names, or the one that the caller names instead.
 
     Args:
-        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, all that
-            the model had, defaults included, since a default may have changed in the code.
+        said: what the file says.
         where: what to call the file in errors.
         project: the project folder.
         name: the caller's; None: the file's.
-        params: the caller's hyperparameters. Those of the file are kept under them if both name the
-            same model.
+        params: the caller's hyperparameters. They go before those of the file, which count only if
+            both name the same model.
 
     Raises:
         AetheriaError: there is no such model, the file names code, or its hyperparameters are none.
     """
-    recorded = said.get("model_name")
-    kept = said.get("model_params", {}) if name is None or name == recorded else {}
+    is_same = name is None or name == said.name
+    kept = said.params if is_same else {}
     if not isinstance(kept, Mapping) or not all(isinstance(key, str) for key in kept):
         raise SnapshotError(
             f"{where}: expected model_params by name, got {shown(kept)}; use another file"
         )
     if name is None:
-        name = MODELS.find_recorded(recorded, project, where)
+        name = MODELS.find_recorded(said.name, project, where)
     all_params = {**kept, **(params or {})}
-    resolved = said.get("resolved")
-    if isinstance(resolved, Mapping) and kept is said.get("model_params"):
-        was = resolved.get("model_params", {})
+    if is_same and isinstance(said.resolved, Mapping):
         factory = find_model(MODELS, name, project, base=Model)
-        restored = restore_arguments(factory, was if isinstance(was, Mapping) else {})
-        all_params = {**restored, **all_params}
+        all_params = {**restore_arguments(factory, said.resolved), **all_params}
     return NamedModel(name, all_params, make_model(name, all_params, project))

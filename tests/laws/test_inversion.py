@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from support.records import make_run_record
 
 from aetheria.engine import Engine, NonFinitePolicy, Schedule
 from aetheria.engine.interfaces import Chunk, GuardCounters, HostReport
@@ -170,6 +171,7 @@ def engine_over_another_framework():
         snapshots=writer,
         stop=StopSignal(),
         nonfinite=NonFinitePolicy(action="skip", max_consecutive_skips=3, dumps=NoDumps()),
+        record=make_run_record(),
     )
     return engine, writer
 

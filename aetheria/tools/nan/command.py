@@ -1,14 +1,15 @@
 """`aetheria debug nan`: why a window's loss, gradient, update or model state was not finite."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aetheria.engine.interfaces import LOSS_OR_GRADIENT, UPDATE_OR_STATE
 from aetheria.errors import ExitCode
 
 if TYPE_CHECKING:
+    from aetheria.snapshots.dumps import Dump, DumpRecord
     from aetheria.tools.nan.origin import Origin
     from aetheria.tools.nan.replay import Finding
 
@@ -52,51 +53,48 @@ class DebugNanCommand:
         """
         from aetheria.snapshots.dumps import read_dump
 
-        snapshot, global_batch = read_dump(self.dump)
-        record = snapshot.record
-        finding = self._find(snapshot.arrays, global_batch, record)
-        for name, text in _describe(finding, record, global_batch):
+        dump = read_dump(self.dump)
+        finding = self._find(dump)
+        for name, text in _describe(finding, dump):
             print(f"{name:10} {text}")
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
-    def _find(self, arrays: Any, global_batch: Any, record: Mapping[str, Any]) -> "Finding | None":
+    def _find(self, dump: "Dump") -> "Finding | None":
         from aetheria.build import is_elastic
-        from aetheria.build.provenance import model_params
+        from aetheria.build.provenance import model_params, recorded_model
         from aetheria.config import make_config
         from aetheria.model.by_name import remake_model
         from aetheria.plugins.bounded import build_described
         from aetheria.plugins.discovery import find_project
         from aetheria.tools.nan.replay import Replay
 
-        config = make_config(record["config"], str(self.dump))
-        said = {
-            "model_name": self.model or config.model_name,
-            "model_params": model_params(config),
-            "resolved": record.get("resolved", {}),
-        }
+        record = dump.record
+        config = make_config(record.run.config, str(self.dump))
+        said = recorded_model(record.run)._replace(
+            name=self.model or config.model_name, params=model_params(config)
+        )
         project = find_project(None, self.project)
         model = remake_model(said, str(self.dump), project, self.model).model
         build = lambda: Replay(
             model,
             mixed_precision=config.mixed_precision,
             carries_state=not is_elastic(config),  # lanes all begin with the same
-            arrays=arrays,
-            global_batch=global_batch,
-            step=record["step"],
-            total_steps=record.get("total_steps", 1),
+            arrays=dump.arrays,
+            global_batch=dump.global_batch,
+            step=record.step,
+            total_steps=record.total_steps or 1,
         )
-        return build_described(build, str(self.dump), len(arrays)).find()
+        return build_described(build, str(self.dump), len(dump.arrays)).find()
 
 
-def _describe(
-    finding: "Finding | None", record: Mapping[str, Any], global_batch: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    num_micro, size = global_batch["mask"].shape
-    yield "window", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
+def _describe(finding: "Finding | None", dump: "Dump") -> Iterator[tuple[str, str]]:
+    record = dump.record
+    num_micro, size = dump.global_batch["mask"].shape
+    yield "window", f"step {record.step}, {num_micro} micro-batch(es) of {size} examples"
     if finding is None:
         yield (
             "finite",
-            f"{_WHAT[record.get('what', LOSS_OR_GRADIENT)]} finite when computed again: the data "
+            f"{_WHAT[record.what]} finite when computed again: the data "
             "and the model are not the cause; look at the machine (memory, driver) that computed "
             "them",
         )
@@ -149,10 +147,10 @@ def _place(origin: "Origin") -> str:
     return f"{layer}{turn}, {'backward' if origin.backward else 'forward'} pass{source}"
 
 
-def _example(finding: "Finding", record: Mapping[str, Any], size: int) -> str:
+def _example(finding: "Finding", record: "DumpRecord", size: int) -> str:
     assert finding.micro_batch is not None
     if finding.row is None:
         return "no single one: alone, each of the micro-batch is finite"
     place = finding.micro_batch * size + finding.row
-    number = record["indices"][place]
+    number = record.indices[place]
     return f"row {finding.row} (from 0) of the micro-batch: number {number} of the training split"

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.config import Config
+from aetheria.engine.record import SnapshotRecord
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.tools.prove.drop import drop_field
 from aetheria.tools.prove.kill_at_step import read_examples
@@ -81,7 +83,7 @@ class ResumeProof:
             started_at = ", ".join(f"example {start}" for start, _ in lives)
             tell(f"resumed: {self.steps} steps; processes began at {started_at}")
             found = self._child(resumed).evidence()
-            num_examples = expected.record["progress"]["examples_seen"]
+            num_examples = _record(expected).progress.examples_seen
             return [
                 _check_metrics(expected, found),
                 _check("metrics.csv", _csv(whole), _csv(resumed)),
@@ -91,7 +93,7 @@ class ResumeProof:
             ]
 
     def _check_length(self, whole: Evidence) -> None:
-        reached = whole.record["progress"]["step"]
+        reached = _record(whole).progress.step
         if reached < self.steps:
             raise AetheriaError(
                 f"--steps: expected at most the {reached} steps of this run, got {self.steps}; "
@@ -148,8 +150,14 @@ def _check_parts(first: Evidence, second: Evidence) -> Iterator[Check]:
 
 def _check_record(first: Evidence, second: Evidence) -> Iterator[Check]:
     """Compares what the last snapshot holds beside the state, but for config and versions."""
+    mine, others = _record(first), _record(second)
     for part in ("progress", "engine", "listeners"):
-        yield _check(part, first.record[part], second.record[part])
+        yield _check(part, to_json(getattr(mine, part)), to_json(getattr(others, part)))
+
+
+def _record(evidence: Evidence) -> SnapshotRecord:
+    assert evidence.record is not None, "a run that has ended has a snapshot"
+    return evidence.record
 
 
 def _check(name: str, first: Any, second: Any) -> Check:
