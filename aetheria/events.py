@@ -201,8 +201,3 @@ Event = (
     | PhaseChanged
     | RunEnded
 )
-
-
-def progress_from(record: Mapping[str, int]) -> Progress:
-    """Rebuilds a `Progress` from the mapping that a snapshot's record holds."""
-    return Progress(**{name: int(record[name]) for name in Progress.__slots__})

@@ -4,16 +4,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from aetheria.build import build_predict_program
-from aetheria.engine.interfaces import Snapshot
+from aetheria.build.provenance import recorded_model
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
-from aetheria.model.by_name import remake_model, said_by
+from aetheria.model.by_name import RecordedModel, remake_model
 from aetheria.plugins.bounded import build_described
 from aetheria.plugins.discovery import find_project
 from aetheria.snapshots import read_snapshot
-from aetheria.snapshots.runs import find_snapshot, newest_runs
+from aetheria.snapshots.finding import find_snapshot
+from aetheria.snapshots.run_folder import newest_runs
 from aetheria.tools.weights.weights import WeightsRequest, looks_like_weights, read_weights
+
+
+class _Source(NamedTuple):
+    """What a snapshot or a file of weights says, as far as prediction needs it."""
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    model: RecordedModel
+    example_spec: JsonObject
+    mixed_precision: bool | str
 
 
 class _Loaded(NamedTuple):
@@ -101,23 +115,29 @@ class Predictor:
 
     def _load(self, checkpoint_path: str) -> _Loaded:
         project = find_project(None, self._project)
-        snapshot = self._read(checkpoint_path, project)
-        named = remake_model(
-            said_by(snapshot.record), str(snapshot.path), project, self._name, self._params
-        )
+        source = self._read(checkpoint_path, project)
+        where = str(source.path)
+        named = remake_model(source.model, where, project, self._name, self._params)
         build = lambda: build_predict_program(
-            named.model, snapshot.record, self._mixed_precision, self._max_batch_size
+            named.model,
+            source.example_spec,
+            trained_with=source.mixed_precision,
+            mixed_precision=self._mixed_precision,
+            max_batch_size=self._max_batch_size,
         )
-        program = build_described(build, str(snapshot.path), len(snapshot.arrays))
-        weights = program.place(snapshot.arrays)
+        program = build_described(build, where, len(source.arrays))
+        weights = program.place(source.arrays)
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
-        return _Loaded(snapshot.path, program, weights)
+        return _Loaded(source.path, program, weights)
 
-    def _read(self, checkpoint_path: str, project: Path) -> Snapshot:
+    def _read(self, checkpoint_path: str, project: Path) -> _Source:
         file = Path(checkpoint_path)
         if looks_like_weights(file):
-            return read_weights(
-                file, WeightsRequest(self._name, self._params, project, self._input_shape)
-            )
-        return read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+            request = WeightsRequest(self._name, self._params, project, self._input_shape)
+            weights = read_weights(file, request)
+            model = RecordedModel(weights.model.name, weights.model.params)
+            return _Source(file, weights.arrays, model, weights.example_spec, False)
+        snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+        run, model = snapshot.record.run, recorded_model(snapshot.record.run)
+        return _Source(snapshot.path, snapshot.arrays, model, run.example_spec, run.mixed_precision)

@@ -306,7 +306,8 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     from aetheria.snapshots import read_snapshot
     from aetheria.snapshots.dumps import read_dump
 
-    snapshot, global_batch = read_dump(dump)
+    held = read_dump(dump)
+    global_batch = held.global_batch
     assert np.argwhere(np.isnan(global_batch["inputs"])).tolist() == [[1, 5, 7]]
     before = train(
         "before",
@@ -317,8 +318,8 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     )
     arrays = read_snapshot(before.run_dir / "checkpoints" / "snapshot_step12").arrays
     kept = {path for path in arrays if not path.startswith("opt_state")}
-    assert set(snapshot.arrays) == kept
-    assert all(np.array_equal(arrays[p], snapshot.arrays[p]) for p in kept - {"counters"})
+    assert set(held.arrays) == kept
+    assert all(np.array_equal(arrays[p], held.arrays[p]) for p in kept - {"counters"})
 
 
 def test_only_the_first_few_windows_of_a_run_are_kept(train, monkeypatch):

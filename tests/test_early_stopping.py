@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from support.runs import DIGITS
@@ -14,7 +15,7 @@ from aetheria.events import EvaluationCompleted, Progress, RunStarted
 from aetheria.observe.callbacks.early_stopping import EarlyStopping
 from aetheria.observe.listener import RunContext
 from aetheria.snapshots import read_snapshot
-from aetheria.snapshots.runs import RunPlan
+from aetheria.snapshots.run_plan import RunPlan
 
 # An improvement by 100 never comes: the evaluation of step 5 is the best, 10 and 15 are worse.
 IMPATIENT = {
@@ -44,11 +45,11 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(train, tmp_path):
     stopped = train("resumed", **IMPATIENT, stop_at_step=12)
     assert stopped.exit_code == 75
     snapshot = read_snapshot(stopped.run_dir / "checkpoints" / "snapshot_step12")
-    assert snapshot.record["listeners"]["early_stopping"]["num_worse"] == 1
+    assert snapshot.record.listeners["early_stopping"]["num_worse"] == 1
     resumed = train("resumed", **IMPATIENT, resume="latest")
     assert (resumed.exit_code, resumed.summary["steps"]) == (0, 15)
     # The control: without the listener's state the run goes on for longer.
-    forgetful = snapshot._replace(record={**snapshot.record, "listeners": {}})
+    forgetful = snapshot._replace(record=replace(snapshot.record, listeners={}))
     assert last_step(snapshot, tmp_path / "same") == 15
     assert last_step(forgetful, tmp_path / "forgetful") == 25
 

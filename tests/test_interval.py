@@ -33,6 +33,6 @@ def test_a_line_is_the_mean_of_its_interval_and_a_resumed_run_has_the_same(train
     stopped = train("run", reproducibility=level, log_every_steps=7, stop_at_step=10)
     assert stopped.exit_code == 75
     record = read_snapshot(stopped.run_dir / "checkpoints" / "snapshot_step10").record
-    assert record["engine"]["interval"]["grad_norm"][1] == 3
+    assert record.engine.interval["grad_norm"][1] == 3
     resumed = train("run", reproducibility=level, log_every_steps=7, resume="latest")
     assert without_rate(resumed.metrics) == without_rate(whole.metrics)

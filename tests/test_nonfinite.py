@@ -129,7 +129,7 @@ def test_what_was_told_of_the_steps_undone_is_told_once(train):
         both = [curve(run.run_dir / "tensorboard", tag) for run in (rolled, skipped)]
         assert both[0] == both[1] and both[0]
     states = [
-        read_snapshot(run.run_dir / "checkpoints" / "snapshot_ep1").record["listeners"]
+        read_snapshot(run.run_dir / "checkpoints" / "snapshot_ep1").record.listeners
         for run in (rolled, skipped)
     ]
     assert states[0] == states[1]

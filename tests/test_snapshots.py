@@ -7,18 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from support.damage import cut, files_of, flip
+from support.records import make_record
 
 from aetheria.errors import SnapshotError
 from aetheria.snapshots import SnapshotStore, read_snapshot
 from aetheria.snapshots.retention import Retention, SnapshotInfo
 from aetheria.snapshots.store import list_snapshots
-
-
-def record_of(step, **metrics):
-    progress = {"step": step, "micro_step": step, "examples_seen": step, "epoch": 1}
-    engine = {"metrics": metrics, "num_eval_examples": 1, "eval_step": step, "num_skipped": 0}
-    return {"progress": progress, "engine": engine, "listeners": {}}
-
 
 ARRAYS = {
     "params/Dense_0/kernel": np.arange(600, dtype=np.float32).reshape(20, 30),
@@ -29,7 +23,7 @@ ARRAYS = {
 
 @pytest.fixture
 def store(tmp_path):
-    return SnapshotStore(tmp_path / "checkpoints", Retention(keep_last=3), {"config": {}})
+    return SnapshotStore(tmp_path / "checkpoints", Retention(keep_last=3))
 
 
 def save(store, name, record, arrays=ARRAYS):
@@ -38,21 +32,21 @@ def save(store, name, record, arrays=ARRAYS):
 
 
 def test_a_snapshot_is_read_back_bit_for_bit(store, tmp_path):
-    (event,) = save(store, "snapshot_ep1", record_of(5, **{"eval/loss": 0.5}))
+    (event,) = save(store, "snapshot_ep1", make_record(5, {"eval/loss": 0.5}))
     assert (event.name, event.step) == ("snapshot_ep1", 5)
     snapshot = read_snapshot(tmp_path / "checkpoints" / "snapshot_ep1")
     assert list(snapshot.arrays) == list(ARRAYS)
     for path, array in ARRAYS.items():
         assert snapshot.arrays[path].dtype == array.dtype
         np.testing.assert_array_equal(snapshot.arrays[path], array)
-    assert snapshot.record["progress"]["step"] == 5
+    assert snapshot.record.progress.step == 5
 
 
 def test_what_a_living_run_retires_is_no_damaged_snapshot_to_one_who_lists_them(tmp_path):
-    store = SnapshotStore(tmp_path, Retention(keep_last=1, keep_best=0), {})
-    save(store, "snapshot_step0", record_of(0))
+    store = SnapshotStore(tmp_path, Retention(keep_last=1, keep_best=0))
+    save(store, "snapshot_step0", make_record(0))
     for step in range(1, 20):
-        store.save(f"snapshot_step{step}", ARRAYS, record_of(step))
+        store.save(f"snapshot_step{step}", ARRAYS, make_record(step))
         while store.busy():
             assert all(info.step <= step for info in list_snapshots(tmp_path))
         store.finished()
@@ -73,7 +67,7 @@ def test_orbax_reads_the_state_of_a_run(train):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_file_is_found_or_harmless_and_never_loaded_wrong(store, tmp_path, seed):
-    save(store, "snapshot_ep1", record_of(5))
+    save(store, "snapshot_ep1", make_record(5))
     path = tmp_path / "checkpoints" / "snapshot_ep1"
     chance = random.Random(seed)
     damage = cut if chance.random() < 0.3 else flip
@@ -90,7 +84,7 @@ def test_a_damaged_file_is_found_or_harmless_and_never_loaded_wrong(store, tmp_p
         return
     for leaf, array in ARRAYS.items():
         np.testing.assert_array_equal(snapshot.arrays[leaf], array)
-    assert {**record_of(5), "config": {}} == snapshot.record
+    assert snapshot.record == make_record(5)
 
 
 def flip_a_leaf(path, leaf):
@@ -112,7 +106,7 @@ def flip_a_leaf(path, leaf):
 
 
 def test_a_flipped_bit_is_found_and_its_leaf_named(store, tmp_path):
-    save(store, "snapshot_ep1", record_of(5))
+    save(store, "snapshot_ep1", make_record(5))
     path = tmp_path / "checkpoints" / "snapshot_ep1"
     flip_a_leaf(path, "params/Dense_0/kernel")
     with pytest.raises(SnapshotError, match="leaf 'params/Dense_0/kernel'"):
@@ -120,35 +114,34 @@ def test_a_flipped_bit_is_found_and_its_leaf_named(store, tmp_path):
 
 
 def test_a_failed_save_is_an_event_and_earlier_snapshots_stay(store, tmp_path):
-    save(store, "snapshot_ep1", record_of(5))
+    save(store, "snapshot_ep1", make_record(5))
     (tmp_path / "checkpoints" / "snapshot_ep2").write_text("in the way")
-    (event,) = save(store, "snapshot_ep2", record_of(10))
+    (event,) = save(store, "snapshot_ep2", make_record(10))
     assert type(event).__name__ == "SnapshotFailed"
     assert "\n" not in event.reason
-    assert read_snapshot(tmp_path / "checkpoints" / "snapshot_ep1").record["progress"]["step"] == 5
-    (event,) = save(store, "snapshot_ep3", record_of(15))
+    assert read_snapshot(tmp_path / "checkpoints" / "snapshot_ep1").record.progress.step == 5
+    (event,) = save(store, "snapshot_ep3", make_record(15))
     assert type(event).__name__ == "SnapshotSaved"
 
 
 def test_retention_keeps_the_newest_and_the_best(store, tmp_path):
     losses = [0.9, 0.1, 0.5, float("nan"), 0.4, 0.3]
     for number, loss in enumerate(losses, 1):
-        save(store, f"snapshot_ep{number}", record_of(number, **{"eval/loss": loss}))
+        save(store, f"snapshot_ep{number}", make_record(number, {"eval/loss": loss}))
     kept = [info.path.name for info in list_snapshots(tmp_path / "checkpoints")]
     assert kept == ["snapshot_ep2", "snapshot_ep4", "snapshot_ep5", "snapshot_ep6"]
     assert store.best()["snapshot"] == "snapshot_ep2"
 
 
 def test_a_metric_of_another_step_makes_no_snapshot_the_best(tmp_path):
-    record = record_of(7, **{"eval/loss": 0.1})
-    record["engine"]["eval_step"] = 5
+    record = make_record(7, {"eval/loss": 0.1}, eval_step=5)
     assert SnapshotInfo.of(tmp_path, record).metrics == {}
 
 
 def test_leftovers_of_a_killed_save_are_removed(store, tmp_path):
     leftover = tmp_path / "checkpoints" / "snapshot_ep9.orbax-checkpoint-tmp-1"
     leftover.mkdir(parents=True)
-    save(store, "snapshot_ep1", record_of(5))
+    save(store, "snapshot_ep1", make_record(5))
     assert not leftover.exists()
     assert [i.path.name for i in list_snapshots(tmp_path / "checkpoints")] == ["snapshot_ep1"]
 

@@ -92,7 +92,7 @@ def test_the_snapshot_with_the_evaluation_counts_as_the_newer_one(train):
     again = train("run", epochs=2, resume="46")
     assert again.summary["best"]["snapshot"] == "snapshot_ep2"
     latest = read_snapshot(run.run_dir / "checkpoints" / "snapshot_ep2")
-    assert latest.record["engine"]["pending"] is None
+    assert latest.record.engine.pending is None
 
 
 def test_an_evaluation_that_another_cadence_no_longer_asks_for_is_left_out(train):

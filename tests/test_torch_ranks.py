@@ -18,7 +18,7 @@ from support.runs import DIGITS, TESTS
 torch = pytest.importorskip("torch")
 
 from aetheria.snapshots import read_snapshot  # noqa: E402
-from aetheria.snapshots.runs import find_snapshot  # noqa: E402
+from aetheria.snapshots.finding import find_snapshot  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from support.runs import DIGITS, TESTS, without_rate
 torch = pytest.importorskip("torch")
 
 from aetheria.snapshots import read_snapshot  # noqa: E402
-from aetheria.snapshots.runs import find_snapshot  # noqa: E402
+from aetheria.snapshots.finding import find_snapshot  # noqa: E402
 from aetheria.snapshots.snapshot_files import write_snapshot  # noqa: E402
 
 PLAIN = {
@@ -44,8 +44,9 @@ def test_the_engine_tells_the_same_story_over_both(train):
     for path, array in one.arrays.items():
         assert (array.shape, array.dtype) == (other.arrays[path].shape, other.arrays[path].dtype)
         np.testing.assert_allclose(array, other.arrays[path], atol=2e-2, err_msg=path)
-    for part in ("progress", "example_spec", "listeners"):
-        assert one.record[part] == other.record[part]
+    assert one.record.progress == other.record.progress
+    assert one.record.listeners == other.record.listeners
+    assert one.record.run.example_spec == other.record.run.example_spec
     assert "torch" in runs["torch"].summary["versions"]
 
 

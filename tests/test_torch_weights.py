@@ -95,7 +95,7 @@ def test_an_import_is_a_run_that_predicts_the_same(trained, tmp_path):
     )
     assert command.execute() == 0
     snapshot = read_snapshot(tmp_path / "run" / "checkpoints" / "snapshot_step0")
-    assert snapshot.record["progress"]["step"] == 0
+    assert snapshot.record.progress.step == 0
     predicted = Predictor(checkpoint_path=tmp_path / "run").predict(inputs)
     assert np.abs(predicted - outputs).max() <= 1e-6 * max(1.0, np.abs(outputs).max())
 

@@ -121,7 +121,7 @@ def test_the_run_is_the_same_after_a_resume(run, sessions):
     ids = {session["run"][0].run_id for session in sessions}
     for name in ("snapshot_step25", "snapshot_ep2"):
         record = read_snapshot(run.run_dir / "checkpoints" / name).record
-        ids.add(record["listeners"]["wandb"]["run_id"])
+        ids.add(record.listeners["wandb"]["run_id"])
     assert len(ids) == 1
 
 

@@ -1,11 +1,11 @@
-"""What a run is made of, beside its config and its state: written down in every snapshot."""
+"""What a run depends on beside its config and its state, as every snapshot records it."""
 
 import dataclasses
 import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,87 +13,145 @@ import aetheria
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.data import DataSplits
 from aetheria.data.fingerprint import fingerprint
+from aetheria.engine.interfaces import AnyProgram
+from aetheria.engine.record import (
+    CodeDigest,
+    DataFingerprint,
+    Lineage,
+    Provenance,
+    ResolvedArguments,
+    RunRecord,
+)
+from aetheria.engine.typed_json import JsonObject, read_json
 from aetheria.hardware.jax.environment import (
-    describe_machine,
     describe_processor,
     describe_settings,
 )
+from aetheria.hardware.strategy import Strategy
+from aetheria.model.by_name import RecordedModel
 from aetheria.model.model import Model
 from aetheria.plugins import DATA, MODELS
 from aetheria.plugins.code import digest_code
 from aetheria.plugins.resolved import resolve_arguments, to_json
-from aetheria.snapshots.provenance import Provenance
 
 
 class ListenerChoice(NamedTuple):
-    """A listener that a config names: the config's key, its name, what makes it, and with what."""
+    """A listener that a config names.
+
+    Attributes:
+        key: the config's key, `loggers` or `callbacks`.
+        name: its name there.
+        factory: what makes it.
+        arguments: those that the config gives.
+    """
 
     key: str
     name: str
-    factory: Any
+    factory: Callable[..., object]
     arguments: Mapping[str, Any]
+
+
+def describe_run(
+    config: Config,
+    example_spec: JsonObject,
+    *,
+    lineage: Lineage | None,
+    resolved: ResolvedArguments,
+    provenance: Provenance | None = None,
+) -> RunRecord:
+    """Makes what the record of every snapshot says of its run."""
+    return RunRecord(
+        config=config.to_dict(),
+        example_spec=example_spec,
+        versions=versions(),
+        lineage=lineage,
+        resolved=resolved,
+        provenance=provenance,
+    )
+
+
+def resolve_run(
+    config: Config, project: Path | None, model: Model, listeners: Sequence[ListenerChoice]
+) -> ResolvedArguments:
+    """Resolves every argument of the model, the dataset and the listeners, defaults included."""
+    dataset = DATA.get(config.data_name, project)
+    of_listeners: dict[str, dict[str, JsonObject]] = {"loggers": {}, "callbacks": {}}
+    for (key, name), listener in _numbered(listeners).items():
+        where = f"{key}.{listener.name}"
+        of_listeners[key][name] = resolve_arguments(
+            listener.factory, where, listener.arguments, "context"
+        )
+    made_by_function = MODELS.get(config.model_name, project) is not type(model)
+    return ResolvedArguments(
+        model_params=resolve_model(config, project),
+        data_params=resolve_arguments(dataset, "data_params", config.data_params),
+        loggers=of_listeners["loggers"],
+        callbacks=of_listeners["callbacks"],
+        model=model_fields(model) if made_by_function else None,
+    )
 
 
 def describe_provenance(
     config: Config,
     project: Path | None,
     *,
-    model: Model,
     splits: DataSplits,
     listeners: Sequence[ListenerChoice],
-    strategy: Any,
+    strategy: Strategy[AnyProgram],
 ) -> Provenance:
-    """Describes what a run is made of.
+    """Describes what a run depends on beside its config and its state.
 
     Args:
         config: the run's.
         project: the project folder.
-        model: made of it.
-        splits: likewise.
-        listeners: those that it names.
-        strategy: where it computes.
+        splits: the run's dataset.
+        listeners: those that the config names.
+        strategy: where the run computes.
     """
-    dataset = DATA.get(config.data_name, project)
-    resolved: dict[str, Any] = {
-        "model_params": resolve_model(config, project),
-        "data_params": resolve_arguments(dataset, "data_params", config.data_params),
-        "loggers": {},
-        "callbacks": {},
-    }
-    factory = MODELS.get(config.model_name, project)
-    if factory is not type(model):
-        resolved["model"] = model_fields(model)
     code = {
-        "model": digest_code(factory, project),
-        "data": digest_code(dataset, project),
+        "model": _digest(MODELS.get(config.model_name, project), project),
+        "data": _digest(DATA.get(config.data_name, project), project),
     }
-    for listener in listeners:
-        of_kind = resolved[listener.key]
-        number = sum(name.split("#")[0] == listener.name for name in of_kind)
-        name = f"{listener.name}#{number + 1}" if number else listener.name
-        where = f"{listener.key}.{listener.name}"
-        of_kind[name] = resolve_arguments(listener.factory, where, listener.arguments, "context")
-        code[f"{listener.key}.{name}"] = digest_code(listener.factory, project)
-    settings, machine = _describe_surroundings(strategy)
+    for (key, name), listener in _numbered(listeners).items():
+        code[f"{key}.{name}"] = _digest(listener.factory, project)
+    settings, machine = _describe_environment(strategy)
+    data = {"train": fingerprint(splits.train), "eval": fingerprint(splits.eval)}
     return Provenance(
-        resolved=resolved,
         code=code,
         settings=settings,
         machine=machine,
-        data={"train": fingerprint(splits.train), "eval": fingerprint(splits.eval)},
-        versions=versions(),
-        is_elastic=config.reproducibility == "elastic",
+        data={name: read_json(DataFingerprint, said, name) for name, said in data.items()},
     )
 
 
-def _describe_surroundings(strategy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings = describe_settings(os.environ)
-    if strategy.name != "torch":
-        return settings, describe_machine(list(strategy.mesh.devices.flat))
-    from aetheria.hardware.torch import environment
+def recorded_model(run: RunRecord) -> RecordedModel:
+    """What the record of a run says of its model, for `remake_model`."""
+    resolved = None if run.resolved is None else run.resolved.model_params
+    params = run.config.get("model_params", {})
+    return RecordedModel(run.config.get("model_name"), params, resolved)
 
-    machine = environment.describe_machine(strategy.ranks) | describe_processor()
-    return settings | environment.describe_settings(), machine
+
+def _numbered(
+    listeners: Sequence[ListenerChoice],
+) -> dict[tuple[str, str], ListenerChoice]:
+    """Key and name -> listener; the second of one name is `name#2`."""
+    numbered: dict[tuple[str, str], ListenerChoice] = {}
+    for listener in listeners:
+        same = [n for k, n in numbered if k == listener.key and n.split("#")[0] == listener.name]
+        name = f"{listener.name}#{len(same) + 1}" if same else listener.name
+        numbered[listener.key, name] = listener
+    return numbered
+
+
+def _digest(target: Callable[..., object], project: Path | None) -> CodeDigest | None:
+    found = digest_code(target, project)
+    return None if found is None else read_json(CodeDigest, found, "code")
+
+
+def _describe_environment(strategy: Strategy[AnyProgram]) -> tuple[JsonObject, JsonObject]:
+    """The settings and the machine that decide the bits of a run."""
+    settings = {**describe_settings(os.environ), **strategy.describe_settings()}
+    return settings, {**strategy.describe_machine(), **describe_processor()}
 
 
 def model_fields(model: Model) -> dict[str, Any]:
@@ -117,22 +175,6 @@ def model_params(config: Config) -> dict[str, Any]:
     shorts = {name: getattr(config, name) for name in MODEL_KEYS}
     given = {name: value for name, value in shorts.items() if value is not None}
     return {**config.model_params, **given}
-
-
-def describe_run(
-    config: Config,
-    example_spec: Mapping[str, Any],
-    lineage: Mapping[str, Any] | None,
-    provenance: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What every snapshot's record says of its run, beside where that stands."""
-    return {
-        **provenance,
-        "config": config.to_dict(),
-        "example_spec": example_spec,
-        "versions": versions(),
-        "lineage": lineage,
-    }
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from aetheria.build.provenance import (
     describe_provenance,
     describe_run,
     model_params,
+    resolve_run,
 )
 from aetheria.config import MAX_WHOLE, MODEL_KEYS, Config
 from aetheria.config.precision_policy import parse_policy
@@ -22,16 +23,18 @@ from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data
 from aetheria.data.error_context import missing_file
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
-from aetheria.engine.interfaces import Peers, SingleProcess, SnapshotManager
+from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess, SnapshotManager
+from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import ConfigError
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 from aetheria.hardware.jax.cpu.threads import fix_threads, make_room_for_devices
-from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch import Launch, detect_launch
+from aetheria.hardware.strategy import Strategy
 from aetheria.model.by_name import make_model
 from aetheria.model.model import Model
 from aetheria.model.optimizers import schedules
@@ -44,19 +47,16 @@ from aetheria.plugins.checks import check_listener, find_dataset, find_listener
 from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.config_diff import check_names, check_resume
 from aetheria.snapshots.dumps import NonFiniteDumps
-from aetheria.snapshots.provenance import Provenance
 from aetheria.snapshots.retention import Retention
-from aetheria.snapshots.runs import CHECKPOINTS, DUMPS, RunPlan
+from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
+from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.sizes import size_text
 
 # What a run in one process on JAX does not need is imported where it is used.
 if TYPE_CHECKING:
     from aetheria.hardware.jax.distributed import JaxProcessGroup
-    from aetheria.hardware.jax.elastic import ElasticProgram
     from aetheria.hardware.jax.prediction import PredictProgram
-    from aetheria.hardware.torch.program import TorchProgram
 
-AnyProgram: TypeAlias = "JaxProgram | ElasticProgram | TorchProgram"
 ListenerFactory: TypeAlias = Callable[[RunContext], Listener]
 
 
@@ -73,7 +73,7 @@ class Run:
         bus: carries events to the listeners.
         make_listeners: makes them and attaches them, once. It wants the run folder to exist: a
             logger may open a file as it is made.
-        provenance: what it is made of.
+        record: what every snapshot says of the run.
         changes: a line for everything that differs from the snapshot it goes on from.
         notes: lines that a user should see at the start.
     """
@@ -85,7 +85,7 @@ class Run:
     stop: StopSignal
     bus: EventBus
     make_listeners: Callable[[], None]
-    provenance: Provenance
+    record: RunRecord
     changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
@@ -188,7 +188,7 @@ def build_run(
     peers = peers or SingleProcess()
     leads = peers.index == 0
     if plan.snapshot is not None:
-        check_names(plan.snapshot.record, config)
+        check_names(plan.snapshot.record.run, config)
     model = build_model(config, project)
     check_decomposes(model, config, peers.count)
     feed = build_feed(config, project, model)
@@ -198,17 +198,19 @@ def build_run(
     part = strategy.part(feed.num_slices, feed.slice_size)
     feed = replace(feed, part=part)
     check_batch_fits(feed)
-    provenance = describe_provenance(
+    listeners = list(_choose_listeners(config, project))
+    record = describe_run(
         config,
-        project,
-        model=model,
-        splits=feed.splits,
-        listeners=list(_choose_listeners(config, project)),
-        strategy=strategy,
+        feed.example_spec(),
+        lineage=plan.lineage(),
+        resolved=resolve_run(config, project, model, listeners),
+        provenance=describe_provenance(
+            config, project, splits=feed.splits, listeners=listeners, strategy=strategy
+        ),
     )
     changes = []
     if plan.snapshot is not None:
-        changes = check_resume(plan.snapshot.record, config, provenance, accept=accept_changes)
+        changes = check_resume(plan.snapshot.record.run, record, accept=accept_changes)
     schedule = build_schedule(config, feed, stop_at_step)
     spec = ProgramSpec(
         example_global_batch=feed.example_global_batch(),
@@ -230,15 +232,15 @@ def build_run(
         is_fork=plan.parent is not None,
         started_at=time.time() if started_at is None else started_at,
     )
-    extra = describe_run(config, feed.example_spec(), plan.lineage(), provenance.record())
-    store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config), extra)
+    store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config))
     nonfinite = NonFinitePolicy(
         action=config.on_nonfinite,
         max_consecutive_skips=config.max_consecutive_skips,
         dumps=NonFiniteDumps(
             plan.run_dir / DUMPS,
             feed,
-            {**extra, "total_steps": schedule.total_steps},
+            record,
+            total_steps=schedule.total_steps,
             writes=leads,
         ),
     )
@@ -251,6 +253,7 @@ def build_run(
         snapshots=_build_manager(peers, store),
         stop=stop,
         nonfinite=nonfinite,
+        record=record,
     )
     return Run(
         engine=engine,
@@ -262,12 +265,12 @@ def build_run(
         devices=strategy.devices,
         bus=bus,
         make_listeners=functools.cache(lambda: _attach(bus, chosen, context) if leads else None),
-        provenance=provenance,
+        record=record,
         changes=tuple(changes),
     )
 
 
-def build_strategy(config: Config, peers: Peers) -> Any:
+def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
     """Chooses the devices of this process."""
     if config.strategy != "torch":
         return select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
@@ -302,7 +305,7 @@ def fit_snapshot(plan: RunPlan, config: Config, program: AnyProgram) -> RunPlan:
     if plan.snapshot is None:
         return plan
     arrays = plan.snapshot.arrays
-    saved = plan.snapshot.record["config"]["mixed_precision"]
+    saved = plan.snapshot.record.run.mixed_precision
     if parse_policy(saved) != parse_policy(config.mixed_precision):
         arrays = program.adapt_state(arrays)
     program.check_state(arrays)
@@ -325,17 +328,29 @@ _USES = {
 
 
 def build_predict_program(
-    model: Model, record: Mapping[str, Any], mixed_precision: bool | str | None, max_batch_size: int
+    model: Model,
+    example_spec: JsonObject,
+    *,
+    trained_with: bool | str,
+    mixed_precision: bool | str | None,
+    max_batch_size: int,
 ) -> "PredictProgram":
-    """Makes the prediction program for what a snapshot's record says of its data and precision."""
+    """Makes the prediction program of a model.
+
+    Args:
+        model: the model.
+        example_spec: column name -> {"shape", "dtype"} of one example of training.
+        trained_with: the precision policy of training.
+        mixed_precision: the one of prediction; None: as in training.
+        max_batch_size: larger batches are cut into pieces of this size.
+    """
     from aetheria.hardware.jax.prediction import PredictProgram
 
-    as_trained = record["config"]["mixed_precision"]
     return PredictProgram(
         model,
-        record.get("example_spec", {}),
-        mixed_precision=as_trained if mixed_precision is None else mixed_precision,
-        trained_with=as_trained,
+        example_spec,
+        mixed_precision=trained_with if mixed_precision is None else mixed_precision,
+        trained_with=trained_with,
         max_batch_size=max_batch_size,
     )
 

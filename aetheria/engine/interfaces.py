@@ -1,4 +1,5 @@
-"""What the engine asks of the other rooms, as Protocols. Plain Python; imports only the events.
+"""What the engine asks of the other rooms, as Protocols. Plain Python; imports the events and the
+snapshot's record alone.
 
 `State`, `Report` and `Totals` are type variables: the engine passes values of these types from one
 call to the next and never looks inside, so that a JAX and a PyTorch program serve it alike, while
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from aetheria.engine.record import SnapshotRecord
 from aetheria.events import Event, SnapshotFailed, SnapshotSaved
 
 State = TypeVar("State")
@@ -96,6 +98,11 @@ class Program(Protocol[State, Report, Totals]):
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """What an evaluation reports, `eval/loss` style names; known before anything compiles."""
+        ...
+
+    @property
+    def optimizer(self) -> Any:
+        """The model's optimizer, made once a program; the engine does not look at it."""
         ...
 
     @property
@@ -216,11 +223,11 @@ class Bus(Protocol):
 
 
 class Snapshot(NamedTuple):
-    """A verified snapshot in host memory: leaf path -> array, and the JSON record beside them."""
+    """A verified snapshot in host memory: leaf path -> array, and the record beside them."""
 
     path: Path
     arrays: Mapping[str, Any]
-    record: Mapping[str, Any]
+    record: SnapshotRecord
 
 
 class SnapshotManager(Protocol):
@@ -230,7 +237,7 @@ class SnapshotManager(Protocol):
         """Whether a save is still under way."""
         ...
 
-    def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(self, name: str, arrays: Mapping[str, Any], record: SnapshotRecord) -> None:
         """Starts a save; none may be under way."""
         ...
 

@@ -22,6 +22,7 @@ from aetheria.engine.interfaces import (
 )
 from aetheria.engine.nonfinite import NonFinitePolicy
 from aetheria.engine.phases import Phase, check_transition, is_terminal
+from aetheria.engine.record import PendingEvaluation, RunRecord
 from aetheria.engine.reports import Frozen, TrainReports
 from aetheria.engine.run_state import RunState
 from aetheria.engine.schedule import Schedule
@@ -81,10 +82,11 @@ class Engine(Generic[State, Report, Totals]):
         snapshots: SnapshotManager,
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
+        record: RunRecord,
     ):
         self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
-        self._nonfinite = nonfinite
+        self._nonfinite, self._record = nonfinite, record
         self.heartbeat = Heartbeat()
         self._stalls = StallTimer(self.heartbeat)
         self._reports = TrainReports(
@@ -141,7 +143,7 @@ class Engine(Generic[State, Report, Totals]):
             progress=now.progress,
             state=self._state,
             metrics=now.metrics,
-            num_eval_examples=now.num_eval_examples,
+            num_eval_examples=now.num_eval_examples or 0,
             num_skipped=self._reports.num_skipped,
         )
 
@@ -186,10 +188,11 @@ class Engine(Generic[State, Report, Totals]):
         if ignore_until_step is not None:
             self._state = self._program.unfreeze(self._state, ignore_until_step)
         self._now = RunState.from_record(snapshot.record)
-        self._reports.num_skipped = snapshot.record["engine"]["num_skipped"]
-        self._reports.interval = sums = snapshot.record["engine"].get("interval", {})
-        self._interval = self._program.import_report(sums) if sums else None
-        self._bus.import_state(snapshot.record["listeners"])
+        engine = snapshot.record.engine
+        self._reports.num_skipped, self._reports.interval = engine.num_skipped, engine.interval
+        sums = engine.interval
+        self._interval = None if sums is None else self._program.import_report(sums)
+        self._bus.import_state(snapshot.record.listeners)
 
     def _restart_from(self) -> None:
         """Continues data and reports from where the run stands now."""
@@ -199,7 +202,7 @@ class Engine(Generic[State, Report, Totals]):
     def _evaluate_pending(self) -> None:
         """Returns to the boundary in whose evaluation the run was stopped."""
         if (pending := self._now.pending) is not None:
-            self._reports.replay(self._now.progress, pending)
+            self._reports.replay(self._now.progress, pending.logged)
             if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
                 self._now.pending = None
             self._handle_boundary()
@@ -328,11 +331,11 @@ class Engine(Generic[State, Report, Totals]):
         started_at, now = time.perf_counter(), self._now
         fetched = self._evaluator.evaluate(self._state)
         if fetched is None:
-            now.pending = self._reports.logged_at(now.progress.step)
+            now.pending = PendingEvaluation(logged=self._reports.logged_at(now.progress.step))
             self._enter(Phase.TRAINING)
             return
         if now.pending is not None:
-            now.pending, now.saved_step = None, -1  # what was saved here lacks the evaluation
+            now.pending, now.saved_step = None, None  # what was saved here lacks the evaluation
         assert fetched.num_examples is not None, "an evaluation counts its examples"
         now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
         now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
@@ -362,9 +365,15 @@ class Engine(Generic[State, Report, Totals]):
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
-        reports, begins = self._reports, self._schedule.is_log_due(self._now.progress)
-        interval = {} if begins else reports.interval
-        record = self._now.record(reports.num_skipped, interval, self._bus.export_state())
+        record = self._now.record(
+            self._record,
+            num_skipped=self._reports.num_skipped,
+            # Where a log is due, the next interval begins.
+            interval=None
+            if self._schedule.is_log_due(self._now.progress)
+            else self._reports.interval,
+            listeners=self._bus.export_state(),
+        )
         pending = self._now.pending is not None
         name = self._schedule.snapshot_name(self._now.progress, pending=pending)
         with self._stalls.for_compiler("export_state"):

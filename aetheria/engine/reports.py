@@ -7,9 +7,10 @@ not on time: a listener that ends the run ends it at the same step on any machin
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report, State, Totals
+from aetheria.engine.record import LoggedMetrics, Sums
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
@@ -36,7 +37,7 @@ class TrainReports(Generic[State, Report, Totals]):
 
     Attributes:
         num_skipped: global batches that the guard skipped, as far as is known.
-        interval: the sums of the last report that was fetched, JSON values.
+        interval: metric -> sums of the last report that was fetched; None: none was.
         last: the metrics that were last emitted; None: none yet.
     """
 
@@ -53,7 +54,7 @@ class TrainReports(Generic[State, Report, Totals]):
         self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
-        self.interval: Mapping[str, Sequence[float]] = {}
+        self.interval: Mapping[str, Sums] | None = None
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
@@ -83,7 +84,7 @@ class TrainReports(Generic[State, Report, Totals]):
         unfetched, self._unfetched = self._unfetched, []
         for progress, report in unfetched:
             fetched = self._program.fetch(report)
-            guard, self.interval = fetched.guard, fetched.sums
+            guard, self.interval = fetched.guard, _as_sums(fetched.sums)
             assert guard is not None, "a train report carries the guard's counters"
             frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             if not frozen:
@@ -124,17 +125,17 @@ class TrainReports(Generic[State, Report, Totals]):
         rate = (dispatched.step - step) / max(now - then, 1e-9)
         self._emit(progress, metrics, rate)
 
-    def replay(self, progress: Progress, logged: Mapping[str, Any]) -> None:
-        """Emits again what was emitted of a step before a stop interrupted its evaluation."""
-        if logged:
-            self._emit(progress, logged["metrics"], logged["steps_per_second"])
+    def replay(self, progress: Progress, logged: LoggedMetrics | None) -> None:
+        """Emits again what was logged of a step before a stop interrupted its evaluation."""
+        if logged is not None:
+            self._emit(progress, logged.metrics, logged.steps_per_second)
 
-    def logged_at(self, step: int) -> Mapping[str, Any]:
-        """What `replay` will need: JSON values; empty if nothing was logged at that step."""
+    def logged_at(self, step: int) -> LoggedMetrics | None:
+        """What was logged at that step, for `replay`; None: nothing."""
         if self.last is None or self.last.progress.step != step:
-            return {}
+            return None
         metrics, rate = dict(self.last.metrics), self.last.steps_per_second
-        return {"metrics": metrics, "steps_per_second": rate}
+        return LoggedMetrics(metrics=metrics, steps_per_second=rate)
 
     def _emit(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
         self.last = TrainMetrics(
@@ -145,3 +146,7 @@ class TrainReports(Generic[State, Report, Totals]):
     def _forget(self, step: int) -> None:
         del self._trail[: step - self._trail_step]
         self._trail_step = step
+
+
+def _as_sums(fetched: Mapping[str, Sequence[float]]) -> Mapping[str, Sums] | None:
+    return {name: (total, weight) for name, (total, weight) in fetched.items()} or None

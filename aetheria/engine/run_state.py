@@ -1,10 +1,17 @@
-"""Where a run stands, in host values, and how a snapshot's record spells it."""
+"""Where a run stands, in host values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from aetheria.events import Progress, progress_from
+from aetheria.engine.record import (
+    EngineRecord,
+    PendingEvaluation,
+    RunRecord,
+    SnapshotRecord,
+    Sums,
+)
+from aetheria.engine.typed_json import JsonObject
+from aetheria.events import Progress
 
 
 @dataclass(kw_only=True)
@@ -12,57 +19,60 @@ class RunState:
     """What the engine knows of a run.
 
     Attributes:
-        progress: the counters, as far as is dispatched.
+        progress: the counters, as far as steps are dispatched.
         metrics: the last known values, `train/loss` and `eval/loss` style names.
-        num_eval_examples: of the last evaluation.
-        eval_step: when it was; -1: never.
-        saved_step: when a snapshot was last taken, or restored; -1: never.
-        pending: an evaluation at this step was left for a stop, and what had been told of the step:
-            `metrics` and `steps_per_second`, or nothing; None: no evaluation was.
+        num_eval_examples: how many the last evaluation counted; None: there was none.
+        eval_step: the step of the last evaluation; None: there was none.
+        saved_step: the step of the last snapshot that was taken or restored; None: there is none,
+            or one at that step is to be written again.
+        pending: an evaluation at this step that a stop cut short; None: none was.
     """
 
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
-    num_eval_examples: int = 0
-    eval_step: int = -1
-    saved_step: int = -1
-    pending: Mapping[str, Any] | None = None
+    num_eval_examples: int | None = None
+    eval_step: int | None = None
+    saved_step: int | None = None
+    pending: PendingEvaluation | None = None
 
     def record(
         self,
-        num_skipped: int,
-        interval: Mapping[str, Sequence[float]],
-        listeners: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """The engine's part of a snapshot's record: JSON values.
+        run: RunRecord,
+        *,
+        num_skipped: int = 0,
+        interval: Mapping[str, Sums] | None = None,
+        listeners: JsonObject | None = None,
+    ) -> SnapshotRecord:
+        """Makes the record of a snapshot that is taken now.
 
         Args:
-            num_skipped: windows that the guard has skipped.
-            interval: metric -> [sum, weight], over the steps since the last report.
+            run: what it says of the run.
+            num_skipped: global batches that the guard has skipped.
+            interval: metric -> sums over the steps since the last log; None: no step since.
             listeners: their states, by name.
         """
-        return {
-            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
-            "engine": {
-                "metrics": self.metrics,
-                "num_eval_examples": self.num_eval_examples,
-                "eval_step": self.eval_step,
-                "num_skipped": num_skipped,
-                "pending": self.pending,
-                "interval": interval,
-            },
-            "listeners": listeners,
-        }
+        return SnapshotRecord(
+            progress=self.progress,
+            engine=EngineRecord(
+                metrics=dict(self.metrics),
+                num_eval_examples=self.num_eval_examples,
+                eval_step=self.eval_step,
+                num_skipped=num_skipped,
+                pending=self.pending,
+                interval=interval,
+            ),
+            listeners=listeners or {},
+            run=run,
+        )
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "RunState":
-        """The inverse of `record`."""
-        progress, engine = progress_from(record["progress"]), record["engine"]
+    def from_record(cls, record: SnapshotRecord) -> "RunState":
+        """Where the run stood when the snapshot was taken."""
         return cls(
-            progress=progress,
-            metrics=dict(engine["metrics"]),
-            num_eval_examples=engine["num_eval_examples"],
-            eval_step=engine["eval_step"],
-            saved_step=progress.step,
-            pending=engine.get("pending"),
+            progress=record.progress,
+            metrics=dict(record.engine.metrics),
+            num_eval_examples=record.engine.num_eval_examples,
+            eval_step=record.engine.eval_step,
+            saved_step=record.progress.step,
+            pending=record.engine.pending,
         )

@@ -5,11 +5,11 @@ Knows neither backend. `jax.strategy` and `torch.strategy` keep the promise.
 
 from typing import Protocol, TypeVar
 
-from aetheria.engine.interfaces import Program
+from aetheria.engine.interfaces import AnyProgram
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.model import Model
 
-ProgramT = TypeVar("ProgramT", bound=Program, covariant=True)
+ProgramT = TypeVar("ProgramT", bound=AnyProgram, covariant=True)
 
 
 class Strategy(Protocol[ProgramT]):
@@ -26,6 +26,14 @@ class Strategy(Protocol[ProgramT]):
     @property
     def devices(self) -> str:
         """The devices of this process, in words for people."""
+        ...
+
+    def describe_settings(self) -> dict[str, object]:
+        """The backend's settings that change numbers, beside those of JAX; JSON values by name."""
+        ...
+
+    def describe_machine(self) -> dict[str, object]:
+        """What computes: kind and number of devices and processes; JSON values by name."""
         ...
 
     def check(self, num_slices: int, slice_size: int) -> None:

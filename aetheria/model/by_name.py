@@ -19,6 +19,21 @@ Hyperparameters: TypeAlias = Mapping[str, object]
 Record: TypeAlias = Mapping[str, object]  # JSON values by name, from a file
 
 
+class RecordedModel(NamedTuple):
+    """What a file says of its model. Nothing of it is trusted: each may be any JSON value.
+
+    Attributes:
+        name: the model's name.
+        params: the hyperparameters that were given.
+        resolved: all hyperparameters, defaults included, since a default may have changed in the
+            code; None: the file does not say them.
+    """
+
+    name: object
+    params: object
+    resolved: object = None
+
+
 class NamedModel(NamedTuple):
     """A model, and the name and hyperparameters it was made from."""
 
@@ -54,23 +69,8 @@ def make_model(
     return model
 
 
-def said_by(record: Record) -> dict[str, object]:
-    """Returns what the record of a snapshot says of its model, for `remake_model`.
-
-    Raises:
-        SnapshotError: it has no config, or a config without a precision.
-    """
-    config = record.get("config")
-    if not isinstance(config, Mapping) or "mixed_precision" not in config:
-        raise SnapshotError(
-            f"snapshot: expected a record of a run, with its config, got {shown(config)}; use "
-            "another snapshot"
-        )
-    return {**config, "resolved": record.get("resolved", {})}
-
-
 def remake_model(
-    said: Record,
+    said: RecordedModel,
     where: str,
     project: Path | None,
     name: str | None = None,
@@ -79,8 +79,7 @@ def remake_model(
     """Makes the model that a file describes, or the one that the caller names instead.
 
     Args:
-        said: the file's `model_name` and `model_params`, if it has them; and `resolved`, every
-            hyperparameter including defaults, since a default may have changed in the code.
+        said: what the file says.
         where: what to call the file in errors.
         project: the project folder.
         name: the caller's name; None: the file's.
@@ -91,19 +90,16 @@ def remake_model(
         AetheriaError: there is no such model, the file gives an import path, or the
             hyperparameters are not those of the model.
     """
-    recorded = said.get("model_name")
-    kept = said.get("model_params", {}) if name is None or name == recorded else {}
+    is_same = name is None or name == said.name
+    kept = said.params if is_same else {}
     if not isinstance(kept, Mapping) or not all(isinstance(key, str) for key in kept):
         raise SnapshotError(
             f"{where}: expected model_params by name, got {shown(kept)}; use another file"
         )
     if name is None:
-        name = MODELS.find_recorded(recorded, project, where)
+        name = MODELS.find_recorded(said.name, project, where)
     all_params = {**kept, **(params or {})}
-    resolved = said.get("resolved")
-    if isinstance(resolved, Mapping) and kept is said.get("model_params"):
-        was = resolved.get("model_params", {})
+    if is_same and isinstance(said.resolved, Mapping):
         factory = find_model(MODELS, name, project, base=Model)
-        restored = restore_arguments(factory, was if isinstance(was, Mapping) else {})
-        all_params = {**restored, **all_params}
+        all_params = {**restore_arguments(factory, said.resolved), **all_params}
     return NamedModel(name, all_params, make_model(name, all_params, project))

@@ -1,5 +1,5 @@
-"""Resilience: a snapshot is a verified checkpoint. Writing, verifying, retaining and finding them,
-and the run folders that hold them.
+"""Resilience: a snapshot is a verified checkpoint. Snapshots are written, verified, retained and
+found here, and so are the run folders that hold them.
 """
 
 from aetheria.snapshots.snapshot_files import read_snapshot as read_snapshot

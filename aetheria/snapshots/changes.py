@@ -1,10 +1,11 @@
-"""What differs between a snapshot and the run that is to go on from it, and what that means."""
+"""What differs between a snapshot and the run that resumes from it, and what that means."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import SnapshotError
 from aetheria.plugins.resolved import DESCRIPTION
 
@@ -21,10 +22,10 @@ class Change:
 
     Attributes:
         path: what differs, such as `model_params.hidden_dim`.
-        before: how it reads in the snapshot; None: it is not worth saying.
+        before: how it reads in the snapshot; None: that would tell a reader nothing.
         now: how it reads now.
-        kind: `free`: named, no more; `schedule`: it changes what the run computes from here on, and
-            must be accepted; `structural`: the state or the data would not fit.
+        kind: `free`: it is reported, no more; `schedule`: it changes what the run computes from
+            here on, and must be accepted; `structural`: the state or the data would not fit.
         reason: where it comes from, if that is known.
         advice: what to do about it; None: what the kind says.
     """
@@ -46,7 +47,7 @@ class Change:
         )
 
     def note(self) -> str:
-        """The line for a change that is let through."""
+        """The line for a change that is allowed."""
         before = "" if self.before is None else f"{self.before} -> "
         return f"changed since the snapshot: {self.path}: {before}{self.now}{self._because()}"
 
@@ -55,14 +56,14 @@ class Change:
 
 
 def settle(changes: Iterable[Change], *, accept: bool) -> list[str]:
-    """Lets changes through, or refuses them.
+    """Allows changes, or refuses them.
 
     Args:
         changes: all of them.
-        accept: whether the user accepts what changes the course of the run from here on.
+        accept: whether the user accepts changes to what the run computes from here on.
 
     Returns:
-        A line for each change, since each was let through.
+        A line for each change, since each was allowed.
 
     Raises:
         SnapshotError: some are not allowed; a line for each of these.
@@ -75,9 +76,7 @@ def settle(changes: Iterable[Change], *, accept: bool) -> list[str]:
     return [change.note() for change in changes]
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
+def differences(before: JsonObject, now: JsonObject) -> Iterator[tuple[str, str, str]]:
     """Finds the names whose JSON values differ, and says how both values read.
 
     >>> list(differences({"width": 8, "rate": float("nan")}, {"width": 4, "rate": float("nan")}))
@@ -89,7 +88,7 @@ def differences(
             yield name, old, new
 
 
-def _shown(values: Mapping[str, Any], name: str) -> str:
+def _shown(values: JsonObject, name: str) -> str:
     if name not in values:
         return "nothing"
     value = values[name]

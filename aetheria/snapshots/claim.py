@@ -1,4 +1,4 @@
-"""Takes a run folder for one process: makes it if need be, locks it, and frees it again."""
+"""Locks a run folder for one process: makes it if there is none, and frees it in the end."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,20 +7,21 @@ from itertools import count
 from pathlib import Path
 
 from aetheria.errors import SnapshotError
+from aetheria.snapshots.run_folder import cannot_write, look
 from aetheria.snapshots.run_lock import RunLock
-from aetheria.snapshots.runs import RunPlan, cannot_write, look
+from aetheria.snapshots.run_plan import RunPlan
 
 
 @contextlib.contextmanager
 def claim(plan: RunPlan) -> Iterator[RunPlan]:
-    """Holds the run folder of a plan until the block ends.
+    """Locks the run folder of a plan until the block ends.
 
-    A folder that was made here and is still empty by then is removed: a refused request leaves
+    A folder that is made here and is still empty in the end is removed: a refused request leaves
     nothing behind.
 
     Yields:
-        The plan with the folder it got; where the plan's was a number under `runs/`, the next
-        one that was free.
+        The plan with the folder that is locked. If the plan's folder is a number under `runs/`, it
+        is the next one that is free.
 
     Raises:
         SnapshotError: another process holds the folder, or has written there since the plan was
@@ -40,7 +41,7 @@ def claim(plan: RunPlan) -> Iterator[RunPlan]:
 
 
 def _take_number(plan: RunPlan, made: list[Path]) -> tuple[RunPlan, RunLock]:
-    """Takes the first free number: `mkdir` gives it to one process alone."""
+    """Takes the first free number: `mkdir` succeeds in one process alone."""
     family = plan.run_dir.parent
     try:
         _make(family, made)
@@ -54,11 +55,11 @@ def _take_number(plan: RunPlan, made: list[Path]) -> tuple[RunPlan, RunLock]:
                 return replace(plan, run_dir=folder, lock=lock), lock
     except OSError as error:
         raise cannot_write(plan.run_dir, error) from error
-    raise AssertionError("numbers do not end")
+    raise AssertionError("there is always another number")
 
 
 def _take_folder(plan: RunPlan, made: list[Path]) -> tuple[RunPlan, RunLock]:
-    """Takes the folder itself, and looks again at what the plan rests on."""
+    """Locks the folder of the plan, and checks that it holds what it held for the plan."""
     folder = plan.run_dir
     lock = RunLock(folder)
     try:
@@ -76,6 +77,6 @@ def _take_folder(plan: RunPlan, made: list[Path]) -> tuple[RunPlan, RunLock]:
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    """Makes a folder with its parents, and notes which of them are new, the deepest first."""
+    """Makes a folder with its parents, and adds the new ones to `made`, the deepest first."""
     made += [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)

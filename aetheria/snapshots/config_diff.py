@@ -1,45 +1,43 @@
-"""What a changed config, a changed default or changed surroundings mean for a resumed run."""
+"""What a changed config, a changed default or a changed environment means for a resumed run."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
 
 from aetheria.config import MODEL_KEYS, Config
+from aetheria.engine.record import RunRecord
+from aetheria.engine.typed_json import JsonObject, to_json
 from aetheria.snapshots.changes import Change, differences, settle
-from aetheria.snapshots.provenance import Provenance
+from aetheria.snapshots.provenance import file_of, provenance_changes
 
-# What the config gives to the model and the dataset, and which key names who takes it.
+# What the config passes to the model and the dataset, and the key that names the receiver.
 _PARAMETERS = {"model_params": "model_name", "data_params": "data_name"}
 _NAMES = tuple(_PARAMETERS.values())
-_LISTENERS = ("loggers", "callbacks")
 
 
-def check_resume(
-    record: Mapping[str, Any], config: Config, provenance: Provenance, *, accept: bool
-) -> list[str]:
-    """Compares a snapshot with the run that is to go on from it.
+def check_resume(before: RunRecord, now: RunRecord, *, accept: bool) -> list[str]:
+    """Compares the record of a snapshot with the run that resumes from it.
 
     Returns:
-        A line for each change that was let through.
+        A line for each change that is allowed.
 
     Raises:
         SnapshotError: changes that are not allowed, a line each.
     """
-    changes = list(config_changes(record, config, provenance))
+    changes = list(config_changes(before, now))
     # With another model or dataset, the rest differs for that reason alone.
     if all(change.kind != "structural" for change in changes):
-        changes += provenance.changes_since(record)
+        changes += provenance_changes(before, now)
     return settle(changes, accept=accept)
 
 
-def check_names(record: Mapping[str, Any], config: Config) -> None:
-    """Looks at the names of model and dataset alone, before either is made: with another one the
-    first thing that does not fit would be said instead.
+def check_names(before: RunRecord, config: Config) -> None:
+    """Compares the names of model and dataset alone, before either is made. Otherwise the error
+    would be the first thing that does not fit, and not the reason for it.
 
     Raises:
         SnapshotError: a name is another than in the snapshot.
     """
-    pairs = [(name, record["config"].get(name), getattr(config, name)) for name in _NAMES]
+    pairs = [(name, before.config.get(name), getattr(config, name)) for name in _NAMES]
     changes = [
         Change(path=name, before=repr(old), now=repr(new), kind="structural")
         for name, old, new in pairs
@@ -48,50 +46,54 @@ def check_names(record: Mapping[str, Any], config: Config) -> None:
     settle(changes, accept=False)
 
 
-def config_changes(
-    record: Mapping[str, Any], config: Config, provenance: Provenance
-) -> Iterator[Change]:
-    """Compares the snapshot's config with the one given now.
+def config_changes(before: RunRecord, now: RunRecord) -> Iterator[Change]:
+    """Compares the snapshot's config with the one of now.
 
-    A free field (strategy, loggers, cadences) may change. One that changes the course of the run
-    from here on (batch size, learning rate, epochs, …) must be accepted, and so must a default that
-    changed in code. One that decides the shape of the state or the data may not change; the model's
-    hyperparameters count as such, since only the model knows what they decide.
+    A free field (strategy, loggers, cadences) may change. The user must accept a change that
+    affects what the run computes from here on (batch size, learning rate, epochs, …), and so a
+    default that changed in code. A field that decides the shape of the state or of the data may
+    not change; the model's hyperparameters count as such, since only the model knows what they
+    decide.
 
-    Hyperparameters are compared as they were resolved, so it is no change if a config now names
-    what was the default. A snapshot that does not hold these is compared by its config alone.
+    Hyperparameters are compared as they were resolved: a config may now name what was the default.
+    A snapshot without resolved ones is compared by its config alone.
     """
-    before, now = record["config"], _as_json(config.to_dict())
-    resolved = record.get("resolved", {})
+    old, new = before.config, _config(now)
     by_value = [
-        key for key, name in _PARAMETERS.items() if key in resolved and before[name] == now[name]
+        key
+        for key, name in _PARAMETERS.items()
+        if _resolved(before, key) is not None and old.get(name) == new[name]
     ]
     left_out = {*by_value, *(MODEL_KEYS if "model_params" in by_value else ())}
     for item in fields(Config):
-        old, new = before.get(item.name), now[item.name]
-        if old != new and item.name not in left_out:
+        was, now_is = old.get(item.name), new[item.name]
+        if was != now_is and item.name not in left_out:
             kind = item.metadata["resume"]
-            yield Change(path=item.name, before=repr(old), now=repr(new), kind=kind)
+            yield Change(path=item.name, before=repr(was), now=repr(now_is), kind=kind)
     for key in by_value:
-        given = {*before[key], *now[key]}
-        if key == "model_params":
-            given |= {k for k in MODEL_KEYS if (before.get(k), now[k]) != (None, None)}
-        file = provenance.file_of(_PARAMETERS[key].removesuffix("_name"))
-        changes = list(
-            _parameter_changes(key, resolved[key], provenance.resolved[key], given, file)
-        )
-        yield from changes
-        if key == "model_params" and not changes:
-            # What a function that makes the model leaves to the class.
-            fields_of = (resolved.get("model", {}), provenance.resolved.get("model", {}))
-            yield from _parameter_changes("model", *fields_of, set(), file)
-    for key in _LISTENERS:
-        if before.get(key) == now[key]:
-            yield from _listener_changes(key, resolved.get(key, {}), provenance)
+        yield from _resolved_changes(key, before, now)
+    for key in ("loggers", "callbacks"):
+        if old.get(key) == new[key]:
+            yield from _listener_changes(key, before, now)
+
+
+def _resolved_changes(key: str, before: RunRecord, now: RunRecord) -> Iterator[Change]:
+    old, new = before.config, _config(now)
+    given = {*_names(old.get(key)), *_names(new[key])}
+    if key == "model_params":
+        given |= {k for k in MODEL_KEYS if (old.get(k), new[k]) != (None, None)}
+    file = file_of(now, _PARAMETERS[key].removesuffix("_name"))
+    resolved = (_resolved(before, key) or {}, _resolved(now, key) or {})
+    changes = list(_parameter_changes(key, *resolved, given=given, file=file))
+    yield from changes
+    if key == "model_params" and not changes:
+        # What a function that makes the model leaves to the class.
+        own_fields = (_resolved(before, "model") or {}, _resolved(now, "model") or {})
+        yield from _parameter_changes("model", *own_fields, given=set(), file=file)
 
 
 def _parameter_changes(
-    key: str, before: Mapping[str, Any], now: Mapping[str, Any], given: set[str], file: str
+    key: str, before: JsonObject, now: JsonObject, *, given: set[str], file: str
 ) -> Iterator[Change]:
     """Args: `given`: the names that either config gives; the others are the code's defaults."""
     for name, old, new in differences(before, now):
@@ -112,22 +114,29 @@ def _parameter_changes(
         )
 
 
-def _listener_changes(
-    key: str, before: Mapping[str, Any], provenance: Provenance
-) -> Iterator[Change]:
+def _listener_changes(key: str, before: RunRecord, now: RunRecord) -> Iterator[Change]:
     """The config is the same, so what differs are defaults."""
-    now = provenance.resolved.get(key, {})
-    for listener in before.keys() & now.keys():
-        reason = f"the default changed in {provenance.file_of(f'{key}.{listener}')}"
-        for name, old, new in differences(before[listener], now[listener]):
+    old_arguments, new_arguments = _resolved(before, key) or {}, _resolved(now, key) or {}
+    for listener in old_arguments.keys() & new_arguments.keys():
+        reason = f"the default changed in {file_of(now, f'{key}.{listener}')}"
+        pair = (old_arguments[listener], new_arguments[listener])
+        for name, old, new in differences(*map(_object, pair)):
             path = f"{key}.{listener}.{name}"
             yield Change(path=path, before=old, now=new, kind="free", reason=reason)
 
 
-def _as_json(value: Any) -> Any:
-    """Tuples become lists, as they did in the snapshot."""
-    if isinstance(value, Mapping):
-        return {key: _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    return value
+def _resolved(run: RunRecord, key: str) -> JsonObject | None:
+    return None if run.resolved is None else getattr(run.resolved, key)
+
+
+def _config(run: RunRecord) -> JsonObject:
+    """The config as JSON reads it back: tuples are lists."""
+    return _object(to_json(run.config))
+
+
+def _object(value: object) -> JsonObject:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(value: object) -> set[str]:
+    return set(_object(value))

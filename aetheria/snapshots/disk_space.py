@@ -1,4 +1,4 @@
-"""Whether a disk has room for the snapshots of a run, asked before it starts."""
+"""Whether a disk has room for the snapshots of a run, checked before it starts."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aetheria.errors import SnapshotError
 from aetheria.snapshots.retention import Retention
-from aetheria.snapshots.runs import CHECKPOINTS
+from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.sizes import folder_bytes, size_text
 from aetheria.snapshots.store import list_snapshots
 
@@ -14,16 +14,16 @@ from aetheria.snapshots.store import list_snapshots
 def check_disk_space(
     run_dir: Path, snapshot_bytes: int, retention: Retention, *, overwrite: bool = False
 ) -> list[str]:
-    """Compares what the snapshots kept will take, but for those there, with what is free.
+    """Compares the free space with what the snapshots that are still to be written will take.
 
     Args:
-        run_dir: where they go; need not be there yet.
-        snapshot_bytes: of one.
-        retention: how many stay. One more is written before one goes.
-        overwrite: those there go first.
+        run_dir: where they are written; need not exist yet.
+        snapshot_bytes: the size of one.
+        retention: how many are kept. One more is written before one is removed.
+        overwrite: the existing snapshots are removed first.
 
     Returns:
-        A line to tell where they may not all fit.
+        A warning line if they may not all fit.
 
     Raises:
         SnapshotError: the disk has no room for a single one, or the folder cannot be written to.
@@ -45,8 +45,8 @@ def check_disk_space(
     count = max(1, retention.keep_last + retention.keep_best + 1 - num_kept)
     if snapshot_bytes * count > free:
         return [
-            f"disk: up to {count} more snapshots of {one} want "
+            f"disk: up to {count} more snapshots of {one} need "
             f"{size_text(snapshot_bytes * count)} in {run_dir}, where {size_text(free)} are free; "
-            "those that find no room will be reported, and the run goes on"
+            "the run reports each save that finds no room, and goes on"
         ]
     return []

@@ -1,26 +1,77 @@
-"""Dumps of non-finite windows: what `aetheria debug nan` replays.
+"""Dumps of non-finite global batches: what `aetheria debug nan` replays.
 
-A dump is written as a snapshot is, digests included, and holds the state the window met, the window
-itself, and a record of where in which run that was. The optimizer's part of the state is left out
-where loss or gradient were not finite.
+A dump is written as a snapshot is, digests included. It holds the state before the step, the global
+batch itself, and a record of where in which run that was. The optimizer's part of the state is left
+out where the loss or the gradient was not finite.
 """
 
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from aetheria.engine.interfaces import UPDATE_OR_STATE, DataFeed, Snapshot
+from aetheria.engine.interfaces import UPDATE_OR_STATE, DataFeed
+from aetheria.engine.record import SCHEMA_VERSION, NewerRecordError, RunRecord, current_layout
+from aetheria.engine.record_0_1_0 import upgrade_dump
+from aetheria.engine.typed_json import JsonObject, read_json, to_json
 from aetheria.errors import SnapshotError
-from aetheria.snapshots.snapshot_files import one_line, read_snapshot, write_snapshot
+from aetheria.snapshots.snapshot_files import (
+    damaged,
+    one_line,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 KIND = "nonfinite"
 _GLOBAL_BATCH = "window"
 _LEFT_OUT = "opt_state"  # most of the bytes, and no part of a loss or a gradient
-_MOST = 3  # a run's: what goes wrong first tells most
+_MAX_DUMPS = 3  # of a run: the first failures tell most
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DumpRecord:
+    """The record of a dump.
+
+    Attributes:
+        schema_version: of the layout on disk, as in the record of a snapshot.
+        kind: `KIND`.
+        step: the step whose global batch was not finite.
+        what: what was not finite, `LOSS_OR_GRADIENT` or `UPDATE_OR_STATE`.
+        examples_seen: where the global batch begins.
+        indices: its examples, by their numbers in the training split.
+        total_steps: the length of the run, for the schedule; None: an older release wrote it.
+        run: as in every snapshot of the run.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: str = KIND
+    step: int
+    what: str
+    examples_seen: int
+    indices: tuple[int, ...]
+    total_steps: int | None = None
+    run: RunRecord
+
+
+class Dump(NamedTuple):
+    """A verified dump in host memory.
+
+    Attributes:
+        path: its folder.
+        arrays: leaf path -> array, of the state before the step.
+        global_batch: column name -> [grad_accumulation_steps, micro_batch, ...].
+        record: where in which run that was.
+    """
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    global_batch: Mapping[str, np.ndarray]
+    record: DumpRecord
 
 
 class NonFiniteDumps:
@@ -28,86 +79,87 @@ class NonFiniteDumps:
 
     Args:
         folder: the run's `dumps/`; made when it is needed.
-        feed: serves whole windows, whatever part of them this process trains on.
-        extra: what every record holds besides (config, versions).
+        feed: serves whole global batches, whatever part of them this process trains on.
+        run: what every record says of the run.
+        total_steps: the length of the run.
         writes: whether this process is the one that writes.
     """
 
-    def __init__(self, folder: Path, feed: DataFeed, extra: Mapping[str, Any], *, writes: bool):
-        self._folder, self._feed, self._extra, self._writes = folder, feed, dict(extra), writes
-        self._num_asked = 0
+    def __init__(
+        self, folder: Path, feed: DataFeed, run: RunRecord, *, total_steps: int, writes: bool
+    ):
+        self._folder, self._feed, self._writes = folder, feed, writes
+        self._run, self._total_steps = run, total_steps
+        self._num_requested = 0
 
     def has_budget(self) -> bool:
-        """Whether another dump would be kept; the same on every process."""
-        return self._num_asked < _MOST
+        """Whether another dump would be written; the same on every process."""
+        return self._num_requested < _MAX_DUMPS
 
     def write(
-        self, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
+        self, step: int, examples_seen: int, arrays: Mapping[str, ArrayLike], what: str
     ) -> str | None:
-        """Writes a dump; one that fails costs a line on stderr, and not the run."""
-        self._num_asked += 1
+        """Writes a dump; a failure costs a line on stderr, and not the run."""
+        self._num_requested += 1
         if not self._writes:
             return None
         path = self._folder / f"{KIND}_step{step}"
         try:
-            self._write(path, step, examples_seen, arrays, what)
+            record = DumpRecord(
+                step=step,
+                what=what,
+                examples_seen=examples_seen,
+                indices=tuple(int(n) for n in self._feed.train_indices(examples_seen)),
+                total_steps=self._total_steps,
+                run=self._run,
+            )
+            self._write(path, arrays, record)
         except Exception as error:  # of whatever library: the run is what matters
             print(f"{path} could not be written: {one_line(error)}; going on", file=sys.stderr)
             return None
         return str(path)
 
-    def _write(
-        self, path: Path, step: int, examples_seen: int, arrays: Mapping[str, Any], what: str
-    ) -> None:
-        whole = what == UPDATE_OR_STATE
+    def _write(self, path: Path, arrays: Mapping[str, ArrayLike], record: DumpRecord) -> None:
+        whole = record.what == UPDATE_OR_STATE
         kept = {n: a for n, a in arrays.items() if whole or n.split("/")[0] != _LEFT_OUT}
-        global_batch = self._global_batch(examples_seen)
-        record = {
-            "kind": KIND,
-            "step": step,
-            "what": what,
-            "examples_seen": examples_seen,
-            "indices": list(self._feed.train_indices(examples_seen)),
-            **self._extra,
-        }
+        global_batch = self._global_batch(record.examples_seen)
+        columns = {f"{_GLOBAL_BATCH}/{name}": column for name, column in global_batch.items()}
+        written = to_json(record)
+        assert isinstance(written, dict)
         shutil.rmtree(path, ignore_errors=True)  # of an earlier start of this run
         self._folder.mkdir(parents=True, exist_ok=True)
-        columns = {f"{_GLOBAL_BATCH}/{name}": column for name, column in global_batch.items()}
-        write_snapshot(path, {**kept, **columns}, record)
+        write_checkpoint(path, {**kept, **columns}, written)
 
     def _global_batch(self, examples_seen: int) -> dict[str, np.ndarray]:
-        """Reads the window again: data is a function of its position."""
+        """Reads the global batch again: data is a function of its position."""
         chunks = self._feed.train_chunks(examples_seen, 1)
         arrays = next(chunks).arrays
         chunks.close()
         return {name: np.asarray(column[0]) for name, column in arrays.items()}
 
 
-def read_dump(path: Path) -> tuple[Snapshot, dict[str, np.ndarray]]:
-    """Reads and verifies a dump: the snapshot without the window's columns, and these.
+def read_dump(path: Path) -> Dump:
+    """Reads and verifies a dump.
 
     Raises:
-        SnapshotError: there is none, it is damaged, or it is a snapshot of another kind.
+        SnapshotError: there is none, it is damaged, or it is a snapshot.
     """
     if not (path / "manifest").is_dir():
         raise SnapshotError(
-            f"dump: expected a folder that a non-finite window left in a run's dumps/, got {path}; "
-            "name one of these"
+            "dump: expected a folder that a non-finite global batch left in a run's dumps/, got "
+            f"{path}; name one of these"
         )
-    snapshot = read_snapshot(path)
-    if snapshot.record.get("kind") != KIND:
+    everything, said = read_checkpoint(path)
+    if said.get("kind") != KIND:
         raise SnapshotError(
-            f"dump: expected a dump of a non-finite window, got {path}, a snapshot; name a folder "
-            "in the run's dumps/"
+            f"dump: expected a dump of a non-finite global batch, got {path}, a snapshot; name a "
+            "folder in the run's dumps/"
         )
+    record = _read_record(path, said)
     prefix = f"{_GLOBAL_BATCH}/"
-    global_batch = {
-        name.removeprefix(prefix): array
-        for name, array in snapshot.arrays.items()
-        if name.startswith(prefix)
-    }
-    arrays = {name: a for name, a in snapshot.arrays.items() if not name.startswith(prefix)}
-    return snapshot._replace(arrays=arrays), global_batch
+    columns = {n: a for n, a in everything.items() if n.startswith(prefix)}
+    arrays = {n: a for n, a in everything.items() if n not in columns}
+    return Dump(path, arrays, {n.removeprefix(prefix): a for n, a in columns.items()}, record)
 
 
 def newest_dump(run_dir: Path) -> str | None:
@@ -119,3 +171,12 @@ def newest_dump(run_dir: Path) -> str | None:
         if path.name.removeprefix(prefix).isdecimal()
     }
     return steps[max(steps)] if steps else None
+
+
+def _read_record(path: Path, said: JsonObject) -> DumpRecord:
+    try:
+        return read_json(DumpRecord, current_layout(said, upgrade_dump), "record")
+    except NewerRecordError:
+        raise
+    except SnapshotError as error:
+        raise damaged(path, error) from error

@@ -1,127 +1,98 @@
-"""What a run was made of, as every snapshot records it: resolved arguments, code, settings, the
-machine, and fingerprints of the data. A run that goes on is compared with it.
-
-A snapshot may lack any of these: an older release wrote it, or it was imported from weights.
+"""How a run that resumes differs from the record of its snapshot in code, settings, data, machine
+and versions. What a record lacks, since an older release wrote it or the run was imported, is not
+compared.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
+from aetheria.engine.record import CodeDigest, DataFingerprint, RunRecord
+from aetheria.engine.typed_json import JsonObject
 from aetheria.snapshots.changes import Change, differences
 
 _NEEDS_ACCEPTANCE = "set it as it was, or add --accept-changes"
-# What elastic runs do not depend on.
+# Elastic runs do not depend on these.
 _COUNTS = ("num_devices", "num_processes", "num_cores", "num_threads")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Everything that decides a run beside its config and its state; JSON values.
+def file_of(run: RunRecord, part: str) -> str:
+    """The file that defines a part of a run, such as `model`."""
+    known = None if run.provenance is None else run.provenance.code.get(part)
+    return f"the code of {part}" if known is None else known.file
 
-    Attributes:
-        resolved: `model_params`, `data_params`: argument -> value, defaults included; `loggers`,
-            `callbacks`: name -> the same of each.
-        code: `model`, `data`, `loggers.<name>`, `callbacks.<name>` -> `file`, its `sha256`, and
-            `imports`: the user's own files that it imports -> sha256.
-        settings: of JAX, XLA and PyTorch, as far as they change numbers.
-        machine: processor, devices, how many processes.
-        data: `train`, `eval` -> fingerprint of the split.
-        versions: of Python and the libraries.
-        is_elastic: whether the bits do not depend on how many devices there are.
+
+def provenance_changes(before: RunRecord, now: RunRecord) -> Iterator[Change]:
+    """Compares what two runs depend on beside their configs.
+
+    Settings and data decide what the run computes from here on, so the user must accept a change.
+    Code may have changed by a comment alone, and another machine or version may give the same
+    bits, so these changes are only reported.
     """
-
-    resolved: Mapping[str, Any]
-    code: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    machine: Mapping[str, Any]
-    data: Mapping[str, Any]
-    versions: Mapping[str, str]
-    is_elastic: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """The part of a snapshot's record that this is."""
-        return {"resolved": self.resolved, "provenance": self.details()}
-
-    def details(self) -> dict[str, Any]:
-        """All but the resolved arguments, which stand in `config.json`, and the versions."""
-        return {
-            "code": self.code,
-            "settings": self.settings,
-            "machine": self.machine,
-            "data": self.data,
-        }
-
-    def file_of(self, part: str) -> str:
-        """The file that defines a part, such as `model`."""
-        return self.code[part]["file"] if self.code.get(part) else f"the code of {part}"
-
-    def changes_since(self, record: Mapping[str, Any]) -> Iterator[Change]:
-        """Compares a snapshot's record with this; what the record lacks is not compared.
-
-        Settings and data decide what the run computes from here on, so a change must be accepted.
-        Code may have changed by a comment alone, and another machine or version may give the same
-        bits: these are named.
-        """
-        before = record.get("provenance", {})
-        yield from self._code_changes(before.get("code", {}))
-        for name, old, new in _common(before.get("settings", {}), self.settings):
-            advice = _NEEDS_ACCEPTANCE
-            yield Change(path=name, before=old, now=new, kind="schedule", advice=advice)
-        for split in before.get("data", {}):
-            yield from _data_changes(f"data.{split}", before["data"][split], self.data[split])
-        left_out = _COUNTS if self.is_elastic else ()
-        for name, old, new in _common(before.get("machine", {}), self.machine):
+    if before.provenance is not None and now.provenance is not None:
+        old, new = before.provenance, now.provenance
+        yield from _code_changes(old.code, new.code)
+        for name, *texts in _common_differences(old.settings, new.settings):
+            yield _setting_change(name, *texts)
+        for split in (name for name in old.data if name in new.data):
+            yield from _data_changes(f"data.{split}", old.data[split], new.data[split])
+        left_out = _COUNTS if now.is_elastic else ()
+        for name, *texts in _common_differences(old.machine, new.machine):
             if name not in left_out:
-                yield _may_differ(f"machine.{name}", old, new)
-        for name, old, new in _common(record.get("versions", {}), self.versions):
-            yield _may_differ(f"versions.{name}", old, new)
-
-    def _code_changes(self, before: Mapping[str, Any]) -> Iterator[Change]:
-        """Names each changed file once, with the parts that it belongs to."""
-        parts: dict[str, list[str]] = {}
-        for part in before.keys() & self.code.keys():
-            old, new = before[part], self.code[part]
-            if old is None or new is None:
-                continue
-            if old["sha256"] != new["sha256"]:
-                parts.setdefault(new["file"], []).append(part)
-            for file in old["imports"].keys() & new["imports"].keys():
-                if old["imports"][file] != new["imports"][file]:
-                    parts.setdefault(file, []).append(f"imported by {part}")
-        for file, names in sorted(parts.items()):
-            path = f"code of {', '.join(sorted(names))}"
-            yield Change(path=path, before=None, now=f"another {file}", kind="free")
+                yield _may_differ(f"machine.{name}", *texts)
+    for name, *texts in _common_differences(before.versions, now.versions):
+        yield _may_differ(f"versions.{name}", *texts)
 
 
-def _data_changes(path: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
-    """Compares two fingerprints; digests where both have them of the same rows."""
+def _code_changes(
+    before: Mapping[str, CodeDigest | None], now: Mapping[str, CodeDigest | None]
+) -> Iterator[Change]:
+    """Reports each changed file once, with the parts that it belongs to."""
+    parts: dict[str, list[str]] = {}
+    for part in before.keys() & now.keys():
+        old, new = before[part], now[part]
+        if old is None or new is None:
+            continue
+        if old.sha256 != new.sha256:
+            parts.setdefault(new.file, []).append(part)
+        for file in old.imports.keys() & new.imports.keys():
+            if old.imports[file] != new.imports[file]:
+                parts.setdefault(file, []).append(f"imported by {part}")
+    for file, names in sorted(parts.items()):
+        path = f"code of {', '.join(sorted(names))}"
+        yield Change(path=path, before=None, now=f"another {file}", kind="free")
 
-    def change(before: str | None, now: str, path: str = path) -> Change:
-        advice = "bring back the data of then, or add --accept-changes"
-        return Change(path=path, before=before, now=now, kind="schedule", advice=advice)
 
-    old, new = before["num_examples"], now["num_examples"]
+def _data_changes(path: str, before: DataFingerprint, now: DataFingerprint) -> Iterator[Change]:
+    """Compares two fingerprints; digests where both have one of the same rows."""
+    old, new = before.num_examples, now.num_examples
     if old != new:
-        yield change(f"{old} examples", f"{new} examples")
-    columns = list(differences(before["columns"], now["columns"]))
+        yield _data_change(path, f"{old} examples", f"{new} examples")
+    columns = list(differences(before.columns, now.columns))
     for name, *texts in columns:
-        yield change(*(text.strip('"') for text in texts), path=f"{path}.{name}")
-    pairs = zip(before["parts"], now["parts"], strict=False)
+        yield _data_change(f"{path}.{name}", *(text.strip('"') for text in texts))
+    pairs = zip(before.parts, now.parts, strict=False)
     changed = [mine[:2] for theirs, mine in pairs if mine[:2] == theirs[:2] and mine != theirs]
     if changed and old == new and not columns:
         (start, stop), *others = changed
         rows = f"row {start}" if stop - start == 1 else f"rows {start} to {stop - 1}"
         more = f" and in {len(others)} other places" if others else ""
-        yield change(None, f"other values in {rows}{more}")
+        yield _data_change(path, None, f"other values in {rows}{more}")
 
 
-def _may_differ(path: str, old: str, new: str) -> Change:
+def _data_change(path: str, before: str | None, now: str) -> Change:
+    advice = "bring back the data of then, or add --accept-changes"
+    return Change(path=path, before=before, now=now, kind="schedule", advice=advice)
+
+
+def _setting_change(path: str, before: str, now: str) -> Change:
+    return Change(path=path, before=before, now=now, kind="schedule", advice=_NEEDS_ACCEPTANCE)
+
+
+def _may_differ(path: str, before: str, now: str) -> Change:
     reason = "results may differ in their last bits"
-    return Change(path=path, before=old, now=new, kind="free", reason=reason)
+    return Change(path=path, before=before, now=now, kind="free", reason=reason)
 
 
-def _common(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _common_differences(before: JsonObject, now: JsonObject) -> Iterator[tuple[str, str, str]]:
     """The differences in what both have: another version or framework has other names."""
     both = [name for name in now if name in before]
     yield from differences({n: before[n] for n in both}, {n: now[n] for n in both})

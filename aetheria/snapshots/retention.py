@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from aetheria.engine.record import SnapshotRecord
 
 
 @dataclass(frozen=True)
@@ -13,28 +14,36 @@ class SnapshotInfo:
 
     Attributes:
         path: its folder.
-        step: the step it was taken at; larger than any other if its record cannot be read.
+        step: the step it was taken at; None: its record cannot be read.
         metrics: what an evaluation at that very step found; empty if there was none.
     """
 
     path: Path
-    step: int
+    step: int | None
     metrics: Mapping[str, float]
 
     @classmethod
-    def of(cls, path: Path, record: Mapping[str, Any]) -> "SnapshotInfo":
-        step, engine = int(record["progress"]["step"]), record["engine"]
-        return cls(path, step, dict(engine["metrics"]) if engine["eval_step"] == step else {})
+    def of(cls, path: Path, record: SnapshotRecord) -> "SnapshotInfo":
+        return cls(path, record.progress.step, record.evaluated)
+
+    @property
+    def age_rank(self) -> tuple[bool, int]:
+        """Sorts by age, the oldest first.
+
+        A snapshot that cannot be read counts as the newest, so that it is tried and found to be
+        damaged rather than overlooked.
+        """
+        return self.step is None, self.step or 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Keeps the newest, the best, and some for ever.
+    """Keeps the newest, the best, and some for good.
 
     Attributes:
         keep_last: how many of the newest steps stay, at least 1.
         keep_best: how many of the best by `monitor` stay.
-        keep_every_steps: those of steps that it divides stay for ever; 0: none.
+        keep_every_steps: snapshots of steps that it divides stay for good; 0: none.
         monitor: the metric that says which is best.
         mode: `min` or `max`.
     """
@@ -46,15 +55,17 @@ class Retention:
     mode: str = "min"
 
     def best(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
-        """Those that have a finite monitored value, best first; of equals the earlier step."""
+        """Snapshots with a finite monitored value, best first; of equals the earlier step."""
         sign = 1 if self.mode == "min" else -1
         scored = [info for info in infos if math.isfinite(info.metrics.get(self.monitor, math.nan))]
-        return sorted(scored, key=lambda info: (sign * info.metrics[self.monitor], info.step))
+        return sorted(scored, key=lambda info: (sign * info.metrics[self.monitor], info.age_rank))
 
     def expired(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
-        """Those that are neither among the newest nor among the best nor kept for ever."""
-        newest = sorted(infos, key=lambda info: info.step)[-self.keep_last :]
+        """Snapshots that are neither among the newest nor among the best nor kept for good."""
+        newest = sorted(infos, key=lambda info: info.age_rank)[-self.keep_last :]
         kept = {info.path for info in [*newest, *self.best(infos)[: self.keep_best]]}
-        if self.keep_every_steps:
-            kept |= {info.path for info in infos if info.step % self.keep_every_steps == 0}
-        return [info for info in infos if info.path not in kept]
+        return [info for info in infos if info.path not in kept and not self._stays(info)]
+
+    def _stays(self, info: SnapshotInfo) -> bool:
+        every = self.keep_every_steps
+        return every > 0 and info.step is not None and info.step % every == 0

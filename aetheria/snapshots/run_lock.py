@@ -1,9 +1,9 @@
-"""The lock on a run folder: one process writes there, from whatever host sees the folder.
+"""The lock on a run folder: one process at a time writes there, on whichever host it runs.
 
-Two files are there while a run is under way. `run.lock` is locked through `filelock`: the kernel
-frees it when the process dies, but some network file systems keep such locks to one host. So
-`holder.json` says who holds the folder, and its modification time is a heartbeat. Readers need
-neither.
+Two files exist while a run is under way. `run.lock` is locked through `filelock`: the kernel frees
+it when the process dies, but on some network file systems such a lock holds on one host only.
+Therefore `holder.json` names the process that holds the folder, and the modification time of that
+file is a heartbeat. Readers of the folder need neither.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ class Holder:
     Attributes:
         host: its host name.
         pid: its process id there.
-        process_start: when that process started, as its host counts; tells it from a later process
-            with the same id.
-        since: when it took the folder, in seconds since the epoch.
-        inode: of `run.lock`; a copy of the folder has another, and nobody holds it.
+        process_start: when that process started, as its host counts; a later process with the same
+            id has another.
+        since: when it locked the folder, in seconds since the epoch.
+        inode: of `run.lock`; in a copy of the folder it is another, so that nobody holds the copy.
     """
 
     host: str
@@ -73,7 +73,7 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="aetheria-run-lock", daemon=True)
 
     def acquire(self) -> list[str]:
-        """Takes the folder, which must exist.
+        """Locks the folder, which must exist.
 
         Returns:
             A line if a dead process had held it.
@@ -91,8 +91,8 @@ class RunLock:
         """Frees the folder."""
         self._released.set()
         if threading.current_thread() is not self._thread and self._thread.is_alive():
-            # Not for ever: a signal's handler may be here while the main thread is in `check`,
-            # which this thread then waits for. It does nothing more once nothing is held.
+            # With a limit: a signal handler may call this while the main thread is in `check`, for
+            # which the heartbeat thread then waits. That thread does nothing once nothing is held.
             self._thread.join(timeout=1.0)
         with self._one_at_a_time:
             there, _ = _read_holder(self._folder)
@@ -104,10 +104,10 @@ class RunLock:
             self._mine = None
 
     def check(self) -> None:
-        """Renews the heartbeat, and looks whether the folder is still there and still ours.
+        """Renews the heartbeat, and checks that the folder still exists and is still ours.
 
-        A folder that is gone is made anew, and a line says so. A process that was suspended for so
-        long that another took the folder over ends here, before it writes into the other's run.
+        A folder that is gone is made again, and a line says so. A process that was suspended for so
+        long that another one took the folder over ends here, before it writes into the other's run.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -121,9 +121,9 @@ class RunLock:
             elif there is not None:
                 self._leave_to(there)
             elif _inode(self._folder) == self._mine.inode:
-                self._write_holder()  # which the disk had no room for, or somebody removed
+                self._write_holder()  # the disk had no room for it, or somebody removed it
             else:
-                self._start_anew()
+                self._start_again()
 
     def _take(self) -> list[str]:
         self._lock_file()
@@ -149,10 +149,10 @@ class RunLock:
         return [f"{left} ended without freeing {self._folder}, which is taken over from it"]
 
     def _lock_file(self) -> None:
-        """Asks the kernel; where it cannot lock files, `holder.json` has to do.
+        """Asks the kernel for the lock; where it cannot lock files, `holder.json` must do.
 
         Raises:
-            SnapshotError: the file is locked, and whoever holds it has shown a sign of life.
+            SnapshotError: the file is locked, and its holder has renewed the heartbeat.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -170,7 +170,7 @@ class RunLock:
             (self._folder / LOCK).touch()
 
     def _write_holder(self) -> None:
-        """Writes who holds the folder, if nobody does. On a full disk the next heartbeat tries
+        """Writes `holder.json`, if nobody holds the folder. On a full disk the next heartbeat tries
         again.
         """
         assert self._mine is not None, "acquire comes first"
@@ -183,7 +183,7 @@ class RunLock:
         finally:
             os.close(file)
 
-    def _start_anew(self) -> None:
+    def _start_again(self) -> None:
         print(
             f"{self._folder}: removed or renamed under the run; what follows, and the metrics so "
             "far, are written to a new folder of that name",
@@ -214,9 +214,9 @@ class RunLock:
 
 
 def _read_holder(folder: Path) -> tuple[Holder | None, float]:
-    """Who holds a folder, if anybody, and how many seconds ago it last said so."""
+    """The holder of a folder, if there is one, and the seconds since its last heartbeat."""
     try:
-        # Opened first: that is when NFS asks its server for the modification time.
+        # Opened first: NFS asks its server for the modification time when a file is opened.
         with (folder / HOLDER).open(encoding="utf-8") as file:
             age_seconds = time.time() - os.fstat(file.fileno()).st_mtime
             return Holder(**json.load(file)), age_seconds
@@ -234,10 +234,10 @@ def _is_alive(holder: Holder, folder: Path, age_seconds: float) -> bool:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this host started, in no unit in particular; None: there is none."""
+    """When a process of this host started, in no particular unit; None: there is none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name before the bracket may hold anything, blanks too.
+        # The name before the bracket may contain any character, even spaces.
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else f"{boot} {numbers[18]}"
     except FileNotFoundError:

@@ -1,19 +1,21 @@
-"""Runs with several processes: what process 0 does for all, and what all must know of it."""
+"""Runs with several processes: what process 0 does for all, and what all of them must agree on."""
 
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from numpy.typing import ArrayLike
 
 from aetheria.engine.interfaces import Peers, Snapshot, SnapshotManager
+from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
-from aetheria.snapshots.runs import RunPlan
+from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.snapshot_files import read_snapshot
 
 
 class SharedStore:
-    """Process 0 writes; whether a save is still under way is what it says, on every process.
+    """Process 0 writes the snapshots; every process learns from it whether a save is under way.
 
     Args:
         peers: the processes.
@@ -24,20 +26,20 @@ class SharedStore:
         self._peers, self._store = peers, store
 
     def busy(self) -> bool:
-        """Whether a save is still under way; called by all processes alike."""
+        """Whether a save is still under way; all processes call it together."""
         return self._peers.broadcast(self._store is not None and self._store.busy())
 
-    def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(self, name: str, arrays: Mapping[str, ArrayLike], record: SnapshotRecord) -> None:
         """Starts a save on process 0."""
         if self._store is not None:
             self._store.save(name, arrays, record)
 
     def finished(self, *, wait: bool = False) -> list[SnapshotSaved | SnapshotFailed]:
-        """What has ended; nothing but on process 0."""
+        """The saves that have ended since the last call; empty except on process 0."""
         return [] if self._store is None else self._store.finished(wait=wait)
 
     def read_newest(self) -> Snapshot | None:
-        """The newest that proves sound, if every process can read it, else None."""
+        """The newest undamaged snapshot, if every process can read it, else None."""
         mine = None if self._store is None else self._store.read_newest()
         path = self._peers.broadcast(mine and str(mine.path))
         if path is None:
@@ -50,7 +52,7 @@ class SharedStore:
 
 
 def share_plan(peers: Peers, plan: RunPlan | None) -> RunPlan:
-    """Process 0's plan, on every process: the others read the same snapshot, and verify it too.
+    """Broadcasts process 0's plan: the other processes read and verify the same snapshot.
 
     Raises:
         SnapshotError: the snapshot cannot be read here, though process 0 could.

@@ -16,5 +16,5 @@ def size_text(size_bytes: float) -> str:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files in a folder, and in folders in it, hold; 0 if there is none."""
+    """The total size of the files in a folder and its subfolders; 0 if it does not exist."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())

@@ -8,14 +8,16 @@ import json
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+from numpy.typing import ArrayLike
 
 from aetheria.engine.interfaces import Snapshot
+from aetheria.engine.record import NewerRecordError, SnapshotRecord
 from aetheria.errors import SnapshotError
 from aetheria.events import SnapshotFailed, SnapshotSaved
 from aetheria.snapshots.quiet_orbax import UNFINISHED
@@ -23,55 +25,71 @@ from aetheria.snapshots.retention import Retention, SnapshotInfo
 from aetheria.snapshots.snapshot_files import one_line, read_snapshot, write_snapshot
 
 QUARANTINE = "quarantine"
-UNKNOWN_STEP = sys.maxsize  # of a snapshot whose record cannot be read: it counts as the newest
+
+
+class BestSnapshot(TypedDict):
+    """The best snapshot kept, for the summary of a run."""
+
+    snapshot: str
+    step: int | None
+    monitor: str
+    value: float
+    metrics: dict[str, float]
+
+
+class FailedSave(TypedDict):
+    """A save that failed, for the summary of a run."""
+
+    snapshot: str
+    step: int
+    reason: str
 
 
 class SnapshotStore:
     """Writes the snapshots of one run, one at a time, in a thread of its own.
 
     Attributes:
-        failures: the saves that did not succeed, JSON values.
+        failures: the saves that failed.
 
     Args:
         folder: the run's `checkpoints/`; made at the first save.
         retention: which snapshots to keep.
-        extra: what every record holds besides the engine's part (config, versions, lineage).
     """
 
-    def __init__(self, folder: Path, retention: Retention, extra: Mapping[str, Any]):
-        # Here and not at the first save: a tenth of a second that the loop would wait for.
+    def __init__(self, folder: Path, retention: Retention):
+        # Imported here and not at the first save: the loop would wait for it a tenth of a second.
         import aetheria.snapshots.orbax_items  # noqa: F401
 
-        self._folder, self._retention, self._extra = folder, retention, dict(extra)
+        self._folder, self._retention = folder, retention
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
         self._events: list[SnapshotSaved | SnapshotFailed] = []
-        self.failures: list[dict[str, Any]] = []
+        self.failures: list[FailedSave] = []
         self._written: set[Path] = set()
-        self._num_tried = 0
+        self._num_attempts = 0
 
     def busy(self) -> bool:
         """Whether a save is still under way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, name: str, arrays: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(self, name: str, arrays: Mapping[str, ArrayLike], record: SnapshotRecord) -> None:
         """Starts writing; returns at once.
 
         Args:
             name: the folder's name.
-            arrays: leaf path -> array; ours alone, so they may be read later, in the thread.
-            record: JSON values, read now.
+            arrays: leaf path -> array. The store owns them: it reads them later, in its thread.
+            record: copied now, since listeners may change their states later.
         """
         assert not self.busy(), "one save at a time"
-        self._num_tried += 1
-        record = json.loads(json.dumps({**record, **self._extra}))
+        self._num_attempts += 1
+        record = SnapshotRecord.from_json(json.loads(json.dumps(record.to_json())))
         self._thread = threading.Thread(
             target=self._write, args=(name, [arrays], record), name="aetheria-snapshot"
         )
         self._thread.start()
 
     def finished(self, *, wait: bool = False) -> list[SnapshotSaved | SnapshotFailed]:
-        """What has ended since the last call."""
+        """The saves that have ended since the last call."""
         if self._thread is not None and wait:
             self._thread.join()
         if self.busy():
@@ -80,7 +98,7 @@ class SnapshotStore:
         return events
 
     def read_newest(self) -> Snapshot | None:
-        """The newest snapshot that proves sound; damaged ones are moved to quarantine."""
+        """Reads the newest undamaged snapshot; moves damaged ones to quarantine."""
         assert not self.busy(), "a save is under way"
         newest, damaged = find_newest(self._folder)
         for path, _ in damaged:
@@ -88,8 +106,8 @@ class SnapshotStore:
         self._kept = [kept for kept in self._kept if kept.path not in dict(damaged)]
         return newest
 
-    def best(self) -> dict[str, Any] | None:
-        """The best snapshot kept: its name, step, and the monitored value."""
+    def best(self) -> BestSnapshot | None:
+        """The best snapshot kept; None if none was evaluated."""
         best = self._retention.best([kept for kept in self._kept if kept.path.is_dir()])
         if not best:
             return None
@@ -103,12 +121,12 @@ class SnapshotStore:
         }
 
     def has_saved_nothing(self) -> bool:
-        """Whether this process tried to save, and no snapshot that it wrote is there."""
-        return self._num_tried > 0 and not any(path.is_dir() for path in self._written)
+        """Whether this process tried to save, and none of its snapshots is there."""
+        return self._num_attempts > 0 and not any(path.is_dir() for path in self._written)
 
-    def _write(self, name: str, box: list[Mapping[str, Any]], record: dict[str, Any]) -> None:
-        """The arrays come in a box, so that nobody holds them any more when they are written."""
-        started_at, step = time.perf_counter(), record["progress"]["step"]
+    def _write(self, name: str, box: list[Mapping[str, ArrayLike]], record: SnapshotRecord) -> None:
+        """The arrays come in a box, so that nothing else refers to them while they are written."""
+        started_at, step = time.perf_counter(), record.progress.step
         try:
             self._clean()
             size = write_snapshot(self._folder / name, box.pop(), record)
@@ -120,10 +138,10 @@ class SnapshotStore:
         seconds = time.perf_counter() - started_at
         self._events.append(SnapshotSaved(name=name, step=step, size_bytes=size, seconds=seconds))
         self._written.add(self._folder / name)
-        self._retire(SnapshotInfo.of(self._folder / name, record))
+        self._retire(SnapshotInfo.of(self._folder / name, record), step)
 
     def _clean(self) -> None:
-        """Removes what a killed or failed save left behind; nothing else ever does."""
+        """Removes what a killed or failed save left behind; nothing else removes it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._folder.glob(f"*{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -132,21 +150,21 @@ class SnapshotStore:
         self._events.append(SnapshotFailed(name=name, step=step, reason=reason))
         self.failures.append({"snapshot": name, "step": step, "reason": reason})
 
-    def _retire(self, newest: SnapshotInfo) -> None:
-        """Removes those that have expired, once the newest is read back and proves sound."""
+    def _retire(self, newest: SnapshotInfo, step: int) -> None:
+        """Removes expired snapshots, once the newest has been read back and is undamaged."""
         kept = [info for info in self._kept if info.path != newest.path] + [newest]
         expired = self._retention.expired(kept)
         if expired:
             try:
                 read_snapshot(newest.path)
             except SnapshotError as error:
-                self._failed(newest.path.name, newest.step, _reason(error))
+                self._failed(newest.path.name, step, _reason(error))
                 with contextlib.suppress(OSError):
                     quarantine(newest.path)
                 return
         self._kept = kept
         for info in expired:
-            # Renamed first: a kill while it is removed must not leave half a snapshot.
+            # Renamed first: a kill during the removal must not leave half a snapshot.
             leftover = info.path.with_name(f"{info.path.name}{UNFINISHED}-expired")
             with contextlib.suppress(OSError):
                 info.path.rename(leftover)
@@ -155,33 +173,38 @@ class SnapshotStore:
 
 
 def _reason(error: Exception) -> str:
-    """What kept a save from succeeding; the system's own words where it was the disk."""
+    """Why a save failed; in the system's words where it was the disk."""
     if number := re.search(r"os_error_code='(\d+)'", str(error)):
         return f"OSError: [Errno {number[1]}] {os.strerror(int(number[1]))}"
     return one_line(error)
 
 
 def list_snapshots(folder: Path) -> list[SnapshotInfo]:
-    """The complete snapshots in a `checkpoints/` folder, oldest step first; unverified.
+    """Lists the complete snapshots in a `checkpoints/` folder, oldest step first; unverified.
 
-    One whose record cannot be read counts as the newest, so that it is tried and found to be
-    damaged rather than overlooked; one that a living run retires meanwhile is left out.
+    One that cannot be read counts as the newest. One that a living run retires meanwhile is left
+    out.
     """
     paths = [path for path in folder.glob("snapshot_*") if UNFINISHED not in path.name]
     infos = [snapshot_info(path) for path in paths if path.is_dir()]
-    there = [info for info in infos if info.step != UNKNOWN_STEP or info.path.is_dir()]
+    there = [info for info in infos if info.step is not None or info.path.is_dir()]
     # Of two at one step, the one with an evaluation came later.
-    return sorted(there, key=lambda info: (info.step, bool(info.metrics), info.path.name))
+    return sorted(there, key=lambda info: (info.age_rank, bool(info.metrics), info.path.name))
 
 
 def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
-    """The newest snapshot in a `checkpoints/` folder that proves sound, and the newer ones that do
-    not, with the reason; nothing is moved.
+    """Finds the newest undamaged snapshot in a `checkpoints/` folder, and the damaged ones that
+    are newer, with the reason; moves nothing.
+
+    Raises:
+        NewerRecordError: a newer release wrote the newest, so that it is not damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for info in reversed(list_snapshots(folder)):
         try:
             return read_snapshot(info.path), damaged
+        except NewerRecordError:
+            raise
         except SnapshotError as error:
             if info.path.is_dir():  # else a living run has retired it meanwhile
                 damaged.append((info.path, str(error)))
@@ -189,17 +212,25 @@ def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
 
 
 def snapshot_info(path: Path) -> SnapshotInfo:
-    """What the record of a snapshot says; the arrays are not read, nothing is verified."""
+    """Reads the record of a snapshot, not the arrays, and verifies nothing."""
     try:
-        record = json.loads(record_path(path).read_text(encoding="utf-8"))
-        return SnapshotInfo.of(path, record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return SnapshotInfo(path, step=UNKNOWN_STEP, metrics={})
+        return SnapshotInfo.of(path, read_record(path))
+    except SnapshotError:
+        return SnapshotInfo(path, step=None, metrics={})
 
 
-def record_path(path: Path) -> Path:
-    """Where Orbax keeps the record of a snapshot, as JSON."""
-    return path / "record" / "metadata"
+def read_record(path: Path) -> SnapshotRecord:
+    """Reads the record of a snapshot, unverified.
+
+    Raises:
+        SnapshotError: there is none, or it cannot be read.
+    """
+    try:
+        # Where Orbax writes JSON.
+        text = (path / "record" / "metadata").read_text(encoding="utf-8")
+        return SnapshotRecord.from_json(json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"{path}: expected a record, got {one_line(error)}") from error
 
 
 def quarantine(path: Path) -> None:

@@ -1,19 +1,20 @@
-"""A run folder while its run is being made: ready for loggers, and as it was if one is refused."""
+"""Prepares a run folder for loggers; restores it if one of them is refused."""
 
 import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from aetheria.snapshots.runs import OUTPUTS, RunPlan, cannot_write
+from aetheria.snapshots.run_folder import OUTPUTS, cannot_write
+from aetheria.snapshots.run_plan import RunPlan
 
-_ASIDE = ".replaced"  # what --overwrite replaces lies here until nothing can be refused any more
+_ASIDE = ".replaced"  # holds what --overwrite replaces until nothing can be refused any more
 
 
 @contextlib.contextmanager
 def undone_if_refused(plan: RunPlan) -> Iterator[Path]:
-    """Makes the run folder, empty of what `plan.overwrite` replaces. If the block raises, removes
-    what is new in the folder, and puts back what was there.
+    """Makes the run folder, without what `plan.overwrite` replaces. If the block raises, removes
+    what is new in the folder, and restores what was there.
 
     Yields:
         The run folder.
@@ -50,7 +51,7 @@ def undone_if_refused(plan: RunPlan) -> Iterator[Path]:
 
 
 def _move_aside(folder: Path, aside: Path) -> None:
-    if aside.exists():  # of a start that was killed
+    if aside.exists():  # left by a start that was killed
         _remove(aside)
     aside.mkdir()
     for path in folder.iterdir():

@@ -28,7 +28,9 @@ from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.snapshots.claim import claim
 from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.manifest import part_sha256
-from aetheria.snapshots.runs import RunPlan, RunRequest, write_json
+from aetheria.snapshots.run_folder import write_json
+from aetheria.snapshots.run_plan import RunPlan
+from aetheria.snapshots.runs import RunRequest
 from aetheria.snapshots.undo import undone_if_refused
 from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
 
@@ -193,7 +195,7 @@ def _begin(run: Run, config: Config) -> None:
     with undone_if_refused(run.plan):
         run.make_listeners()
     # What is replaced is gone by now: its room may be needed.
-    replace(run.plan, overwrite=False).prepare(config.to_dict(), run.provenance)
+    replace(run.plan, overwrite=False).prepare(config.to_dict(), run.record)
 
 
 def _finish_folder(run: Run, config: Config, summary: Mapping[str, object]) -> None:
@@ -205,7 +207,7 @@ def _finish_folder(run: Run, config: Config, summary: Mapping[str, object]) -> N
     if not (plan.run_dir / "config.json").exists():
         with contextlib.suppress(OSError):
             plan.run_dir.mkdir(parents=True, exist_ok=True)
-            plan.write_config(config.to_dict(), run.provenance)
+            plan.write_config(config.to_dict(), run.record)
     _write_summary(plan.run_dir, summary)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from aetheria.build import Run
 from aetheria.build.provenance import versions
 from aetheria.engine import Outcome
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.goodput import account, read_goodput
 from aetheria.snapshots.dumps import newest_dump
@@ -39,7 +40,7 @@ def summarize(
         "params_sha256": params_sha256,
         "wall_seconds": round(wall_seconds, 3),
         **_goodput(run.plan.run_dir),
-        "lineage": run.plan.lineage(),
+        "lineage": to_json(run.plan.lineage()),
         "versions": versions(),
     }
 
@@ -67,7 +68,7 @@ def _cut_short(
         "detached_listeners": run.bus.detached,
         "wall_seconds": round(wall_seconds, 3),
         **_goodput(run.plan.run_dir),
-        "lineage": run.plan.lineage(),
+        "lineage": to_json(run.plan.lineage()),
         "versions": versions(),
     }
 

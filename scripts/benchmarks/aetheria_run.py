@@ -9,7 +9,7 @@ from typing import Any
 
 from aetheria.cli.train import TrainCommand
 from aetheria.snapshots import read_snapshot
-from aetheria.snapshots.runs import find_snapshot
+from aetheria.snapshots.finding import find_snapshot
 from benchmarks.clock import Clock
 from benchmarks.report import read_spec, write_speed
 

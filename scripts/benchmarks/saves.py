@@ -40,7 +40,7 @@ class Bench:
         self._chunk = next(feed.train_chunks(0, 1))
         self._folder = Path(spec["folder"]) / f"{megabytes:g}"
         self._folder.mkdir()
-        self._store = SnapshotStore(self._folder / "ours", Retention(keep_last=2), {})
+        self._store = SnapshotStore(self._folder / "ours", Retention(keep_last=2))
         self._orbax = ocp.CheckpointManager(self._folder / "orbax")
         self._orbax_step = 0
 

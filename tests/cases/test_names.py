@@ -4,21 +4,25 @@ import hashlib
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from support.records import make_record
 
 from aetheria import predict
 from aetheria.cli.main import main
 from aetheria.config import make_config
+from aetheria.engine.interfaces import LOSS_OR_GRADIENT
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError
 from aetheria.inference import Predictor
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.snapshots.dumps import KIND
 from aetheria.snapshots.manifest import record_digest
-from aetheria.snapshots.snapshot_files import write_snapshot
+from aetheria.snapshots.snapshot_files import write_checkpoint
 
 MARKER, VICTIM = "executed", "victim"
 SPEC = {"inputs": {"shape": [3], "dtype": "float32"}}
@@ -31,8 +35,8 @@ HOSTILE = [
     ("shutil:rmtree", {"path": VICTIM}),
     ("subprocess:Popen", {"args": ["mkdir", MARKER]}),
     ("runpy:run_path", {"path_name": "side_effect.py"}),
-    ("aetheria.snapshots.runs:_remove", {"path": VICTIM}),
-    ("aetheria.snapshots.runs:write_json", {"path": MARKER, "value": 1}),
+    ("aetheria.snapshots.run_plan:_remove", {"path": VICTIM}),
+    ("aetheria.snapshots.run_folder:write_json", {"path": MARKER, "value": 1}),
     ("aetheria:predict", {}),
     ("numpy:save", {"file": MARKER, "arr": 1}),
     ("side_effect:Tiny", {}),
@@ -119,22 +123,16 @@ def assert_nothing_executed() -> None:
 
 def record(name: object, params: object) -> dict:
     config = make_config({"model_name": "Tiny", "strategy": "cpu"}, "test").to_dict()
-    progress = {"step": 1, "micro_step": 1, "examples_seen": 1, "epoch": 1}
-    return {
-        "config": json.loads(json.dumps({**config, "model_name": name, "model_params": params})),
-        "example_spec": SPEC,
-        "progress": progress,
-        "lineage": None,
-        "listeners": {},
-        "best": None,
-    }
+    config = {**config, "model_name": name, "model_params": params}
+    record = make_record(1)
+    return to_json(replace(record, run=replace(record.run, config=config)))
 
 
 def forge_snapshot(name: object, params: object) -> Path:
     """A snapshot whose digests are right: as whoever wants to can write it."""
     path = Path("hostile/checkpoints/snapshot_ep1")
-    write_snapshot(path, {"params/w": np.ones(3, np.float32)}, record(name, params))
-    Path("hostile/config.json").write_text(json.dumps(record(name, params)["config"]))
+    write_checkpoint(path, {"params/w": np.ones(3, np.float32)}, record(name, params))
+    Path("hostile/config.json").write_text(json.dumps(record(name, params)["run"]["config"]))
     return path
 
 
@@ -145,8 +143,9 @@ def forge_dump(name: object, params: object) -> Path:
         "window/mask": np.ones((1, 2), np.float32),
     }
     key = {"base_key": np.zeros(2, np.uint32)}
-    says = {**record(name, params), "kind": KIND, "step": 1, "examples_seen": 0, "indices": [0, 1]}
-    write_snapshot(path, {"params/w": np.ones(3, np.float32), **key, **global_batch}, says)
+    says = {"schema_version": 1, "run": record(name, params)["run"], "kind": KIND}
+    says |= {"what": LOSS_OR_GRADIENT, "step": 1, "examples_seen": 0, "indices": [0, 1]}
+    write_checkpoint(path, {"params/w": np.ones(3, np.float32), **key, **global_batch}, says)
     return path
 
 
@@ -194,14 +193,14 @@ def assert_refuses(call, *arguments: object, **options: object) -> None:
 def forge_weightless() -> Path:
     path = Path("good/checkpoints/snapshot_ep1")
     if not path.exists():
-        write_snapshot(path, {"params/w": np.ones(3, np.float32)}, record("Tiny", {}))
+        write_checkpoint(path, {"params/w": np.ones(3, np.float32)}, record("Tiny", {}))
     return path
 
 
 def rewrite(path: Path, name: object, params: object) -> None:
     """Makes a record say another model; the manifest's digest of the record is right again."""
     says = json.loads((path / "record" / "metadata").read_text())
-    says["config"] |= {"model_name": name, "model_params": params}
+    says["run"]["config"] |= {"model_name": name, "model_params": params}
     (path / "record" / "metadata").write_text(json.dumps(says))
     manifest = json.loads((path / "manifest" / "metadata").read_text())
     manifest["record"] = record_digest(says)
@@ -312,7 +311,7 @@ def test_the_safe_names_work_by_every_door():
 def forge_named(name: str, run: str) -> Path:
     path = Path(run, "checkpoints", "snapshot_ep1")
     arrays = {"params/w": np.ones(3, np.float32)}
-    write_snapshot(path, arrays, record(name, {"scale": 2.0}))
+    write_checkpoint(path, arrays, record(name, {"scale": 2.0}))
     return path
 
 
@@ -340,13 +339,13 @@ WRONG = [
     ("model_name", "antigravity:geohash", "standard library"),
     ("model_name", "numpy:save", "expected an aetheria Model, got 'numpy:save'"),
     ("model_name", "numpy:ndarray", "which is the class ndarray"),
-    ("model_name", "aetheria.snapshots.runs:_remove", "expected an aetheria Model"),
+    ("model_name", "aetheria.snapshots.run_plan:_remove", "expected an aetheria Model"),
     ("model_name", "unregistered_models:optax", "which is a module"),
     ("data_name", "os:system", "standard library"),
     ("data_name", "shutil:rmtree", "standard library"),
     ("data_name", "yaml:unsafe_load", "expected a dataset function, got 'yaml:unsafe_load'"),
     ("data_name", "numpy:save", "expected a dataset function"),
-    ("data_name", "aetheria.snapshots.runs:_remove", "expected a dataset function"),
+    ("data_name", "aetheria.snapshots.run_plan:_remove", "expected a dataset function"),
     ("data_name", "plain_data:system", "expected a dataset function"),
     ("data_name", "plain_data:rmtree", "expected a dataset function"),
     ("data_name", "plain_data:CONSTANT", "which is a str"),
@@ -355,7 +354,7 @@ WRONG = [
     ("loggers", {"shutil:rmtree": {"path": VICTIM}}, "standard library"),
     ("callbacks", "json:dumps", "standard library"),
     ("callbacks", "threading:Condition", "standard library"),
-    ("callbacks", {"aetheria.snapshots.runs:_remove": {"path": VICTIM}}, "notify(event)"),
+    ("callbacks", {"aetheria.snapshots.run_plan:_remove": {"path": VICTIM}}, "notify(event)"),
     ("callbacks", "plain_data:Deaf", "which is the class Deaf"),
     ("callbacks", "plain_data:make_listener", "which is a function make_listener"),
 ]

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import yaml
 from aetheria.build import build_run
 from aetheria.cli.main import main
 from aetheria.config import make_config
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import SnapshotError
 from aetheria.hardware.jax import environment
 from aetheria.inference import Predictor
-from aetheria.snapshots.runs import RunPlan
+from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.snapshot_files import read_snapshot
 
 PROJECT = Path(__file__).parent / "provenance_project"
@@ -60,7 +61,9 @@ class Trained:
         snapshot = read_snapshot(self.snapshot)
         plan = RunPlan(
             run_dir=self.folder / "run",
-            snapshot=snapshot._replace(record=record(json.loads(json.dumps(snapshot.record)))),
+            snapshot=snapshot._replace(
+                record=replace(snapshot.record, run=record(snapshot.record.run))
+            ),
         )
         config = make_config({**self.config, **changes}, "test")
         return build_run(config, plan, project, accept_changes=accept).changes
@@ -118,9 +121,9 @@ def test_nothing_changed_nothing_is_said(trained, tmp_path):
 
 def test_config_json_and_record_hold_what_was_resolved(trained):
     config = json.loads((trained.folder / "run" / "config.json").read_text())
-    record = read_snapshot(trained.snapshot).record
-    assert config["resolved"] == record["resolved"]
-    assert record["resolved"] == {
+    record = read_snapshot(trained.snapshot).record.run
+    assert config["resolved"] == to_json(record.resolved)
+    assert config["resolved"] == {
         "model_params": {
             "width": 4,
             "scale": 1.0,
@@ -132,9 +135,9 @@ def test_config_json_and_record_hold_what_was_resolved(trained):
         "loggers": {},
         "callbacks": {"listening": {"patience": 3}},
     }
-    assert make_config(record["config"], "record").model_params == {}
+    assert make_config(record.config, "record").model_params == {}
     details = json.loads((trained.folder / "run" / "provenance.json").read_text())
-    assert details == record["provenance"]
+    assert details == to_json(record.provenance)
     assert details["settings"]["JAX_ENABLE_X64"] is False
     assert details["settings"]["JAX_DEFAULT_PRNG_IMPL"] == "threefry2x32"
     assert details["settings"]["XLA_FLAGS"] == ""
@@ -340,8 +343,7 @@ def test_another_processor_or_version_is_named(trained, monkeypatch):
 
 
 def _with_version(record):
-    record["versions"]["jax"] = "0.0.1"
-    return record
+    return replace(record, versions={**record.versions, "jax": "0.0.1"})
 
 
 def _one(rows: np.ndarray, index: int) -> np.ndarray:
@@ -387,8 +389,8 @@ def test_data_that_changed_are_refused(trained, rows, case):
 def test_data_that_are_read_one_by_one(tmp_path, kind):
     run = start(tmp_path, data_params={"folder": str(tmp_path), "kind": kind})
     assert run.resume(PROJECT) == ()
-    print_ = read_snapshot(run.snapshot).record["provenance"]["data"]["train"]
-    assert print_["random"] == (kind == "augmented")
+    print_ = read_snapshot(run.snapshot).record.run.provenance.data["train"]
+    assert print_.random == (kind == "augmented")
     save_rows(tmp_path, _one(make_rows(), 1796))  # the last row is always in the sample
     if kind == "records":
         assert "got other values in row 1796;" in run.refusal(PROJECT)[0]
@@ -400,8 +402,7 @@ def test_data_that_are_read_one_by_one(tmp_path, kind):
 
 def test_a_snapshot_of_an_older_release_goes_on(trained, tmp_path):
     def older(record):
-        del record["resolved"], record["provenance"]
-        return record
+        return replace(record, resolved=None, provenance=None)
 
     assert trained.resume(PROJECT, record=older) == ()
     project = trained.project(tmp_path, {MODEL: ("scale: float = 1.0", "scale: float = 2.0")})

@@ -110,7 +110,7 @@ def test_a_disk_that_stays_full_leaves_the_snapshot_before(disk, train, capfd):
     assert run.exit_code == 0
     newest, damaged = find_newest(run.run_dir / "checkpoints")
     assert newest is not None and newest.path.name == "snapshot_ep2" and not damaged
-    assert read_snapshot(newest.path).record["progress"]["step"] == 46
+    assert read_snapshot(newest.path).record.progress.step == 46
     captured = capfd.readouterr()
     assert "completed (end of schedule)" in captured.out
     assert "summary.json could not be written: " in captured.err

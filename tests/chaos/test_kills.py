@@ -86,7 +86,7 @@ def test_kills_change_nothing(tmp_path):
         assert process.wait() == -9, trainer.output()
         moments.add(bool(list(checkpoints.glob("*.orbax-checkpoint-tmp*"))))
         snapshots = list_snapshots(checkpoints)
-        steps = [read_snapshot(info.path).record["progress"]["step"] for info in snapshots]
+        steps = [read_snapshot(info.path).record.progress.step for info in snapshots]
         assert steps == [info.step for info in snapshots]  # each is whole
         assert len(steps) >= min(len(seen), 3)
         newest = steps[-1] if steps else 0
@@ -105,6 +105,6 @@ def test_kills_change_nothing(tmp_path):
     one, other = (find_newest(r.run_dir / "checkpoints")[0] for r in (killed, whole))
     for path in other.arrays:
         assert one.arrays[path].tobytes() == other.arrays[path].tobytes(), path
-    assert one.record["progress"] == other.record["progress"]
-    assert one.record["listeners"] == other.record["listeners"]
+    assert one.record.progress == other.record.progress
+    assert one.record.listeners == other.record.listeners
     assert without_rate(killed.metrics) == without_rate(whole.metrics)

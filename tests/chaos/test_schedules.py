@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from support.damage import cut, delete, files_of, flip
 from support.long import long_or
+from support.records import make_run_record
 from support.runs import Finished, without_rate
 
 from aetheria.data import DataSplits, Feed
@@ -123,9 +125,7 @@ class Life:
         stop = StopSignal()
         context = RunContext(run_dir=folder, config={}, stop=stop, eval_metrics=("eval/loss",))
         split = ArraySource({"inputs": np.arange(NUM_EXAMPLES, dtype=np.int32)})
-        self.store = SnapshotStore(
-            folder / "checkpoints", Retention(keep_last=3), {"lineage": None}
-        )
+        self.store = SnapshotStore(folder / "checkpoints", Retention(keep_last=3))
         self.engine = Engine(
             program=MixingProgram(moment, at, stop),
             feed=Feed(
@@ -152,6 +152,7 @@ class Life:
             snapshots=self.store,
             stop=stop,
             nonfinite=NonFinitePolicy(action="skip", max_consecutive_skips=3, dumps=NoDumps()),
+            record=make_run_record(),
         )
         self.engine._fail = lambda error: None  # a killed process says nothing
 
@@ -172,7 +173,7 @@ def outcome_of(folder):
     record = life.plan.snapshot.record
     lines = without_rate(Finished(0, folder).metrics)
     arrays = {path: a.tobytes() for path, a in life.plan.snapshot.arrays.items()}
-    return arrays, record["progress"], record["engine"], record["listeners"], lines
+    return arrays, record, lines
 
 
 _reference = []
@@ -265,7 +266,7 @@ class Schedules(RuleBasedStateMachine):
             shutil.rmtree(self.run)
             _tally["none sound"] += 1
             life, before = Life(self.run, **how), []
-        begins = 0 if life.plan.snapshot is None else life.plan.snapshot.record["progress"]["step"]
+        begins = 0 if life.plan.snapshot is None else life.plan.snapshot.record.progress.step
         _tally["damaged"] += len(life.plan.damaged)
         assert self.touched or begins == max(before, default=0)
         return life.run()
@@ -298,8 +299,8 @@ def test_an_order_that_is_not_the_same_would_be_seen(tmp_path):
     Life(tmp_path / "run", stop_at_step=7).run()
     life = Life(tmp_path / "run")
     assert life.plan.snapshot is not None
-    progress = {**life.plan.snapshot.record["progress"], "examples_seen": 0}
-    record = {**life.plan.snapshot.record, "progress": progress}
+    record = life.plan.snapshot.record
+    record = replace(record, progress=replace(record.progress, examples_seen=0))
     life.engine.run(life.plan.snapshot._replace(record=record))
     life.store.finished(wait=True)
     assert outcome_of(tmp_path / "run") != reference()

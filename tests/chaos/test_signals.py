@@ -91,7 +91,7 @@ def test_both_processes_leave_at_one_step_and_nothing_is_lost(start, tmp_path):
         assert step == int(others) and step > steps[-1]
         newest, damaged = find_newest(folder / "checkpoints")
         assert newest is not None and not damaged
-        assert newest.record["progress"]["step"] == step
+        assert newest.record.progress.step == step
         steps.append(step)
     assert {rank for rank, _ in cases} == {0, 1} and {number for _, number in cases} == {*SIGNALS}
 

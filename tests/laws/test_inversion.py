@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from support.records import make_run_record
 from support.runs import REPOSITORY
 
 from aetheria.engine import Engine, NonFinitePolicy, Schedule
@@ -170,6 +171,7 @@ def engine_over_another_framework():
         snapshots=writer,
         stop=StopSignal(),
         nonfinite=NonFinitePolicy(action="skip", max_consecutive_skips=3, dumps=NoDumps()),
+        record=make_run_record(),
     )
     return engine, writer
 

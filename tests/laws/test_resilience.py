@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from aetheria.config import make_config
 from aetheria.errors import SnapshotError
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.manifest import part_sha256
-from aetheria.snapshots.runs import RunPlan
+from aetheria.snapshots.run_plan import RunPlan
 
 # Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
 EVENTFUL = {
@@ -89,8 +90,9 @@ def test_a_field_of_the_state_that_is_lost_changes_the_result(
 
 
 def test_a_lost_data_position_changes_the_result(stopped_at_30, right, tmp_path):
-    progress = {**stopped_at_30.record["progress"], "examples_seen": 0}
-    moved = stopped_at_30._replace(record={**stopped_at_30.record, "progress": progress})
+    record = stopped_at_30.record
+    progress = replace(record.progress, examples_seen=0)
+    moved = stopped_at_30._replace(record=replace(record, progress=progress))
     assert finish(moved, tmp_path, "moved") != right
 
 

@@ -22,7 +22,7 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
     from aetheria.build import build_run
     from aetheria.config import make_config
     from aetheria.snapshots.manifest import part_sha256
-    from aetheria.snapshots.runs import RunPlan
+    from aetheria.snapshots.run_plan import RunPlan
 
     digests = set()
     every = subsets(LOGGERS)
@@ -109,7 +109,7 @@ def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
 
     from aetheria.build import build_run
     from aetheria.config import make_config
-    from aetheria.snapshots.runs import RunPlan
+    from aetheria.snapshots.run_plan import RunPlan
 
     class Keeper:
         def __init__(self):

@@ -43,7 +43,7 @@ class PredictProgram:
     def __init__(
         self,
         model: Model,
-        example_spec: Mapping[str, Mapping[str, Any]],
+        example_spec: Mapping[str, object],
         *,
         mixed_precision: bool | str,
         trained_with: bool | str = False,

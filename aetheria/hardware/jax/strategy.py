@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aetheria.errors import HardwareError
 from aetheria.hardware.jax.cpu.threads import NUM_THREADS
+from aetheria.hardware.jax.environment import describe_machine
 from aetheria.hardware.jax.mesh import Device, make_mesh, name_devices
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.program_spec import ProgramSpec
@@ -29,6 +30,14 @@ class MeshStrategy:
 
     name: str
     mesh: Mesh
+
+    def describe_settings(self) -> dict[str, object]:
+        """None beside those of JAX."""
+        return {}
+
+    def describe_machine(self) -> dict[str, object]:
+        """The devices of the mesh, of all processes, and the processor of this machine."""
+        return describe_machine(list(self.mesh.devices.flat))
 
     def check(self, num_slices: int, slice_size: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the devices."""
@@ -67,6 +76,14 @@ class ElasticStrategy:
 
     name: str
     mesh: Mesh
+
+    def describe_settings(self) -> dict[str, object]:
+        """None beside those of JAX."""
+        return {}
+
+    def describe_machine(self) -> dict[str, object]:
+        """The devices of the mesh, of all processes, and the processor of this machine."""
+        return describe_machine(list(self.mesh.devices.flat))
 
     def check(self, num_slices: int, slice_size: int) -> None:
         """Raises HardwareError if the lanes, one slice each, cannot be shared evenly."""

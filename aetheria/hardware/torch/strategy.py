@@ -17,6 +17,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from aetheria.engine.interfaces import Peers
 from aetheria.errors import HardwareError
 from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.torch.environment import describe_machine, describe_settings
 from aetheria.hardware.torch.program import TorchProgram
 from aetheria.hardware.torch.ranks import Ranks
 from aetheria.model.model import Model
@@ -32,6 +33,14 @@ class TorchStrategy:
 
     name: str
     ranks: Ranks
+
+    def describe_settings(self) -> dict[str, object]:
+        """PyTorch's settings that change numbers."""
+        return describe_settings()
+
+    def describe_machine(self) -> dict[str, object]:
+        """The device of a rank, and how many ranks there are."""
+        return describe_machine(self.ranks)
 
     def check(self, num_slices: int, slice_size: int) -> None:
         """Raises HardwareError if a micro-batch does not divide over the ranks."""

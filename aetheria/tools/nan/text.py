@@ -1,10 +1,9 @@
 """What `aetheria debug nan` prints about a finding."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from aetheria.engine.interfaces import LOSS_OR_GRADIENT, UPDATE_OR_STATE
-from aetheria.model.model import Batch
+from aetheria.snapshots.dumps import Dump, DumpRecord
 from aetheria.tools.nan.origin import Origin
 from aetheria.tools.nan.replay import Finding
 
@@ -22,15 +21,15 @@ _LEAF = {
 }
 
 
-def describe(
-    finding: Finding | None, record: Mapping[str, Any], global_batch: Batch
-) -> Iterator[tuple[str, str]]:
-    num_micro, size = global_batch["mask"].shape
-    yield "batch", f"step {record['step']}, {num_micro} micro-batch(es) of {size} examples"
+def describe(finding: Finding | None, dump: Dump) -> Iterator[tuple[str, str]]:
+    """A line for each thing that was found: its title, and a text."""
+    record = dump.record
+    num_micro, size = dump.global_batch["mask"].shape
+    yield "batch", f"step {record.step}, {num_micro} micro-batch(es) of {size} examples"
     if finding is None:
         yield (
             "finite",
-            f"{_WHAT[record.get('what', LOSS_OR_GRADIENT)]} finite when computed again: the data "
+            f"{_WHAT[record.what]} finite when computed again: the data "
             "and the model are not the cause; check the machine (memory, driver) that computed "
             "them",
         )
@@ -86,10 +85,10 @@ def _place(origin: Origin) -> str:
     return f"{layer}{turn}, {'backward' if origin.backward else 'forward'} pass{source}"
 
 
-def _example(finding: Finding, record: Mapping[str, Any], size: int) -> str:
+def _example(finding: Finding, record: DumpRecord, size: int) -> str:
     assert finding.micro_batch is not None
     if finding.row is None:
         return "no single one: each example of the micro-batch is finite alone"
     place = finding.micro_batch * size + finding.row
-    number = record["indices"][place]
+    number = record.indices[place]
     return f"row {finding.row} (from 0) of the micro-batch: number {number} of the training split"

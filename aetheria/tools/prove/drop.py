@@ -1,15 +1,14 @@
 """A snapshot without one of its fields: the negative control of `prove resume`."""
 
 import shutil
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from aetheria.engine.interfaces import Snapshot
 from aetheria.errors import AetheriaError
-from aetheria.snapshots.runs import CHECKPOINTS
+from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.snapshot_files import write_snapshot
 from aetheria.snapshots.store import find_newest
 
@@ -49,7 +48,7 @@ def drop_field(run_dir: Path, field: str) -> None:
 
 def _without(snapshot: Snapshot, field: str) -> Snapshot | None:
     """The snapshot without a field; None if nothing changes."""
-    record = dict(snapshot.record)
+    record = snapshot.record
     if field in _ARRAYS:
         arrays = {
             path: _blank(array) if path.split("/")[0] == _ARRAYS[field] else array
@@ -58,10 +57,9 @@ def _without(snapshot: Snapshot, field: str) -> Snapshot | None:
         same = all(np.array_equal(arrays[path], snapshot.arrays[path]) for path in arrays)
         return None if same else snapshot._replace(arrays=arrays)
     if field in _PROGRESS:
-        progress: Mapping[str, Any] = record["progress"]
-        record["progress"] = {**progress, _PROGRESS[field]: 0}
+        record = replace(record, progress=replace(record.progress, **{_PROGRESS[field]: 0}))
     else:
-        record["listeners"] = {}
+        record = replace(record, listeners={})
     return None if record == snapshot.record else snapshot._replace(record=record)
 
 

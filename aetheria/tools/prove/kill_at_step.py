@@ -19,7 +19,7 @@ from aetheria.observe.listener import RunContext
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_dataset
-from aetheria.snapshots.runs import CHECKPOINTS
+from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.store import list_snapshots
 
 EXAMPLES = "examples.jsonl"
@@ -116,7 +116,7 @@ class KillAtStep:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline:
             infos = list_snapshots(self._run_dir / CHECKPOINTS)
-            if infos and infos[-1].step > self._started_at:
+            if infos and infos[-1].age_rank > (False, self._started_at):
                 return
             time.sleep(0.01)
 

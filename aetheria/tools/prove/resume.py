@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aetheria.config import Config
+from aetheria.engine.record import SnapshotRecord
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.tools.prove.drop import drop_field
 from aetheria.tools.prove.kill_at_step import read_examples
@@ -80,7 +82,7 @@ class ResumeProof:
             started_at = ", ".join(f"example {start}" for start, _ in processes)
             log(f"resumed: {self.steps} steps; processes started at {started_at}")
             found = self._child(resumed).evidence()
-            num_examples = expected.record["progress"]["examples_seen"]
+            num_examples = _record(expected).progress.examples_seen
             return [
                 _check_metrics(expected, found),
                 _check("metrics.csv", _csv(whole), _csv(resumed)),
@@ -90,7 +92,7 @@ class ResumeProof:
             ]
 
     def _check_length(self, whole: Evidence) -> None:
-        reached = whole.record["progress"]["step"]
+        reached = _record(whole).progress.step
         if reached < self.steps:
             raise AetheriaError(
                 f"--steps: expected at most the {reached} steps of this run, got {self.steps}; "
@@ -147,8 +149,14 @@ def _check_parts(first: Evidence, second: Evidence) -> Iterator[Check]:
 
 def _check_record(first: Evidence, second: Evidence) -> Iterator[Check]:
     """Compares the record of the last snapshot, except config and versions."""
+    mine, others = _record(first), _record(second)
     for part in ("progress", "engine", "listeners"):
-        yield _check(part, first.record[part], second.record[part])
+        yield _check(part, to_json(getattr(mine, part)), to_json(getattr(others, part)))
+
+
+def _record(evidence: Evidence) -> SnapshotRecord:
+    assert evidence.record is not None, "a run that has ended has a snapshot"
+    return evidence.record
 
 
 def _check(name: str, first: object, second: object) -> Check:

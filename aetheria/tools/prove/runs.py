@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from aetheria.engine.interfaces import Snapshot
+from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.virtual_devices import flags_for_devices
 from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.manifest import part_sha256
-from aetheria.snapshots.runs import CHECKPOINTS, find_snapshot
+from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.store import list_snapshots
 
 
@@ -28,13 +30,13 @@ class Evidence:
     Attributes:
         metrics: the lines of `metrics.jsonl`, in order, without the speed.
         digests: part of the state, such as `params`, -> sha256 of its bytes at the end.
-        record: the record of the last snapshot.
+        record: the record of the last snapshot; None: it is not known.
         initial: like digests, at step 0; empty if the run took no snapshot there.
     """
 
     metrics: tuple[Mapping[str, Any], ...]
     digests: Mapping[str, str]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: SnapshotRecord | None = None
     initial: Mapping[str, str] = field(default_factory=dict)
 
     def differs_from(self, other: "Evidence", parts: Sequence[str] | None = None) -> str | None:

@@ -1,23 +1,17 @@
 """Inspects the snapshots of a run without changing them."""
 
-import json
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aetheria.errors import SnapshotError
 from aetheria.snapshots.retention import Retention, SnapshotInfo
-from aetheria.snapshots.runs import CHECKPOINTS
+from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.sizes import folder_bytes
 from aetheria.snapshots.snapshot_files import read_snapshot
-from aetheria.snapshots.store import (
-    QUARANTINE,
-    UNKNOWN_STEP,
-    list_snapshots,
-    record_path,
-    snapshot_info,
-)
+from aetheria.snapshots.store import QUARANTINE, list_snapshots, read_record, snapshot_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +55,7 @@ def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
         path = info.path
         yield Inspected(
             path=path,
-            step=None if info.step == UNKNOWN_STEP else info.step,
+            step=info.step,
             size_bytes=folder_bytes(path),
             age_seconds=max(0.0, time.time() - path.stat().st_mtime),
             best=bool(best) and best[0].path == path,
@@ -86,10 +80,10 @@ def _problem(path: Path) -> str:
 def _retention(infos: list[SnapshotInfo]) -> Retention:
     """The retention policy in the newest readable snapshot, which defines the best one."""
     for info in reversed(infos):
-        try:
-            record = json.loads(record_path(info.path).read_text(encoding="utf-8"))
-            snapshot = record["config"]["snapshot"]
-            return Retention(monitor=snapshot["monitor"], mode=snapshot["mode"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        with contextlib.suppress(SnapshotError):
+            snapshot = read_record(info.path).run.config.get("snapshot")
+            said = snapshot if isinstance(snapshot, Mapping) else {}
+            monitor, mode = said.get("monitor"), said.get("mode")
+            if isinstance(monitor, str) and isinstance(mode, str):
+                return Retention(monitor=monitor, mode=mode)
     return Retention()

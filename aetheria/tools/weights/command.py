@@ -36,7 +36,8 @@ class ExportCommand(ModelFields):
         """
         from aetheria.plugins.discovery import find_project
         from aetheria.snapshots import read_snapshot
-        from aetheria.snapshots.runs import find_snapshot, newest_runs
+        from aetheria.snapshots.finding import find_snapshot
+        from aetheria.snapshots.run_folder import newest_runs
         from aetheria.tools.weights.weights import export_weights
 
         snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
@@ -45,7 +46,7 @@ class ExportCommand(ModelFields):
         averaged = any("averaged_params" in path.split("/") for path in snapshot.arrays)
         size = sum(array.nbytes for array in tensors.values()) / 1e6
         print(
-            f"exported {snapshot.path} (step {snapshot.record['progress']['step']}, verified"
+            f"exported {snapshot.path} (step {snapshot.record.progress.step}, verified"
             f"{', averaged parameters' if averaged else ''}) to {self.to}: {len(tensors)} tensors, "
             f"{size:.1f} MB"
         )
@@ -80,7 +81,8 @@ class ImportCommand(OverrideFields, ModelFields):
         config = self._config()
         from aetheria.plugins.discovery import find_project
         from aetheria.snapshots.claim import claim
-        from aetheria.snapshots.runs import CHECKPOINTS, RunRequest
+        from aetheria.snapshots.run_folder import CHECKPOINTS
+        from aetheria.snapshots.runs import RunRequest
         from aetheria.snapshots.snapshot_files import write_snapshot
         from aetheria.tools.weights.weights import (
             WeightsRequest,
@@ -104,9 +106,8 @@ class ImportCommand(OverrideFields, ModelFields):
                 spec_of_data(config, project) if self.config_file else None,
             ),
         )
-        known = weights.record["config"]
-        own = {k: v for k, v in known["model_params"].items() if k not in shorts}
-        config = replace(config, model_name=known["model_name"], model_params=own)
+        own = {k: v for k, v in weights.model.params.items() if k not in shorts}
+        config = replace(config, model_name=weights.model.name, model_params=own)
         arrays, record = first_snapshot(weights, config, project)
         path = self.workdir / CHECKPOINTS / _FIRST
         with claim(plan) as plan:

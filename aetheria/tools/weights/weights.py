@@ -8,10 +8,12 @@ import jax
 import numpy as np
 
 from aetheria.build import build_feed, build_model, require_torch
-from aetheria.build.provenance import describe_run, resolve_model
+from aetheria.build.provenance import describe_run, recorded_model, resolve_model
 from aetheria.config import Config
 from aetheria.engine.interfaces import Snapshot
+from aetheria.engine.record import ImportedFrom, ResolvedArguments, SnapshotRecord
 from aetheria.engine.run_state import RunState
+from aetheria.engine.typed_json import JsonObject, to_json
 from aetheria.errors import AetheriaError
 from aetheria.hardware.layout.leaves import (
     abstract_weights,
@@ -20,14 +22,14 @@ from aetheria.hardware.layout.leaves import (
     named_leaves,
 )
 from aetheria.hardware.layout.state import make_init
-from aetheria.model.by_name import remake_model
+from aetheria.model.by_name import NamedModel, RecordedModel, remake_model
 from aetheria.model.example_spec import example_shapes
 from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import FLOAT32, Precision
 from aetheria.plugins.bounded import build_described
 
-ExampleSpec = Mapping[str, Mapping[str, Any]]
+ExampleSpec = JsonObject
 
 
 class WeightsRequest(NamedTuple):
@@ -48,14 +50,30 @@ class WeightsRequest(NamedTuple):
     example_spec: ExampleSpec | None = None
 
 
+class ImportedWeights(NamedTuple):
+    """What was read of a file of weights.
+
+    Attributes:
+        path: the file.
+        arrays: leaf path -> array, of parameters and model state.
+        model: the model that they are of.
+        example_spec: column name -> {"shape", "dtype"} of one example.
+    """
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    model: NamedModel
+    example_spec: ExampleSpec
+
+
 def looks_like_weights(path: Path) -> bool:
     """Whether a path is a weight file of PyTorch, or an exported folder."""
     files = (path, path / "model.safetensors")
     return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
 
 
-def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
-    """Reads weights of PyTorch as a snapshot that contains only weights.
+def read_weights(path: Path, request: WeightsRequest) -> ImportedWeights:
+    """Reads weights of PyTorch as the leaves of the model that they belong to.
 
     Raises:
         AetheriaError: torch is missing, or the file is damaged or belongs to another model.
@@ -68,20 +86,15 @@ def read_weights(path: Path, request: WeightsRequest) -> Snapshot:
         raise AetheriaError(
             f"model_name: expected one, since {path} contains only weights, got none; add it"
         )
-    name, params, model = remake_model(
-        about, str(path), request.project, request.model_name, request.model_params
+    model = remake_model(
+        _recorded(about), str(path), request.project, request.model_name, request.model_params
     )
     spec = request.example_spec
     if spec is None and request.input_shape is None:
         spec = about.get("example_spec")
-    spec = spec or _inputs(model, tensors, request.input_shape)
-    link = _link(model, spec, _precision_of(tensors), str(path), len(tensors))
-    arrays = link.to_leaves(tensors, str(path))
-    record = {
-        "config": {"model_name": name, "model_params": params, "mixed_precision": False},
-        "example_spec": spec,
-    }
-    return Snapshot(path, arrays, record)
+    spec = spec or _inputs(model.model, tensors, request.input_shape)
+    link = _link(model.model, spec, _precision_of(tensors), str(path), len(tensors))
+    return ImportedWeights(path, link.to_leaves(tensors, str(path)), model, spec)
 
 
 def export_weights(
@@ -105,25 +118,27 @@ def export_weights(
     require_torch("export")
     from aetheria.hardware.torch.weight_files import write_weight_file
 
-    config, spec = snapshot.record["config"], snapshot.record.get("example_spec", {})
-    if model_name is not None:  # the same model under the name that the caller uses
-        config = {**config, "model_name": model_name}
-    resolved = snapshot.record.get("resolved", {})
-    described = {**config, "resolved": resolved}
-    name, params, model = remake_model(described, str(snapshot.path), project, model_name)
+    run = snapshot.record.run
+    spec, said = run.example_spec, recorded_model(run)
+    if model_name is not None:  # the same model under a name that the caller gives
+        said = said._replace(name=model_name)
+    name, params, model = remake_model(said, str(snapshot.path), project, model_name)
     arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
-    precision = Precision.parse(config["mixed_precision"])
+    precision = Precision.parse(run.mixed_precision)
     wide = precision if precision.params == np.float64 else FLOAT32
     link = _link(model, spec, wide, str(snapshot.path), len(arrays))
     tensors = link.to_tensors(arrays)
+    resolved = {} if run.resolved is None else to_json(run.resolved)
     about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
     write_weight_file(to, tensors, about)
     return tensors
 
 
-def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> tuple[Any, Any]:
-    """The arrays and the record of a snapshot at step 0 with these weights."""
-    model, spec = build_model(config, project), weights.record["example_spec"]
+def first_snapshot(
+    weights: ImportedWeights, config: Config, project: Path | None
+) -> tuple[Mapping[str, np.ndarray], SnapshotRecord]:
+    """A state of step 0 that begins with these weights: its arrays, and its record."""
+    model, spec = build_model(config, project), weights.example_spec
     precision = Precision.parse(config.mixed_precision)
     init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
     arrays = named_leaves(init(jax.random.key(config.seed), _example(spec, str(weights.path))))
@@ -132,9 +147,10 @@ def first_snapshot(weights: Snapshot, config: Config, project: Path | None) -> t
         source = averaged_param(path) or path
         if source in weights.arrays:
             arrays[path] = weights.arrays[source].astype(array.dtype)
-    lineage = {"file": str(weights.path)}
-    made_of = {"resolved": {"model_params": resolve_model(config, project)}}
-    return arrays, {**RunState().record(0, {}, {}), **describe_run(config, spec, lineage, made_of)}
+    lineage = ImportedFrom(file=str(weights.path))
+    resolved = ResolvedArguments(model_params=resolve_model(config, project))
+    run = describe_run(config, spec, lineage=lineage, resolved=resolved)
+    return arrays, RunState().record(run)
 
 
 def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
@@ -155,6 +171,13 @@ def _link(
         return Correspondence(COUNTERPARTS.make(model, batch), weights)
 
     return build_described(build, where, num_arrays)
+
+
+def _recorded(about: Mapping[str, Any]) -> RecordedModel:
+    """What a file of weights says of its model."""
+    resolved = about.get("resolved")
+    known = resolved.get("model_params") if isinstance(resolved, Mapping) else None
+    return RecordedModel(about.get("model_name"), about.get("model_params", {}), known)
 
 
 def _inputs(

@@ -1,0 +1,62 @@
+"""Snapshots by path, and the snapshot that a fork started from."""
+
+import json
+from pathlib import Path
+
+from aetheria.config.paths import check_local
+from aetheria.errors import SnapshotError
+from aetheria.snapshots.run_folder import CHECKPOINTS, some, what_is_there
+from aetheria.snapshots.store import list_snapshots
+
+
+def find_snapshot(path: str, runs: list[Path]) -> Path:
+    """Finds a snapshot folder by a path: from the current folder, then in the given runs.
+
+    An ending `.pt` or `/` is ignored; a run folder stands for its newest snapshot.
+
+    Raises:
+        SnapshotError: nothing is there.
+    """
+    check_local("snapshot", path)
+    text = Path(path.removesuffix(".pt"))
+    candidates = [text]
+    if not text.is_absolute():
+        candidates += [place for run in runs for place in (run / text, run / CHECKPOINTS / text)]
+    for candidate in candidates:
+        if candidate.is_dir() and candidate.name.startswith("snapshot_"):
+            return candidate
+        if (candidate / "manifest").is_dir():  # a copy under another name
+            return candidate
+        infos = list_snapshots(candidate / CHECKPOINTS)
+        if infos:
+            return infos[-1].path
+    for candidate in (Path(path), *candidates):
+        if candidate.is_file():
+            raise SnapshotError(
+                f"snapshot: expected the folder of a snapshot, got the file {candidate}, which is "
+                "not read; name a folder"
+            )
+    known = [info.path for run in runs for info in list_snapshots(run / CHECKPOINTS)]
+    there = f"known: {some(map(str, known))}" if known else what_is_there(text)
+    got = "a folder without one" if text.is_dir() else "nothing there"
+    raise SnapshotError(f"snapshot: expected one at {path}, got {got}; {there}")
+
+
+def forked_from(fork: Path) -> tuple[Path, Path] | None:
+    """The run and the snapshot that a fork started from; None if the folder holds no fork.
+
+    Raises:
+        SnapshotError: that snapshot is gone.
+    """
+    try:
+        lineage = json.loads((fork / "config.json").read_text(encoding="utf-8"))["lineage"]
+        parent, name = Path(lineage["run"]), lineage["snapshot"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for path in (parent / CHECKPOINTS / name, parent / name):
+        if path.is_dir():
+            return parent, path
+    raise SnapshotError(
+        f"--resume: expected {name} in {parent}, which {fork} was forked from and has no snapshot "
+        "beyond, got nothing there; put it back, or fork another snapshot into a new folder"
+    )
