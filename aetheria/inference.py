@@ -39,21 +39,21 @@ class _Loaded(NamedTuple):
 
 
 class Predictor:
-    """A trained model that answers calls.
+    """A trained model that predicts, from any number of threads.
 
     Args:
         model_name: registered name or `pkg.mod:Name`; None: the snapshot's own, which is looked up
             among registered models only: a file does not choose what is imported.
         model_params: hyperparameters that differ from those in the snapshot.
-        checkpoint_path: a snapshot or a run folder. A relative path is looked up from the current
-            folder, then in the newest run under `runs/`; an ending `.pt` is ignored. Or a file of
-            PyTorch's weights, `.pt` or `.safetensors`; or a folder that was exported.
+        checkpoint_path: a snapshot or a run folder. A relative path is searched from the current
+            folder, then in the newest run under `runs/`; an ending `.pt` is ignored. It may also be
+            a file of PyTorch weights, `.pt` or `.safetensors`, or an exported folder.
         mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
             what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
-        batch_sizes: batch sizes to compile for now rather than at their first call.
+        batch_sizes: batch sizes to compile for at once, not at their first call.
         project: the folder that holds your `models/`; None: the current folder.
-        input_shape: of one example, for a file of weights of which nobody else says it.
+        input_shape: of one example, for a file of weights that does not say it.
 
     Raises:
         AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
@@ -81,7 +81,7 @@ class Predictor:
 
     @classmethod
     def from_snapshot(cls, path: str | Path, **options: Any) -> "Predictor":
-        """Makes a predictor of the model that the snapshot itself names."""
+        """Makes a predictor of the model that the snapshot names."""
         return cls(checkpoint_path=path, **options)
 
     @property
@@ -108,8 +108,8 @@ class Predictor:
         return loaded.program.run(loaded.weights, inputs, probabilities=True)
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
-        """Takes other weights (None: reads the same path again). Calls under way end on the old
-        ones; if the new ones cannot be loaded, the old ones stay.
+        """Loads other weights (None: reads the same path again). Calls under way finish with the
+        old weights; if the new ones cannot be loaded, the old ones stay.
         """
         self._loaded = self._load(str(checkpoint_path or self._loaded.path))
 

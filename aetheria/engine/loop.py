@@ -189,8 +189,8 @@ class Engine(Generic[State, Report, Totals]):
             self._state = self._program.unfreeze(self._state, ignore_until_step)
         self._now = RunState.from_record(snapshot.record)
         engine = snapshot.record.engine
-        self._reports.num_skipped, self._reports.interval = engine.num_skipped, engine.interval
-        sums = engine.interval
+        self._reports.num_skipped = engine.num_skipped
+        self._reports.interval = sums = engine.interval
         self._interval = None if sums is None else self._program.import_report(sums)
         self._bus.import_state(snapshot.record.listeners)
 
@@ -365,13 +365,11 @@ class Engine(Generic[State, Report, Totals]):
             return
         self._enter(Phase.SAVING)
         self._emit_saves(wait=True)
+        begins = self._schedule.is_log_due(self._now.progress)  # another logging interval
         record = self._now.record(
             self._record,
             num_skipped=self._reports.num_skipped,
-            # Where a log is due, the next interval begins.
-            interval=None
-            if self._schedule.is_log_due(self._now.progress)
-            else self._reports.interval,
+            interval=None if begins else self._reports.interval,
             listeners=self._bus.export_state(),
         )
         pending = self._now.pending is not None
