@@ -89,7 +89,7 @@ def made(tmp_path_factory):
 def test_a_field_that_is_dropped_is_noticed(config, made, field):
     proof = SharedRuns(
         config_file=Path(config),
-        config=load_config(config),
+        config=load_config(Path(config)),
         overrides=(),
         steps=12,
         kill_at=(8,),

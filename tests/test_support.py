@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from support.long import covering
+from support.long import covering, covering_rows
 from support.runs import TESTS
 
 
@@ -85,8 +85,15 @@ def test_seldom():
 
 @pytest.mark.parametrize(
     ("options", "passed", "left_out"),
-    [((), 1, 1), (("--long",), 2, 0), (("-m", "long"), 1, 0), (("-n2",), 1, 1)],
-    ids=str,
+    covering_rows(
+        {
+            "as it is": ((), 1, 1),
+            "all": (("--long",), 2, 0),
+            "by the marker": (("-m", "long"), 1, 0),
+            "in two processes": (("-n2",), 1, 1),
+        },
+        default=["all", "in two processes"],
+    ),
 )
 def test_long_tests_run_when_they_are_asked_for(tmp_path, options, passed, left_out):
     (tmp_path / "test_two.py").write_text(FILE)
