@@ -25,6 +25,9 @@ _INTERFACE_MODULES = (
     "aetheria.engine.interfaces",
     "aetheria.engine.stop",
     "aetheria.engine.heartbeat",
+    "aetheria.engine.record",
+    "aetheria.engine.record_0_1_0",
+    "aetheria.engine.typed_json",
 )
 _FRONT_DOORS = ("aetheria", "main", "__main__", "predict", "inference", "pytorch")
 _VOCABULARY = ("events", "errors")
@@ -58,7 +61,7 @@ ROOMS = (
     Room("engine", "the training loop", 4, 832, 140),
     Room("hardware/layout", "leaves of a state", 5, 30, 150),
     Room("hardware/processes", "launch, stop, signals", 5, 190, 150),
-    Room(INTERFACES, "what the engine needs: interfaces, stop, heartbeat", 6, 572, 400),
+    Room(INTERFACES, "what the engine needs: interfaces, record, stop, heartbeat", 6, 572, 400),
     Room("model", "for researchers", 6, 335, 135),
     Room("plugins", "names become objects", 7, 200, 340),
     Room("config", "one schema, two spellings", 8, 200, 340),

@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.events import Event, PhaseChanged, RunStarted
-from aetheria.json_types import JsonObject
 from aetheria.observe.listener import Listener
 from aetheria.plugins.user_code import describe
 

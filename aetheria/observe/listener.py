@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from aetheria.config.json_types import JsonObject
 from aetheria.engine.stop import StopSignal
 from aetheria.events import Event
-from aetheria.json_types import JsonObject
 
 
 class Listener(Protocol):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aetheria.json_types import JsonObject
+from aetheria.config.json_types import JsonObject
 from aetheria.plugins.arguments import prepare_call
 
 DESCRIPTION = "__repr__"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aetheria.json_types import JsonObject
+from aetheria.config.json_types import JsonObject
 
 MAX_BYTES = 4096
 _MAX_NAMED = 32  # missing processes that a verdict names, so that it fits a message

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from aetheria.config.json_types import JsonValue
 from aetheria.hardware.processes.address import split_address
 from aetheria.hardware.processes.bind_address import open_listener
 from aetheria.hardware.processes.launch import Launch
-from aetheria.json_types import JsonValue
 
 _EXIT_REASON_SECONDS = 5.0
 _KEPT_MESSAGES = 1000  # no process is that many behind: each waits for the others' messages

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from aetheria.config.json_types import JsonObject
 from aetheria.hardware.processes.handshake import (
     MAX_BYTES,
     HandshakeError,
@@ -19,7 +20,6 @@ from aetheria.hardware.processes.handshake import (
     read_hello,
 )
 from aetheria.hardware.processes.launch import TOKEN_VARIABLE, Launch
-from aetheria.json_types import JsonObject
 
 _HELLO_SECONDS = 5.0  # for a whole introduction, which a process sends at once
 _MAX_UNPROVEN = 128  # connections

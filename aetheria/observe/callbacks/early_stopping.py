@@ -2,9 +2,9 @@
 
 import math
 
+from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunStarted
-from aetheria.json_types import JsonObject
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import register_callback
 

@@ -3,9 +3,9 @@
 import inspect
 from typing import Any
 
+from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
-from aetheria.json_types import JsonObject
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.records import metric_values
 from aetheria.plugins import register_logger
