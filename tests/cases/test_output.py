@@ -122,7 +122,7 @@ def test_a_log_on_a_disk_that_is_full_for_a_while_goes_on(monkeypatch):
 
 SCRIPT = """
 import sys
-from aetheria.terminal import safe_output
+from aetheria.cli.terminal import safe_output
 with {context}:
     for _ in range(9999):
         print("é", flush=True)
