@@ -1,14 +1,18 @@
-"""The composition root: turns a config into a run. It alone names concrete classes."""
+"""The composition root: turns a config into a run. It alone names concrete classes.
 
+`run` wires the parts; each part is made in the file of its name.
+"""
+
+from aetheria.build.data import build_feed as build_feed
+from aetheria.build.data import build_schedule as build_schedule
+from aetheria.build.devices import require_torch as require_torch
+from aetheria.build.model import build_model as build_model
+from aetheria.build.model import build_predict_program as build_predict_program
+from aetheria.build.model import is_elastic as is_elastic
+from aetheria.build.processes import describe_devices as describe_devices
+from aetheria.build.processes import join_peers as join_peers
+from aetheria.build.processes import prepare_environment as prepare_environment
 from aetheria.build.run import Run as Run
-from aetheria.build.run import build_feed as build_feed
-from aetheria.build.run import build_model as build_model
-from aetheria.build.run import build_predict_program as build_predict_program
-from aetheria.build.run import build_retention as build_retention
+from aetheria.build.run import RunOptions as RunOptions
 from aetheria.build.run import build_run as build_run
-from aetheria.build.run import build_schedule as build_schedule
-from aetheria.build.run import describe_devices as describe_devices
-from aetheria.build.run import is_elastic as is_elastic
-from aetheria.build.run import join_peers as join_peers
-from aetheria.build.run import prepare_environment as prepare_environment
-from aetheria.build.run import require_torch as require_torch
+from aetheria.build.snapshots import build_retention as build_retention

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from aetheria.build import (
     Run,
+    RunOptions,
     build_retention,
     build_run,
     describe_devices,
@@ -94,7 +95,7 @@ class TrainingSession:
 
     def _train(self, peers: Peers, held: contextlib.ExitStack) -> ExitCode:
         run, notes = self._prepare(peers, held)
-        notes += describe_devices(run, peers)
+        notes += describe_devices(run.devices, peers)
         leads, folder = peers.index == 0, run.plan.run_dir
         all_or_none(peers, lambda: _begin(run, self.config) if leads else None)
         if leads:
@@ -158,15 +159,12 @@ class TrainingSession:
         return all_or_none(peers, lambda: self._build(peers, plan))
 
     def _build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
-        run = build_run(
-            self.config,
-            plan,
-            self.project,
-            self.stop_at_step,
-            peers,
-            time.time() - self._seconds(),
-            self.accept_changes,
+        options = RunOptions(
+            stop_at_step=self.stop_at_step,
+            accept_changes=self.accept_changes,
+            started_at=time.time() - self._seconds(),
         )
+        run = build_run(self.config, plan, self.project, peers=peers, options=options)
         changes = list(run.changes)
         if peers.index == 0:
             changes += check_disk_space(

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from aetheria.build import make_model
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
+from aetheria.model.by_name import make_model
 from aetheria.model.precision import Precision
 from benchmarks import loop
 from benchmarks.report import read_spec

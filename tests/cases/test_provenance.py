@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from aetheria.build import build_run
+from aetheria.build import RunOptions, build_run
 from aetheria.cli.main import main
 from aetheria.config import make_config
 from aetheria.engine.typed_json import to_json
@@ -66,7 +66,7 @@ class Trained:
             ),
         )
         config = make_config({**self.config, **changes}, "test")
-        return build_run(config, plan, project, accept_changes=accept).changes
+        return build_run(config, plan, project, options=RunOptions(accept_changes=accept)).changes
 
     def refusal(self, *arguments: Any, **options: Any) -> list[str]:
         with pytest.raises(SnapshotError) as caught:

@@ -1,0 +1,75 @@
+"""The data of a run: the dataset, checked, and how it is served."""
+
+import os
+from pathlib import Path
+
+from aetheria.build.model import is_elastic
+from aetheria.config import MAX_WHOLE, Config
+from aetheria.data import DataSplits, Feed
+from aetheria.data.checks import check_data
+from aetheria.data.error_context import missing_file
+from aetheria.engine import Schedule
+from aetheria.errors import ConfigError
+from aetheria.model.model import Model
+from aetheria.plugins import DATA
+from aetheria.plugins.arguments import call_with
+from aetheria.plugins.checks import find_dataset
+from aetheria.snapshots.sizes import size_text
+
+
+def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
+    """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
+    dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
+    with missing_file(f"data_name {config.data_name!r}"):
+        returned = call_with(dataset, "data_params", config.data_params)
+    splits, notes = check_data(returned, config.data_name, model.class_columns())
+    if config.batch_size > len(splits.train):
+        notes.append(
+            f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "
+            "train split; every step takes all of them, the rest is padding"
+        )
+    return Feed(
+        splits=splits,
+        batch_size=config.batch_size,
+        # Lanes on one device are computed in turn, as micro-batches are.
+        num_slices=config.lanes if is_elastic(config) else config.grad_accumulation_steps,
+        seed=config.seed,
+        notes=tuple(notes),
+    )
+
+
+def check_batch_fits(feed: Feed) -> None:
+    """Raises ConfigError if this process's part of a batch is larger than the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if feed.global_batch_bytes > memory:
+        raise ConfigError(
+            f"batch_size: expected a batch that fits in this machine's {size_text(memory)} of "
+            f"memory, got {feed.batch_size} examples of {size_text(feed.global_batch_bytes)} in "
+            "all; use fewer"
+        )
+
+
+def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) -> Schedule:
+    """Takes the length and the cadences from the config.
+
+    Raises:
+        ConfigError: the run would have more steps than a device can count.
+    """
+    schedule = Schedule(
+        num_train_examples=feed.num_train_examples,
+        batch_size=config.batch_size,
+        grad_accumulation_steps=config.grad_accumulation_steps,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        stop_at_step=stop_at_step,
+        log_every_steps=config.log_every_steps,
+        eval_every_steps=config.eval_every_steps,
+        save_every_steps=config.snapshot.every_steps,
+        save_every_epochs=config.snapshot.every_epochs,
+    )
+    if schedule.total_steps > MAX_WHOLE:
+        raise ConfigError(
+            f"epochs: expected a run of at most {MAX_WHOLE} steps, got {schedule.total_steps}; "
+            "set max_steps, or use fewer epochs"
+        )
+    return schedule

@@ -1,0 +1,36 @@
+"""The devices of this process: the strategy that the config names."""
+
+import importlib.util
+
+from aetheria.build.model import is_elastic
+from aetheria.build.processes import process_group
+from aetheria.config import Config
+from aetheria.engine.interfaces import AnyProgram, Peers
+from aetheria.errors import ConfigError
+from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.strategy import Strategy
+
+
+def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
+    """Chooses the devices of this process."""
+    if config.strategy != "torch":
+        return select_strategy(config.strategy, config.mesh, elastic=is_elastic(config))
+    require_torch(f"strategy {config.strategy!r}")
+    from aetheria.hardware.torch.strategy import select_torch_strategy
+
+    group = process_group(peers)
+    return select_torch_strategy(
+        config.mesh,
+        peers,
+        host="" if group is None else group.host,
+        listen=None if group is None else group.listen,
+        device_ids=None if group is None else group.device_ids,
+    )
+
+
+def require_torch(what: str) -> None:
+    """Raises ConfigError if something is asked for that needs PyTorch and there is none."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            f"{what}: expected the package torch, got none; pip install 'aetheria[torch]'"
+        )
