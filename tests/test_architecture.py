@@ -156,14 +156,16 @@ NOT_IN_A_PLAIN_RUN = (
     "aetheria.hardware.jax.prediction",
     "aetheria.hardware.processes.agreed_stop",
     "aetheria.hardware.processes.handshake",
-    "aetheria.hardware.processes.meeting",
+    "aetheria.hardware.processes.rendezvous_server",
     "aetheria.hardware.processes.process_group",
     "aetheria.hardware.processes.rendezvous",
     "aetheria.snapshots.shared_store",
     "aetheria.inference",
     *(f"aetheria.tools.{folder.name}." for folder in sorted((PACKAGE / "tools").iterdir())),
 )
-MAX_CODE_LINES = 9_300  # without blank lines, comments and docstrings
+# What a reader of a plain run has before him, blank lines and docstrings included; and the code
+# alone, without these and comments. Both may only fall.
+MAX_LINES, MAX_CODE_LINES = 16_900, 9_300
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +200,7 @@ def test_a_plain_run_is_of_bounded_length(loaded):
     print(f"{sum(lines.values())} lines of code, {whole} in all, in {len(lines)} files; the most:")
     for name in sorted(lines, key=lines.__getitem__, reverse=True)[:15]:
         print(f"{lines[name]:5} {name}")
+    assert whole <= MAX_LINES
     assert sum(lines.values()) <= MAX_CODE_LINES
 
 

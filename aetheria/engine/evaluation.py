@@ -46,12 +46,11 @@ class Evaluator(Generic[State, Report, Totals]):
     def evaluate(self, state: State) -> HostReport | None:
         """The weighted means over the split; None: a preemption interrupted the pass."""
         totals: Totals | None = None
-        with self._program.loop_context():
-            for batch in self._feed.eval_batches():
-                with self._stalls.for_compiler("eval_step"):
-                    totals = self._program.eval_step(state, batch, totals)
-                if self._stop.poll() and self._stop.preempt:
-                    return None
+        for batch in self._feed.eval_batches():
+            with self._stalls.for_compiler("eval_step"), self._program.loop_context():
+                totals = self._program.eval_step(state, batch, totals)
+            if self._stop.poll() and self._stop.preempt:
+                return None
         assert totals is not None, "the evaluation split has a batch"
         return self._program.fetch(totals)
 

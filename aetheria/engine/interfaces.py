@@ -116,8 +116,9 @@ class Program(Protocol[State, Report, Totals]):
         ...
 
     def loop_context(self) -> AbstractContextManager[None]:
-        """Around the calls of a training loop: an implicit transfer between host and device, which
-        would wait for the device in every step, is an error there.
+        """Around each call of a step: an implicit transfer between host and device, which would
+        wait for the device in every step, is an error there. Not around what reads data or listens,
+        where a user's code runs.
         """
         ...
 

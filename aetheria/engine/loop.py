@@ -213,17 +213,16 @@ class Engine(Generic[State, Report, Totals]):
         report = None if self._schedule.is_log_due(progress) else self._interval
         cursors = [progress.examples_seen]
         due = self._schedule.steps_to_boundary(progress)
-        with self._program.loop_context():
-            while due:
-                taken = self._batches.take(due)
-                with self._stalls.for_compiler("train_steps"):
-                    self._state, report = self._program.train_steps(
-                        self._state, taken.arrays, taken.start, len(taken.num_examples), report
-                    )
-                cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
-                due -= len(taken.num_examples)
-                if self._stop.poll():
-                    break
+        while due:
+            taken = self._batches.take(due)
+            with self._stalls.for_compiler("train_steps"), self._program.loop_context():
+                self._state, report = self._program.train_steps(
+                    self._state, taken.arrays, taken.start, len(taken.num_examples), report
+                )
+            cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
+            due -= len(taken.num_examples)
+            if self._stop.poll():
+                break
         assert report is not None, "at least one step"
         self._reports.follow(cursors[1:])
         step = progress.step + len(cursors) - 1
