@@ -237,6 +237,17 @@ def test_a_tool_in_a_new_folder_is_a_command(tmp_path, monkeypatch):
     assert surface()["count up"] == ["--loud"]
 
 
+def test_a_command_is_the_same_where_pydantic_is_imported():
+    """As wandb and a user's own code import it: cyclopts then checks values with it."""
+    words = ["config.yaml", "--workdir=run", "--set=epochs=3", "--stop-at-step=5", "--overwrite"]
+    before = parse(["train", *words]), parse(["plan", "config.yaml", "--mesh=data=2", "--json"])
+    pytest.importorskip("pydantic")
+    assert before == (
+        parse(["train", *words]),
+        parse(["plan", "config.yaml", "--mesh=data=2", "--json"]),
+    )
+
+
 def test_the_old_name_of_a_flag_is_accepted():
     for name in ("--join-timeout", "--initialization-timeout"):
         command = parse(["train", "c.yaml", f"{name}=7"])

@@ -23,14 +23,24 @@ def signature_of(declared: type) -> inspect.Signature:
 
 
 def make(declared: type[Declared], given: Mapping[str, object]) -> Declared:
-    """Makes a command from the values of its fields and of its sections' fields."""
+    """Makes a command from the texts of its fields and of its sections' fields."""
     values: dict[str, object] = {}
-    for name, hint in get_type_hints(declared).items():
+    for name, annotation in get_type_hints(declared, include_extras=True).items():
+        hint, marker = _unwrap(annotation)
         if isinstance(hint, type) and is_dataclass(hint):
             values[name] = make(hint, given)
         elif name in given:
-            values[name] = given[name]
+            values[name] = _read(hint, marker, given[name])
     return declared(**values)
+
+
+def _read(hint: object, marker: Flag | Section, text: object) -> object:
+    """The value of a field whose text has been checked."""
+    if hint is bool or isinstance(marker, Section) or get_origin(hint) is Literal:
+        return text
+    if isinstance(marker, Repeated):
+        return tuple(marker.read(each) for each in text) if isinstance(text, tuple) else text
+    return marker.read(text) if isinstance(text, str) else text
 
 
 def _parameters(declared: type, group: str) -> Iterator[inspect.Parameter]:
@@ -48,7 +58,9 @@ def _parameters(declared: type, group: str) -> Iterator[inspect.Parameter]:
 
 
 def _parameter(field: Field[Any], hint: Any, marker: Flag, **shared: Any) -> inspect.Parameter:
-    """The parameter for a field. To cyclopts, its value is a text; `marker.read` converts it."""
+    """The parameter for a field. To cyclopts, its value is a text, which `marker.read` checks; with
+    another value than a text, it would ask pydantic, if anybody has imported that.
+    """
     name = marker.name or field.name.replace("_", "-")
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     is_argument, repeated = isinstance(marker, Argument), isinstance(marker, Repeated)
@@ -93,9 +105,13 @@ def _texts(declared: type) -> dict[str, str]:
 def _converter(
     read: Callable[[str], object], repeated: bool
 ) -> Callable[[object, Sequence[Token]], object]:
-    if repeated:
-        return lambda _, tokens: tuple(read(token.value) for token in tokens)
-    return lambda _, tokens: read(tokens[0].value)
+    def check(_: object, tokens: Sequence[Token]) -> object:
+        for token in tokens:
+            read(token.value)
+        texts = tuple(token.value for token in tokens)
+        return texts if repeated else texts[0]
+
+    return check
 
 
 def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
