@@ -77,8 +77,8 @@ def _parameter(field: Field[Any], hint: Any, marker: Flag, **shared: Any) -> ins
     return inspect.Parameter(
         field.name,
         inspect.Parameter.POSITIONAL_ONLY if is_argument else inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if required else None,
-        annotation=Annotated[text, parameter],
+        default=inspect.Parameter.empty if required else False if hint is bool else None,
+        annotation=Annotated[text if required or hint is bool else text | None, parameter],
     )
 
 
