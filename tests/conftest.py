@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read whe
 pytest.register_assert_rewrite("support")
 
 from support import long  # noqa: E402
-from support.compile_cache import make_cache, quick_compilation  # noqa: E402
+from support.compile_cache import make_cache, quick_compilation, session_cache  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
@@ -68,6 +68,16 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if count := config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(f"{count} long tests left out; {long.OPTION} runs them too")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The session's cache for modules with the marker `cached`; none for all others."""
+    if request.node.get_closest_marker("cached") is None:
+        yield
+        return
+    with session_cache():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -240,7 +240,12 @@ def train_and_compare(program, model):
     return before, after
 
 
-@every_model
+@pytest.mark.parametrize(
+    "model",
+    covering(
+        MODELS_BY_NAME, default=["cnn_batch_norm", "transformer", "nnx_batch_norm", "plain_jax"]
+    ),
+)
 def test_some_steps_reduce_the_loss(model):
     before, after = train_and_compare(make_program(model), model)
     assert after < 0.7 * before
@@ -303,7 +308,10 @@ def test_training_and_evaluation_see_different_networks(model):
     assert not np.allclose(*totals)
 
 
-@pytest.mark.parametrize("model", [CLASSIFICATION, LinenNormed(), NnxNormed()])
+@pytest.mark.parametrize(
+    "model",
+    covering({"mlp": CLASSIFICATION, "linen": LinenNormed(), "nnx": NnxNormed()}, default=["nnx"]),
+)
 def test_dropout_is_drawn_from_the_key_it_is_given_and_only_in_training(model):
     batch = make_batch(model, size=64)
     params, state = init(model, KEY, batch)

@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import linen, nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support.long import covering
 from support.programs import make_spec, train_step
 
 from aetheria import Model, NnxModel, Regressor, fsdp_rules
@@ -30,7 +31,13 @@ MODELS_BY_NAME = {
     "cnn_batch_norm": dataclasses.replace(IMAGES, batch_norm=True),
     "cnn_without_convolutions": dataclasses.replace(IMAGES, conv_dims=()),
 }
-every_model = pytest.mark.parametrize("model", MODELS_BY_NAME.values(), ids=MODELS_BY_NAME)
+every_model = pytest.mark.parametrize(
+    "model",
+    covering(
+        MODELS_BY_NAME,
+        default=["transformer_untied", "cnn_batch_norm", "cnn_without_convolutions"],
+    ),
+)
 
 
 def make_batch(model):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from jax.sharding import PartitionSpec as P
+from support.long import covering
 from support.meshes import SimpleMLP, Whole, bytes_on_each_device
 from support.programs import make_spec
 from support.runs import DIGITS
@@ -21,6 +22,8 @@ from aetheria.tools.plan.analysis import analyze
 from aetheria.tools.plan.collectives import Collective, find_collectives
 from aetheria.tools.plan.machine import Machine
 from aetheria.tools.plan.operations import count_operations
+
+pytestmark = pytest.mark.cached
 
 MODEL = SimpleMLP(input_dim=64, hidden_dim=1024, num_layers=2, num_classes=10)
 THREE_AXES = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -43,7 +46,9 @@ def plan_of(*mesh, model=MODEL, accumulation=1):
     return analyze(make_program(dict(mesh), model, accumulation), Machine())
 
 
-@pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 8}, THREE_AXES], ids=str)
+@pytest.mark.parametrize(
+    "mesh", covering([{"data": 8}, {"fsdp": 8}, THREE_AXES], default=[THREE_AXES])
+)
 def test_a_plan_says_the_bytes_that_real_arrays_hold(mesh):
     program = make_program(mesh)
     memory = analyze(program, Machine())["memory"]

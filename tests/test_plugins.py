@@ -18,6 +18,8 @@ from aetheria.plugins.arguments import call_with
 from aetheria.plugins.discovery import find_project
 from aetheria.plugins.registry import Registry
 
+pytestmark = pytest.mark.cached
+
 LINEAR = """\
 from dataclasses import dataclass
 

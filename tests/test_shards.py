@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from support.long import covering, covering_rows
+from support.long import covering, covering_rows, only_long
 from support.models import LinenNormed
 from support.programs import make_spec
 
@@ -117,11 +117,13 @@ def test_a_split_state_gives_the_bits_of_one_device(mesh, model):
     assert program_of(mesh, model).num_compilations == {"train_step": 1, "eval_step": 1}
 
 
+@only_long
 def test_parameters_kept_in_bfloat16_have_the_bits_of_one_device_too():
     policy = "params=bfloat16,compute=bfloat16"
     assert outcome("fsdp2", "mlp", policy) == outcome("one", "mlp", policy)
 
 
+@only_long
 def test_the_fast_program_on_such_a_mesh_has_other_bits():
     """The control of the tests above: the comparison can fail."""
     model = "mlp"
@@ -297,9 +299,16 @@ def test_an_exported_state_survives_the_step_that_frees_what_it_was_copied_from(
     assert {path: np.asarray(a).tobytes() for path, a in exported.items()} == fresh
 
 
+class Whole(LinenNormed):
+    """The model without any rules."""
+
+    def partition_rules(self):
+        return ()
+
+
 def test_a_model_without_rules_is_whole_on_any_mesh():
     spec = make_spec({**make_window("mlp"), "labels": make_window("mlp")["inputs"][..., :1]})
-    program = select_strategy("mesh", {"fsdp": 4}, elastic=True).compile(LinenNormed(), spec)
+    program = select_strategy("mesh", {"fsdp": 4}, elastic=True).compile(Whole(), spec)
     assert not program._shards.is_split
     state = program.init()
     sizes = {sum(leaf.nbytes for leaf in jax.tree.leaves(replica)) for replica in state}

@@ -1,7 +1,10 @@
-"""Faster compilation for child processes, where what they compute is not compared bit for bit.
+"""Faster compilation, where what is computed is not compared bit for bit.
 
-The rule: a test uses neither of these if it proves bits (resume, elastic, kills, equal digests),
-NaN behaviour or memory. With a cache both sides of a comparison would execute one and the same
+A module whose tests train a good deal and prove no bits says `pytestmark = pytest.mark.cached`:
+its tests and their child processes then share what this session has compiled.
+
+The rule: a test uses nothing of this if it proves bits (resume, elastic, kills, equal digests)
+or memory. With a cache both sides of a comparison would execute one and the same
 program, and the proof would say nothing about two compilations; at optimization level 0 it would
 be about a program that no user runs.
 """
@@ -10,6 +13,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
 UNOPTIMIZED = "--xla_backend_optimization_level=0"
@@ -30,8 +36,42 @@ def quick_compilation(*, num_devices: int = 1) -> dict[str, str]:
     """Environment variables for a child process that proves no bits: the session's cache, and
     XLA without its optimizations.
     """
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
+    return {"XLA_FLAGS": f"{devices} {UNOPTIMIZED}", **_cache_variables()}
+
+
+@contextmanager
+def session_cache() -> Iterator[None]:
+    """This process, and those that it starts, compile with the session's cache meanwhile."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    values = {
+        "jax_compilation_cache_dir": os.environ[_FOLDER],
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    try:
+        _use(values, compilation_cache.reset_cache)
+        os.environ.update(_cache_variables())
+        yield
+    finally:
+        for name in _cache_variables():
+            del os.environ[name]
+        _use(before, compilation_cache.reset_cache)
+
+
+def _use(values: Mapping[str, Any], reset: Callable[[], None]) -> None:
+    import jax
+
+    for name, value in values.items():
+        jax.config.update(name, value)
+    reset()  # jax decides once whether it has a cache, unless it is asked to begin again
+
+
+def _cache_variables() -> dict[str, str]:
     return {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices} {UNOPTIMIZED}",
         "JAX_COMPILATION_CACHE_DIR": os.environ[_FOLDER],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
