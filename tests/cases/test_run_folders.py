@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from aetheria.cli.parser import parse
+from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.main import parse as parse_main
 from aetheria.predict import load
@@ -334,7 +335,7 @@ def test_a_fork_killed_before_its_first_snapshot_goes_on_from_what_it_forked(tra
     for resume in ("auto", "latest"):
         plan = replace(request, resume=resume).resolve()
         assert plan.snapshot.path.name == "snapshot_step2" and plan.parent == whole
-        assert plan.lineage() == lineage
+        assert to_json(plan.lineage()) == lineage
         plan.prepare({})  # and is killed again
     answer = train("--workdir=fork", "--resume=auto", **config)
     assert answer.code == 0, answer.err
@@ -346,7 +347,7 @@ def test_a_fork_killed_before_its_first_snapshot_goes_on_from_what_it_forked(tra
     assert steps[0] == steps[1]
     # With a snapshot of its own, the fork goes on from that.
     own = replace(request, resume="auto").resolve()
-    assert own.snapshot.path.parent.parent == fork and own.lineage() == lineage
+    assert own.snapshot.path.parent.parent == fork and to_json(own.lineage()) == lineage
     shutil.rmtree(fork / "checkpoints")
     whole.rename(tmp_path / "away")
     train("--workdir=fork", "--resume=auto", **config).assert_refused(
