@@ -4,6 +4,7 @@ The engine, the feed, the logger and the store are the real ones; the program is
 is a number that remembers every example and its order.
 """
 
+import contextlib
 import random
 import shutil
 import tempfile
@@ -53,6 +54,7 @@ class MixingProgram:
     """
 
     steps_per_call = 3
+    loop_context = staticmethod(contextlib.nullcontext)
 
     def __init__(self, moment, at, stop):
         self._moment, self._at, self._stop, self._armed = moment, at, stop, False

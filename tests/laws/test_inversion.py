@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ class CountingProgram:
     """A framework of its own: the state is a dict of whole numbers."""
 
     steps_per_call = 2
+    loop_context = staticmethod(nullcontext)
 
     def init(self) -> dict[str, int]:
         return {"step": 0, "sum": 0}
