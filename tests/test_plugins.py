@@ -1,5 +1,6 @@
 """Plug points: one new file, or one installed package, and nothing else edited."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from support.runs import DIGITS, REPOSITORY
 from aetheria.errors import AetheriaError, ConfigError, RegistryError
 from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 from aetheria.plugins.arguments import call_with
-from aetheria.plugins.discovery import find_project
+from aetheria.plugins.discovery import Module, find_project
 from aetheria.plugins.registry import Registry
 
 pytestmark = pytest.mark.cached
@@ -345,6 +346,20 @@ def test_an_unknown_name_lists_what_exists_and_the_nearest(registry, name, near)
     listed = ", ".join(registry.names())
     assert near in registry.names()
     assert line.startswith(f"{registry.noun}: expected one of {listed}, got {name!r}; use {near!r}")
+
+
+@pytest.mark.parametrize("registry", [MODELS, DATA, LOGGERS, CALLBACKS])
+def test_of_the_shipped_files_only_the_one_with_the_name_is_imported(registry, monkeypatch):
+    """Each registers a name in a form that is found in its text."""
+    targets = {name: registry.get(name) for name in registry.names()}
+    loaded: list[Module] = []
+    monkeypatch.setattr(Module, "load", lambda module: loaded.append(module))
+    shipped = {n: t for n, t in targets.items() if t.__module__.startswith("aetheria.")}
+    assert shipped
+    for name, target in shipped.items():
+        loaded.clear()
+        assert registry.get(name) is target
+        assert [module.file for module in loaded] == [Path(inspect.getfile(target))]
 
 
 def test_a_name_that_is_near_nothing_gets_no_wrong_advice():

@@ -28,7 +28,6 @@ from aetheria.model.optimizers import schedules
 from aetheria.observe import EventBus
 from aetheria.observe.listener import RunContext
 from aetheria.snapshots import SnapshotStore
-from aetheria.snapshots.config_diff import check_names, check_resume
 from aetheria.snapshots.dumps import NonFiniteDumps
 from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
 from aetheria.snapshots.run_plan import RunPlan
@@ -106,6 +105,8 @@ def build_run(
     peers = peers or SingleProcess()
     leads = peers.index == 0
     if plan.snapshot is not None:
+        from aetheria.snapshots.config_diff import check_names
+
         check_names(plan.snapshot.record.run, config)
     model = build_model(config, project)
     check_decomposes(model, config, peers.count)
@@ -127,6 +128,8 @@ def build_run(
     )
     changes = []
     if plan.snapshot is not None:
+        from aetheria.snapshots.config_diff import check_resume
+
         changes = check_resume(plan.snapshot.record.run, record, accept=options.accept_changes)
     schedule = build_schedule(config, feed, options.stop_at_step)
     program = strategy.compile(model, build_spec(config, feed, schedule))

@@ -11,7 +11,6 @@ from typing import Any
 from aetheria.config.conversion import convert
 from aetheria.config.precision_policy import parse_policy
 from aetheria.config.schema import MODEL_KEYS, Config
-from aetheria.config.suggestions import unknown_key
 from aetheria.errors import ConfigError, shown
 
 _MAX_PROBLEMS = 20
@@ -74,6 +73,8 @@ def _check_fields(
         if key not in hints and len(problems) > _MAX_PROBLEMS:
             problems.append(name)  # counted, not printed
         elif key not in hints:
+            from aetheria.config.suggestions import unknown_key
+
             problems.append(unknown_key(where(name), name, [prefix + known for known in hints]))
         elif dataclasses.is_dataclass(hints[key]):
             inner = _check_fields(hints[key], value, where, prefix=f"{name}.", problems=problems)

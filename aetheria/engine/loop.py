@@ -176,7 +176,7 @@ class Engine(Generic[State, Report, Totals]):
         finished = self._stop.requested and not self._stop.preempt
         ends = (done or finished) and self._now.pending is None
         self._enter(Phase.COMPLETED if ends else Phase.TRAINING)
-        self._restart_from()
+        self._seek()
         self._evaluate_pending()
         if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
             self._save(wait=False)  # if there is none yet: a place to go back to
@@ -194,7 +194,7 @@ class Engine(Generic[State, Report, Totals]):
         self._interval = None if sums is None else self._program.import_report(sums)
         self._bus.import_state(snapshot.record.listeners)
 
-    def _restart_from(self) -> None:
+    def _seek(self) -> None:
         """Continues data and reports from where the run stands now."""
         self._batches.seek(self._now.progress.examples_seen)
         self._reports.start(self._now.progress)
@@ -260,7 +260,7 @@ class Engine(Generic[State, Report, Totals]):
             self._roll_back(step, what)
         else:
             self._state = self._program.unfreeze(self._state, self._nonfinite.ignore_until(step))
-            self._restart_from()
+            self._seek()
             self._handle_boundary()
 
     def _roll_back(self, step: int, what: str) -> None:
@@ -281,7 +281,7 @@ class Engine(Generic[State, Report, Totals]):
                 replays=self._now.pending is not None,
             )
         )
-        self._restart_from()
+        self._seek()
         self._evaluate_pending()
 
     def _halt(self, reason: str) -> None:

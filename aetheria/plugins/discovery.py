@@ -73,9 +73,9 @@ def find_project(config_file: Path | None, project: str | Path | None = None) ->
 
 
 def candidate_modules(
-    package: str, folder: str, project: Path | None, marker: str
+    package: str, folder: str, project: Path | None, *, marker: str, shipped_marker: str
 ) -> Iterator[Module]:
-    """Yields the files that mention `marker`: those of the project's folder, then of the package.
+    """Yields the files that mention a marker: those of the project's folder, then of the package.
 
     Only a file that mentions the decorator is imported: a project's folder `data/` may also have
     scripts, which must not run.
@@ -84,7 +84,8 @@ def candidate_modules(
         package: the package of Aetheria.
         folder: the folder inside the project.
         project: the project folder; None: there is none.
-        marker: the name of the decorator.
+        marker: the name of the decorator, looked for in the project's files.
+        shipped_marker: what is looked for in the files of the package.
     """
     shipped = _package_folder(package)
     if project is not None:
@@ -92,7 +93,7 @@ def candidate_modules(
             counterpart = shipped / file.name
             if not (counterpart.exists() and is_same_file(file, counterpart)):
                 yield Module(f"{_project_package(project)}.{folder}.{file.stem}", file, project)
-    for file in _files(shipped, marker):
+    for file in _files(shipped, shipped_marker):
         yield Module(f"{package}.{file.stem}", file)
 
 

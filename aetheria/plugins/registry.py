@@ -72,7 +72,7 @@ class Registry:
             if project is not None:
                 discovery.make_importable(project)
             return import_object(self.noun, name, name)
-        self._discover(project)
+        self._discover(project, name)
         if found := self._visible(name, project):
             return self._only(name, found)
         entries = importlib.metadata.entry_points(group=f"aetheria.{self._folder}", name=name)
@@ -158,9 +158,16 @@ class Registry:
                 )
         return target
 
-    def _discover(self, project: Path | None) -> None:
+    def _discover(self, project: Path | None, name: str | None = None) -> None:
+        """Imports what may register an object: of the shipped files, those that register `name`.
+
+        A project's files are imported whatever they register, since a name may be computed there.
+        """
         marker, self._failed = f"register_{self._kind}", {}
-        for module in discovery.candidate_modules(self._package, self._folder, project, marker):
+        shipped = marker if name is None else f'{marker}("{name}")'
+        for module in discovery.candidate_modules(
+            self._package, self._folder, project, marker=marker, shipped_marker=shipped
+        ):
             self._loading = module.file.resolve()
             try:
                 module.load()

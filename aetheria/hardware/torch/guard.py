@@ -233,7 +233,7 @@ def _count_on_device(
 
 
 def _adjust(scaling: tuple[float, ...], *, overflow: bool, good: bool) -> tuple[float, ...]:
-    now, good_steps = scaling[SCALE], scaling[GOOD_STEPS] + good
+    now, good_steps = scaling[SCALE], scaling[GOOD_STEPS] + float(good)
     if overflow:
         return max(now / 2, SMALLEST_SCALE), 0.0
     if good_steps >= GROWTH_PERIOD:
@@ -242,7 +242,7 @@ def _adjust(scaling: tuple[float, ...], *, overflow: bool, good: bool) -> tuple[
 
 
 def _adjust_on_device(scaling: Tensor, overflow: Tensor, good: Tensor) -> Tensor:
-    now, good_steps = scaling[SCALE], scaling[GOOD_STEPS] + good
+    now, good_steps = scaling[SCALE], scaling[GOOD_STEPS] + good.float()
     grows = good_steps >= GROWTH_PERIOD
     smaller, larger = (now / 2).clamp(min=SMALLEST_SCALE), (now * 2).clamp(max=LARGEST_SCALE)
     after = torch.where(overflow, smaller, torch.where(grows, larger, now))
