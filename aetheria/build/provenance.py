@@ -95,6 +95,7 @@ def describe_provenance(
     config: Config,
     project: Path | None,
     *,
+    model: Model,
     splits: DataSplits,
     listeners: Sequence[ListenerChoice],
     strategy: Strategy[AnyProgram],
@@ -104,6 +105,7 @@ def describe_provenance(
     Args:
         config: the run's.
         project: the project folder.
+        model: the run's.
         splits: the run's dataset.
         listeners: those that the config names.
         strategy: where the run computes.
@@ -112,6 +114,8 @@ def describe_provenance(
         "model": _digest(MODELS.get(config.model_name, project), project),
         "data": _digest(DATA.get(config.data_name, project), project),
     }
+    if (counterpart := strategy.counterpart(model)) is not None:
+        code["counterpart"] = _digest(counterpart, project)
     for (key, name), listener in _numbered(listeners).items():
         code[f"{key}.{name}"] = _digest(listener.factory, project)
     settings, machine = _describe_environment(strategy)

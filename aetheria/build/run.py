@@ -123,7 +123,7 @@ def build_run(
         lineage=plan.lineage(),
         resolved=resolve_run(config, project, model, listeners),
         provenance=describe_provenance(
-            config, project, splits=feed.splits, listeners=listeners, strategy=strategy
+            config, project, model=model, splits=feed.splits, listeners=listeners, strategy=strategy
         ),
     )
     changes = []

@@ -3,6 +3,7 @@
 Knows neither backend. `jax.strategy` and `torch.strategy` keep the promise.
 """
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from aetheria.engine.interfaces import AnyProgram
@@ -42,6 +43,10 @@ class Strategy(Protocol[ProgramT]):
 
     def part(self, num_slices: int, slice_size: int) -> tuple[slice, slice]:
         """Selects the slices, and the rows of each, that this process reads."""
+        ...
+
+    def counterpart(self, model: Model) -> Callable[..., object] | None:
+        """What computes in the place of the model's network; None: the network itself does."""
         ...
 
     def compile(self, model: Model, spec: ProgramSpec) -> ProgramT:

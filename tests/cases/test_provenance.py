@@ -84,7 +84,7 @@ def make_rows(count: int = 1797) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
 
 
-def start(folder: Path, **changes: Any) -> Trained:
+def start(folder: Path, project: Path = PROJECT, **changes: Any) -> Trained:
     save_rows(folder, make_rows())
     config = {
         "model_name": "Linear",
@@ -99,7 +99,7 @@ def start(folder: Path, **changes: Any) -> Trained:
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     run = folder / "run"
-    assert main(["train", str(file), "--project", str(PROJECT), "--workdir", str(run)]) == 0
+    assert main(["train", str(file), "--project", str(project), "--workdir", str(run)]) == 0
     (snapshot,) = (run / "checkpoints").iterdir()
     return Trained(folder, config, snapshot)
 
@@ -286,6 +286,39 @@ def test_changed_code_is_named_and_not_refused(trained, tmp_path, case):
         return
     for word in words:
         assert word in lines[0], lines
+
+
+OWN = """
+from aetheria import register_model
+from aetheria.models.mlp import SimpleMLP
+
+@register_model("Own")
+class Own(SimpleMLP): ...
+"""
+OWN_TORCH = """
+from aetheria.models.mlp_torch import Twin
+from aetheria.pytorch import register_counterpart
+from .own import Own
+
+@register_counterpart(Own)
+def make(model, example_batch):
+    return Twin(model)
+"""
+
+
+def test_changed_code_of_a_pytorch_counterpart_is_named(tmp_path):
+    pytest.importorskip("torch")
+    projects = [tmp_path / "before", tmp_path / "after"]
+    for project, comment in zip(projects, ("", "# Changed."), strict=True):
+        (project / "models").mkdir(parents=True)
+        (project / "models" / "own.py").write_text(OWN)
+        (project / "models" / "own_torch.py").write_text(OWN_TORCH + comment)
+    own: dict[str, Any] = {"model_name": "Own", "callbacks": []}
+    own |= {"data_name": "diabetes", "data_params": {}}
+    trained = start(tmp_path, projects[0], strategy="torch", **own)
+    assert trained.resume(projects[0]) == ()
+    (line,) = trained.resume(projects[1])
+    assert "code of counterpart: another models/own_torch.py" in line
 
 
 SETTINGS = {

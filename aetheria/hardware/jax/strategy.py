@@ -63,6 +63,9 @@ class MeshStrategy:
         """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
 
+    def counterpart(self, model: Model) -> None:
+        return None
+
     def compile(self, model: Model, spec: ProgramSpec) -> JaxProgram:
         """Builds the program; each step is compiled at its first call."""
         return JaxProgram(model, spec, self.mesh)
@@ -121,6 +124,9 @@ class ElasticStrategy:
     def devices(self) -> str:
         """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
+
+    def counterpart(self, model: Model) -> None:
+        return None
 
     def compile(self, model: Model, spec: ProgramSpec) -> "ElasticProgram":
         """Builds the program; each part is compiled at its first call."""

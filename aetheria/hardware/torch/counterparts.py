@@ -73,7 +73,7 @@ class CounterpartRegistry:
         Raises:
             AetheriaError: none is registered for its class or a base class.
         """
-        return self._find(model).make(model, example_batch)
+        return self.find(model).make(model, example_batch)
 
     def infer_inputs(self, model: Model, shapes: Shapes) -> InputSpec | None:
         """Infers the shape and dtype of one example's inputs from a model and its weights.
@@ -88,10 +88,15 @@ class CounterpartRegistry:
         Raises:
             AetheriaError: the model has no counterpart.
         """
-        infer = self._find(model).infer_inputs
+        infer = self.find(model).infer_inputs
         return None if infer is None else infer(model, shapes)
 
-    def _find(self, model: Model) -> Counterpart:
+    def find(self, model: Model) -> Counterpart:
+        """Finds what is registered for a model's class, or the nearest of its base classes.
+
+        Raises:
+            AetheriaError: nothing is.
+        """
         for base in type(model).__mro__:
             if not issubclass(base, Model) or base is Model:
                 continue

@@ -17,6 +17,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from aetheria.engine.interfaces import Peers
 from aetheria.errors import HardwareError
 from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.torch.counterparts import COUNTERPARTS
 from aetheria.hardware.torch.environment import describe_machine, describe_settings
 from aetheria.hardware.torch.program import TorchProgram
 from aetheria.hardware.torch.ranks import Ranks
@@ -62,6 +63,9 @@ class TorchStrategy:
     def devices(self) -> str:
         """The device of this rank, in words for people."""
         return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
+
+    def counterpart(self, model: Model) -> Callable[..., object]:
+        return COUNTERPARTS.find(model).make
 
     def compile(self, model: Model, spec: ProgramSpec) -> TorchProgram:
         """Builds the program."""
