@@ -79,7 +79,7 @@ def test_an_update_or_a_state_that_is_not_finite_is_never_written(
 @pytest.mark.parametrize("model", ["BadUpdate", "BadState"])
 def test_without_the_check_the_snapshots_hold_them(bad_run, monkeypatch, model):
     """The control."""
-    monkeypatch.setattr("aetheria.hardware.jax.step.stays_finite", lambda *trees: np.True_)
+    monkeypatch.setattr("aetheria.hardware.jax.update.stays_finite", lambda *trees: np.True_)
     _, _, bad = bad_run(model_name=model, **LARGE)
     assert bad
 
