@@ -12,6 +12,7 @@ it):
 - the blocks of README and docs that start a process; the others and the syntax are always checked.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -148,11 +149,9 @@ def command(
     """
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        from aetheria.cli.main import main
-
+    def run(*arguments: str, module: str = "aetheria.cli.main") -> subprocess.CompletedProcess:
         capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
+        code = importlib.import_module(module).main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, code, out, err)
 

@@ -24,15 +24,15 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def refused(cli, tmp_path):
+def refused(command, tmp_path):
     """Runs a command that must be refused: exit 2, so many lines on stderr, nothing written."""
 
     def files():
         return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
-    def run(*arguments, num_lines=1, module="aetheria"):
+    def run(*arguments, num_lines=1, module="aetheria.cli.main", run=command):
         before = files()
-        done = cli(*arguments, module=module)
+        done = run(*arguments, module=module)
         lines = done.stderr.splitlines()
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
@@ -94,6 +94,12 @@ print("imported:", *sorted(frameworks & {name.split(".")[0] for name in sys.modu
 def test_a_wrong_key_or_value_is_one_line(refused, config, override, expected):
     assert expected in refused("train", str(config), "--set", override)
     assert expected in refused(f"--config={config}", f"--config.{override}", module=MAIN)
+
+
+def test_a_process_of_its_own_refuses_alike(refused, cli, config):
+    expected = "did you mean 'epochs'?"
+    assert expected in refused("train", str(config), "--set", "epoch=3", module="aetheria", run=cli)
+    assert expected in refused(f"--config={config}", "--config.epoch=3", module=MAIN, run=cli)
 
 
 def test_several_mistakes_are_reported_at_once(refused, config):

@@ -164,7 +164,7 @@ class NoTwin(Classifier):
     hidden_dim: int
     num_layers: int
     num_classes: int
-    dropout: float
+    dropout: float = 0.0
 
     def network(self):
         return nn.Sequential([])

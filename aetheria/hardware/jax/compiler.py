@@ -6,6 +6,7 @@ on the machine it runs on.
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
@@ -27,22 +28,35 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 
 class Jit(Protocol):
-    """`jax.jit` for one platform; `around` is entered while the function is traced."""
+    """`jax.jit` for one platform.
+
+    `around` is entered while the function is traced; `compiler_options` come beside the platform's.
+    """
 
     def __call__(
-        self, function: Callable[..., Any], *, around: Around = ..., **options: Any
+        self,
+        function: Callable[..., Any],
+        *,
+        around: Around = ...,
+        compiler_options: Mapping[str, Any] = ...,
+        **options: Any,
     ) -> jax.stages.Wrapped: ...
 
 
 def jit_for(platform: str) -> Jit:
     """Makes `jax.jit` for functions of arrays, with the options and forms of a platform."""
-    options = dict(_OPTIONS.get(platform, {})) or None
+    options = _OPTIONS.get(platform, {})
     rules = {**WIDE_SUMS, **(LIBRARY_CONVOLUTIONS if platform == "cpu" else {})}
 
     def jit(
-        function: Callable[..., Any], *, around: Around = contextlib.nullcontext, **how: Any
+        function: Callable[..., Any],
+        *,
+        around: Around = contextlib.nullcontext,
+        compiler_options: Mapping[str, Any] = MappingProxyType({}),
+        **how: Any,
     ) -> jax.stages.Wrapped:
-        return jax.jit(rewrite(function, rules, around), compiler_options=options, **how)
+        chosen = {**options, **compiler_options} or None
+        return jax.jit(rewrite(function, rules, around), compiler_options=chosen, **how)
 
     return jit
 

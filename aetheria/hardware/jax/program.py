@@ -39,7 +39,7 @@ from aetheria.hardware.layout.report_rows import (
     sums_by_name,
 )
 from aetheria.hardware.layout.signature import make_signature
-from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, make_init
+from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, init_options, make_init
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
@@ -67,8 +67,13 @@ class JaxProgram:
         self._example_global_batch = spec.example_global_batch
         self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
         self._traces = TraceCounter("train_step", "eval_step")
-        jit = jit_for(mesh.devices.flat[0].platform)
-        self._init = jit(make_init(model, self.optimizer, precision), out_shardings=at.state)
+        platform = mesh.devices.flat[0].platform
+        jit = jit_for(platform)
+        self._init = jit(
+            make_init(model, self.optimizer, precision),
+            compiler_options=init_options(platform),
+            out_shardings=at.state,
+        )
         self._step = jax.jit(
             make_train_step(model, self.optimizer, precision, spec.max_consecutive_skips)
         )

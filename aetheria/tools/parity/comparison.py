@@ -19,7 +19,7 @@ from aetheria.hardware.jax.update import make_update
 from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.leaves import export_leaves, named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.state import make_init
+from aetheria.hardware.layout.state import init_options, make_init
 from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
@@ -159,10 +159,11 @@ class JaxSide:
         precision = Precision.parse(spec.mixed_precision)
         optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_global_batch.items()}
-        jit = jit_for(jax.default_backend())  # compiled as for training
+        platform = jax.default_backend()
+        jit = jit_for(platform)  # compiled as for training
         self._gradient = jit(make_gradient(model, precision))
         self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
-        init = jit(make_init(model, optimizer, precision))
+        init = jit(make_init(model, optimizer, precision), compiler_options=init_options(platform))
         self._state = init(jax.random.key(spec.seed), example)
 
     def step(self, global_batch: Leaves) -> tuple[float, Leaves]:
