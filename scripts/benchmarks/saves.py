@@ -14,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from aetheria.config import make_config
+from aetheria.engine.record import EngineRecord, RunRecord, SnapshotRecord
+from aetheria.events import Progress
 from aetheria.snapshots import SnapshotStore, read_snapshot
 from aetheria.snapshots.retention import Retention
 from benchmarks.programs import make_parts
@@ -21,11 +23,19 @@ from benchmarks.report import read_spec, write
 
 _BYTES_A_WEIGHT = 12  # a float32 and AdamW's two moments
 _NAME = "snapshot_step1"
-_RECORD = {
-    "progress": {"step": 1, "micro_step": 1, "examples_seen": 1, "epoch": 1},
-    "engine": {"metrics": {}, "num_eval_examples": 0, "eval_step": -1, "num_skipped": 0},
-    "listeners": {},
-}
+_RECORD = SnapshotRecord(
+    progress=Progress(step=1, micro_step=1, examples_seen=1, epoch=1),
+    engine=EngineRecord(
+        metrics={},
+        num_eval_examples=None,
+        eval_step=None,
+        num_skipped=0,
+        pending=None,
+        interval=None,
+    ),
+    listeners={},
+    run=RunRecord(config={"mixed_precision": False}, example_spec={}, versions={}),
+)
 
 
 class Bench:
@@ -66,7 +76,7 @@ class Bench:
         """The same state and record, as Orbax's documentation shows it."""
         self._orbax_step += 1
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(_RECORD)
+            state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(_RECORD.to_json())
         )
         self._orbax.save(self._orbax_step, args=items)
         self._orbax.wait_until_finished()
