@@ -73,8 +73,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The session's cache for modules with the marker `cached`; none for all others."""
-    if request.node.get_closest_marker("cached") is None:
+    """The session's cache, but for modules with the marker `uncached`."""
+    if request.node.get_closest_marker("uncached") is not None:
         yield
         return
     with session_cache():

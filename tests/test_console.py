@@ -19,8 +19,6 @@ from aetheria.events import NonFiniteDetected, Progress, SnapshotFailed
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.console import ConsoleLogger
 
-pytestmark = pytest.mark.cached
-
 CONFIG = {**DIGITS, "loggers": ["console"], "epochs": 1}
 ESCAPE = "\x1b["
 

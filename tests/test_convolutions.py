@@ -13,6 +13,8 @@ from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
 from aetheria.hardware.jax.cpu.rewriting import rewrite
 
+pytestmark = pytest.mark.uncached
+
 LIBRARY_FORMS = ("b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f")
 CONVOLUTIONS = {
     "NHWC": ((2, 8, 8, 4), (3, 3, 4, 6), ("NHWC", "HWIO", "NHWC"), {}),

@@ -21,8 +21,6 @@ from aetheria.model.precision import Precision
 from aetheria.tools.nan.origin import trace_origins
 from aetheria.tools.nan.replay import Replay
 
-pytestmark = pytest.mark.cached
-
 
 def make_window(model, seed=0, num_micro=2, size=3):
     rng = np.random.default_rng(seed)

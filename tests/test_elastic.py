@@ -14,6 +14,8 @@ from support.programs import make_spec
 from aetheria.hardware.jax.elastic import ElasticProgram
 from aetheria.hardware.jax.strategy import select_strategy
 
+pytestmark = pytest.mark.uncached
+
 LANES, LANE_SIZE = 8, 2
 MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
 

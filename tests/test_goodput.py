@@ -20,8 +20,6 @@ from aetheria.events import (
 from aetheria.observe.goodput import GOODPUT_FILE, KINDS, GoodputRecorder, account, read_goodput
 from aetheria.observe.listener import RunContext
 
-pytestmark = pytest.mark.cached
-
 
 class Story:
     """Notifies a goodput recorder of events at given times."""

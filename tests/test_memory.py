@@ -8,6 +8,8 @@ import pytest
 
 from aetheria.hardware.jax.cpu.memory import keep_freed_memory
 
+pytestmark = pytest.mark.uncached
+
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp

@@ -20,6 +20,8 @@ from aetheria.errors import HardwareError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.leaves import named_leaves
 
+pytestmark = pytest.mark.uncached
+
 MODEL = SimpleMLP(input_dim=6, hidden_dim=64, num_layers=4, num_classes=3, dropout=0.1)
 MESHES = {
     "one": {"data": 1},

@@ -13,8 +13,6 @@ from aetheria.config.files import load_config, override  # noqa: E402
 from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.tools.parity.comparison import Parity  # noqa: E402
 
-pytestmark = pytest.mark.cached
-
 MLP = {
     "model_name": "SimpleMLP",
     "model_params": {"input_dim": 64, "hidden_dim": 32, "num_layers": 2, "num_classes": 10},

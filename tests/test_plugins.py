@@ -19,8 +19,6 @@ from aetheria.plugins.arguments import call_with
 from aetheria.plugins.discovery import Module, find_project
 from aetheria.plugins.registry import Registry
 
-pytestmark = pytest.mark.cached
-
 LINEAR = """\
 from dataclasses import dataclass
 

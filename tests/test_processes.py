@@ -17,7 +17,7 @@ from support.processes import ELASTIC, ProcessStarter, ends, own_lines
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import list_snapshots
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.uncached]
 
 
 def summary(folder):

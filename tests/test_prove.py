@@ -11,6 +11,8 @@ from aetheria.errors import AetheriaError
 from aetheria.tools.prove.elastic import ElasticProof
 from aetheria.tools.prove.runs import Evidence, Place, count_cores
 
+pytestmark = pytest.mark.uncached
+
 several_cores = count_cores() > 1
 ORTHOGONAL = """
 import dataclasses

@@ -14,6 +14,8 @@ from aetheria.config.files import load_config
 from aetheria.tools.prove.drop import FIELDS
 from aetheria.tools.prove.resume import ResumeProof, _check, _check_examples
 
+pytestmark = pytest.mark.uncached
+
 # Dropout, shuffling, accumulation, an epoch that ends at step 23, and a listener with a state.
 EVENTFUL = {
     **DIGITS,

@@ -20,6 +20,8 @@ from aetheria.hardware.jax.shards import make_gather
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
+pytestmark = pytest.mark.uncached
+
 LANES, LANE_SIZE = 8, 2
 MODELS_BY_NAME = {
     "mlp": MODELS.get("SimpleMLP")(

@@ -9,8 +9,6 @@ from support.damage import flip, largest_file
 
 from aetheria.cli.main import main
 
-pytestmark = pytest.mark.cached
-
 
 @pytest.fixture
 def run(train):

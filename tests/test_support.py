@@ -9,6 +9,8 @@ import pytest
 from support.long import covering, covering_rows
 from support.runs import TESTS
 
+pytestmark = pytest.mark.uncached
+
 
 def imported_modules(source: str) -> Iterator[str]:
     """Every module that a source imports, wherever the import stands."""

@@ -15,8 +15,6 @@ from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted,
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.tensorboard import TensorBoardLogger
 
-pytestmark = pytest.mark.cached
-
 TRAIN_STEPS, EVAL_STEPS = list(range(5, 46, 5)), [23, 46]
 CONFIG = {**DIGITS, "log_every_steps": 5, "loggers": ["jsonl", "tensorboard"]}
 ENDED = RunEnded(progress=Progress(step=1), status="completed", reason="end of schedule")

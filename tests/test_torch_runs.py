@@ -16,8 +16,6 @@ from aetheria.snapshots.finding import find_snapshot  # noqa: E402
 from aetheria.snapshots.snapshot_files import write_snapshot  # noqa: E402
 
 # The bits that are compared here are of PyTorch, which compiles nothing.
-pytestmark = pytest.mark.cached
-
 PLAIN = {
     **DIGITS,
     "model_params": {"input_dim": 64, "hidden_dim": 32, "num_layers": 2, "num_classes": 10},

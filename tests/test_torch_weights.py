@@ -24,8 +24,6 @@ from aetheria.inference import Predictor  # noqa: E402
 from aetheria.snapshots import read_snapshot  # noqa: E402
 from aetheria.tools.weights.command import ExportCommand, ImportCommand  # noqa: E402
 
-pytestmark = pytest.mark.cached
-
 PARAMS = {
     "mlp": {"input_dim": 6, "hidden_dim": 8, "num_layers": 2, "num_classes": 3},
     "cnn": {"conv_dims": [4, 6], "hidden_dim": 8, "num_classes": 3, "batch_norm": True},

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from support.small_programs import STRATEGIES, make_chunk, make_program
 
+pytestmark = pytest.mark.uncached
+
 NUM_SLICES = 4
 
 

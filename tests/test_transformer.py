@@ -17,6 +17,8 @@ from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 
+pytestmark = pytest.mark.uncached
+
 Transformer = MODELS.get("Transformer")
 KEY = jax.random.key(7)
 SMALL = Transformer(vocab_size=32, num_layers=2, width=16, num_heads=2, max_length=8)

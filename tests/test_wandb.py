@@ -17,8 +17,6 @@ from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.wandb import WandbLogger
 from aetheria.snapshots import read_snapshot
 
-pytestmark = pytest.mark.cached
-
 wandb = pytest.importorskip("wandb")
 
 CONFIG = {**DIGITS, "log_every_steps": 5, "loggers": ["jsonl", {"wandb": {"project": "digits"}}]}

@@ -16,8 +16,6 @@ from aetheria.config.files import load_config
 from aetheria.config.precision_policy import parse_policy
 from aetheria.errors import ConfigError
 
-pytestmark = pytest.mark.cached
-
 CASES = Path(__file__).with_name("configs.txt").read_text().strip().split("\n\n")
 TAKEN = [case for case in CASES if case.startswith("# taken")]
 REFUSED = [case for case in CASES if case.startswith("# one line")]

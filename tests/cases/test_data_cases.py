@@ -11,8 +11,6 @@ from aetheria.data.checks import check_data
 from aetheria.data.datasets import digits
 from aetheria.errors import AetheriaError
 
-pytestmark = pytest.mark.cached
-
 X = np.random.default_rng(0).normal(size=(64, 10))
 Y = X.sum(1, keepdims=True)
 PLAIN = {"inputs": X, "labels": Y}

@@ -9,8 +9,6 @@ import pytest
 
 from aetheria.snapshots import read_snapshot
 
-pytestmark = pytest.mark.cached
-
 PROJECT = Path(__file__).parent / "project"
 SHORT = {"data_name": "small_numbers", "batch_size": 16, "max_steps": 16, "loggers": ["jsonl"]}
 SHORT |= {"max_consecutive_skips": 4, "snapshot": {"every_steps": 2, "keep_last": 20}}

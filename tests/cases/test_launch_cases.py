@@ -14,8 +14,6 @@ from aetheria.hardware.jax.local_devices import choose_local_devices, count_visi
 from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.launch import Launch, detect_launch
 
-pytestmark = pytest.mark.cached
-
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
     "MASTER_ADDR": "node1",

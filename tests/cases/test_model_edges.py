@@ -16,8 +16,6 @@ from aetheria.hardware.layout.signature import make_signature
 from aetheria.inference import Predictor
 from aetheria.plugins import MODELS
 
-pytestmark = pytest.mark.cached
-
 PROJECT = Path(__file__).parent / "project"
 RANDOM = np.random.default_rng(1)
 INPUTS = {

@@ -20,8 +20,6 @@ from aetheria.observe.loggers.console import _Lines
 from aetheria.observe.loggers.records import CsvLogger, JsonlLogger
 from aetheria.observe.loggers.retrying_file import RetryingFile
 
-pytestmark = pytest.mark.cached
-
 
 def full():
     return Path("/dev/full").open("w", encoding="utf-8")

@@ -22,8 +22,6 @@ from aetheria.inference import Predictor
 from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.snapshot_files import read_snapshot
 
-pytestmark = pytest.mark.cached
-
 PROJECT = Path(__file__).parent / "provenance_project"
 MODEL, PARTS, DATA, CALLBACK = (
     "models/linear.py",

@@ -14,6 +14,8 @@ from support.runs import DIGITS, Finished, without_rate
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import find_newest, list_snapshots
 
+pytestmark = pytest.mark.uncached
+
 # Snapshots so often that one is nearly always under way, evaluations that take a share of the time.
 EVENTFUL = {
     **DIGITS,

@@ -18,6 +18,8 @@ from aetheria.observe.goodput import read_goodput
 from aetheria.snapshots.store import find_newest
 from aetheria.tools.prove.runs import Place
 
+pytestmark = pytest.mark.uncached
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVENTFUL = {
     **DIGITS,

@@ -16,8 +16,6 @@ from aetheria.engine.interfaces import Chunk, GuardCounters, HostReport
 from aetheria.engine.stop import StopSignal
 from aetheria.observe import EventBus
 
-pytestmark = pytest.mark.cached
-
 LINTER = str(Path(sys.executable).parent / "lint-imports")
 FRAMEWORKS = ("jax", "flax", "optax", "orbax", "torch", "numpy")
 

@@ -20,6 +20,8 @@ from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.manifest import part_sha256
 from aetheria.snapshots.run_plan import RunPlan
 
+pytestmark = pytest.mark.uncached
+
 # Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
 EVENTFUL = {
     **DIGITS,

@@ -7,8 +7,6 @@ import tokenize
 import pytest
 from support.runs import REPOSITORY
 
-pytestmark = pytest.mark.cached
-
 # Whole words of an identifier, so that `clear` or `scale` are no learning rate.
 OPTIMIZATION = re.compile(r"(^|_)(lr|learning_rate|momentum|weight_decay|adamw?|sgd|warmup)(_|$)")
 ROOMS_WITHOUT = (

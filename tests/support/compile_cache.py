@@ -1,12 +1,10 @@
-"""Faster compilation, where what is computed is not compared bit for bit.
+"""Faster compilation: tests and their child processes share what this session has compiled.
 
-A module whose tests train a good deal and prove no bits says `pytestmark = pytest.mark.cached`:
-its tests and their child processes then share what this session has compiled.
-
-The rule: a test uses nothing of this if it proves bits (resume, elastic, kills, equal digests)
-or memory. With a cache both sides of a comparison would execute one and the same
-program, and the proof would say nothing about two compilations; at optimization level 0 it would
-be about a program that no user runs.
+The rule: a module that proves bits (resume, elastic, kills, meshes) or measures memory or reads
+what was compiled says `pytestmark = pytest.mark.uncached`. With a cache both sides of a comparison
+would execute one and the same program, and the proof would say nothing about two compilations. Nor
+does such a test take `quick_compilation`: at optimization level 0 it would be about a program that
+no user runs.
 """
 
 import atexit
