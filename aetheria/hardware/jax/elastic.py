@@ -8,6 +8,7 @@ for one partition than for several. This module knows no formula of a step; thos
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from aetheria.engine.interfaces import HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
+from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.lane_sum import DeviceSum
@@ -65,22 +67,25 @@ class ElasticProgram:
         self._first_lane = devices.index(mine[0]) * self._share
         self._traces = TraceCounter(*first.num_compilations)
         precision, jit = Precision.parse(spec.mixed_precision), jit_for(mine[0].platform)
-        self._lane_gradient = jit(
+        gradient = jit(
             make_lane_gradient(model, precision), around=self._traces.around("train_step")
         )
-        self._add_lanes = jax.jit(add_lanes, donate_argnums=0)
+        self._lane_gradient = EachDevice(gradient, mine)
+        self._add_lanes = EachDevice(jax.jit(add_lanes, donate_argnums=0), mine)
+        self._add_totals = EachDevice(jax.jit(add_lanes, donate_argnums=0), mine)
         self._over_devices = DeviceSum(devices, mine)
         add = make_adder(first.train_rows)
         update = make_lane_update(first.optimizer, spec.max_consecutive_skips, add)
-        self._update = jit(update, donate_argnums=0)
+        self._update = EachDevice(jit(update, donate_argnums=0), mine)
         # The report is the first device's; the others add to nothing.
         self._no_rows = [jax.device_put(first.no_rows, device) for device in mine]
         self._unfreeze = jax.jit(unfreeze, donate_argnums=0)
-        self._lane_eval = jit(
+        evaluate = jit(
             make_eval_step(model, precision),
             around=self._traces.around("eval_step"),
             donate_argnums=2,
         )
+        self._lane_eval = EachDevice(evaluate, mine)
         self._ahead = RunAhead()
 
     @property
@@ -143,14 +148,15 @@ class ElasticProgram:
         parts = []
         for place, replica in enumerate(whole):
             gradients = self._gradients(_without_optimizer(replica), global_batch, place)
-            parts.append(tree_sum(gradients, self._add_lanes))
+            parts.append(tree_sum(gradients, partial(self._add_lanes, place)))
         totals = self._over_devices(parts)
         if self._shards.is_split:
             wait_on_cpu(totals)
         whole = self._shards.gather(whole, "opt_state", free=True)
         rows = [*self._no_rows]
         rows[0] = rows[0] if since is None else since.values
-        stepped = [self._update(*each) for each in zip(whole, totals, rows, strict=True)]
+        each_device = enumerate(zip(whole, totals, rows, strict=True))
+        stepped = [self._update(place, *each) for place, each in each_device]
         return self._shards.part([new for new, _ in stepped]), stepped[0][1]
 
     def _gradients(
@@ -159,7 +165,7 @@ class ElasticProgram:
         """Dispatches the gradients of one device's lanes, one after the other."""
         for row in range(place * self._share, (place + 1) * self._share):
             batch = {name: column[row] for name, column in global_batch.items()}
-            yield self._lane_gradient(replica, np.int32(self._first_lane + row), batch)
+            yield self._lane_gradient(place, replica, np.int32(self._first_lane + row), batch)
 
     def eval_step(
         self, state: Replicas, batch: Columns, totals: LaneTotals | None = None
@@ -171,8 +177,9 @@ class ElasticProgram:
             totals = self._no_totals(state) if totals is None else totals
             lanes = list(totals.lanes)
             turn = totals.num_batches % len(lanes)
-            replica = totals.replicas[turn // self._share]
-            lanes[turn] = self._lane_eval(_without_optimizer(replica), batch, lanes[turn])
+            place = turn // self._share
+            replica = _without_optimizer(totals.replicas[place])
+            lanes[turn] = self._lane_eval(place, replica, batch, lanes[turn])
             return LaneTotals(totals.num_batches + 1, tuple(lanes), totals.replicas)
 
     def _no_totals(self, state: Replicas) -> LaneTotals:
@@ -196,7 +203,10 @@ class ElasticProgram:
         """Adds the totals of all lanes, those of other processes too."""
         as_lane = [LaneSums((), jax.tree.map(lambda a: a[None], sums), ()) for sums in lanes]
         parts = [as_lane[i : i + self._share] for i in range(0, len(lanes), self._share)]
-        total, *_ = self._over_devices([tree_sum(part, self._add_lanes) for part in parts])
+        sums = [
+            tree_sum(part, partial(self._add_totals, place)) for place, part in enumerate(parts)
+        ]
+        total, *_ = self._over_devices(sums)
         return jax.tree.map(lambda a: a[0], total.sums)
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:

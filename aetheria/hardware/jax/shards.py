@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.mesh import Device
 from aetheria.hardware.jax.state import Replicas
 from aetheria.hardware.layout.state import TrainState
@@ -46,7 +47,7 @@ class Shards:
         }
         self._all_split = split
         self._gather = make_gather(shardings[0].mesh)
-        self._take = jax.jit(self._take_part)
+        self._take = EachDevice(jax.jit(self._take_part), devices)
         self._starts = [self._starts_on(device) for device in devices]
 
     @property
@@ -59,7 +60,7 @@ class Shards:
         leaves = jax.tree.leaves(state)
         replicas = []
         for device, starts in zip(self._devices, self._starts, strict=True):
-            own = self._with_parts(leaves, starts)
+            own = self._with_parts(leaves, starts, 0)
             replicas.append(self._treedef.unflatten(jax.device_put(own, device)))
         return replicas
 
@@ -68,9 +69,9 @@ class Shards:
         if not self.is_split:
             return whole
         replicas = []
-        for state, starts in zip(whole, self._starts, strict=True):
+        for place, (state, starts) in enumerate(zip(whole, self._starts, strict=True)):
             leaves = jax.tree.leaves(state)
-            replicas.append(self._treedef.unflatten(self._with_parts(leaves, starts)))
+            replicas.append(self._treedef.unflatten(self._with_parts(leaves, starts, place)))
             _free(leaves[i] for i in self._all_split)
         return replicas
 
@@ -107,11 +108,14 @@ class Shards:
         parts = [leaves[index] for leaves in states]
         return jax.make_array_from_single_device_arrays(*self._leaves[index], parts)
 
-    def _with_parts(self, leaves: Sequence[jax.Array], starts: np.ndarray) -> list[jax.Array]:
+    def _with_parts(
+        self, leaves: Sequence[jax.Array], starts: np.ndarray, place: int
+    ) -> list[jax.Array]:
+        """The leaves of a whole state on one device, with parts of those that are split."""
         if not self.is_split:
             return list(leaves)
         mixed = list(leaves)
-        parts = self._take([leaves[i] for i in self._all_split], starts)
+        parts = self._take(place, [leaves[i] for i in self._all_split], starts)
         for i, part in zip(self._all_split, parts, strict=True):
             mixed[i] = part
         return mixed

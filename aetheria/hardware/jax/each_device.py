@@ -1,0 +1,84 @@
+"""Compiles a function of one device once, and runs it on each device of a process.
+
+`jax.jit` compiles anew for every device that its arguments lie on: with eight, a lane's gradient
+took eight times as long until the first step. One executable, loaded once for each device, also
+means that all of them run the very same instructions.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from aetheria.hardware.jax.mesh import Device
+
+
+class EachDevice:
+    """A compiled function on each of several devices.
+
+    Its arguments always have the same shapes and dtypes. The first call has to be on the first
+    device, which is the one that is compiled for.
+
+    Args:
+        function: the result of `jax.jit`.
+        devices: of this process, all of one kind.
+    """
+
+    def __init__(self, function: jax.stages.Wrapped, devices: Sequence[Device]):
+        self._function, self._devices = function, devices
+        self._loaded: list[Any] = []  # one callable a device
+
+    def __call__(self, place: int, *arguments: Any) -> Any:
+        """Calls the function with arguments that lie on the device number `place`, or on the host.
+
+        Donated arguments are donated.
+        """
+        if not self._loaded:
+            assert place == 0, "compiled for the first device"
+            self._loaded = self._compile(arguments)
+        return self._loaded[place](*arguments)
+
+    def _compile(self, arguments: Sequence[Any]) -> list[Any]:
+        if len(self._devices) == 1:
+            return [self._function]
+        compiled = self._function.lower(*arguments).compile()
+        try:
+            return [compiled, *(_load(compiled, device) for device in self._devices[1:])]
+        except Exception:
+            # Loading elsewhere is no public API of JAX. Without it, each device is compiled for,
+            # which takes longer and computes the same.
+            return [compiled, *(self._function for _ in self._devices[1:])]
+
+
+def _load(compiled: jax.stages.Compiled, device: Device) -> jax.stages.Compiled:
+    """Loads an executable, and the shardings of its arguments and results, on another device.
+
+    `serialize_executable.deserialize_and_load` leaves the executable of a CPU on the device that
+    its options name (jax 0.10.2, 0.12.0.1), so this gives it other options.
+
+    Raises:
+        Exception: this version of JAX works in another way, or the program calls the host.
+    """
+    from jax._src.compiler import get_compile_options
+    from jax.experimental import serialize_executable
+
+    client, assigned = device.client, np.array([[device.id]])
+    options = get_compile_options(1, 1, device_assignment=assigned, backend=client)
+
+    class OnDevice(serialize_executable._JaxPjrtUnpickler):
+        def persistent_load(self, pid: Any) -> Any:
+            if pid[0] == "device":
+                return device
+            if pid[0] == "exec":
+                return client.deserialize_executable(
+                    pid[1], executable_devices=self.execution_devices, compile_options=options
+                )
+            return super().persistent_load(pid)
+
+    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
+    unloaded, arguments, no_kwargs = OnDevice(io.BytesIO(payload), client, [device]).load()
+    return jax.stages.Compiled(
+        unloaded.load(), [], in_tree.unflatten(arguments), out_tree, no_kwargs=no_kwargs
+    )

@@ -1,0 +1,86 @@
+"""A function compiled once, and run on each device of a process."""
+
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.programs import make_spec
+from support.small_programs import Recorded, make_chunk
+
+from aetheria.hardware.jax import each_device
+from aetheria.hardware.jax.each_device import EachDevice
+from aetheria.hardware.jax.strategy import select_strategy
+
+pytestmark = pytest.mark.uncached
+
+
+@contextmanager
+def compilations():
+    """Collects an item for each program that XLA compiles meanwhile."""
+    seen = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def on_all(devices):
+    """The answer of each device, as bytes, and how many programs were compiled for it."""
+
+    def work(weights, batch):
+        rng = jax.random.fold_in(jax.random.key(0), batch["step"])
+        kept = jax.random.bernoulli(rng, 0.5, weights.shape)
+        return jnp.tanh(batch["x"] @ (weights * kept)), weights + 1
+
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    placed = [jax.device_put(weights, device) for device in devices]
+    batch = {"x": np.ones((8, 64), np.float32), "step": np.int32(3)}
+    function = EachDevice(jax.jit(work, donate_argnums=0), devices)
+    with compilations() as compiled:
+        answers = [function(place, each, batch) for place, each in enumerate(placed)]
+    for device, (answer, _), given in zip(devices, answers, placed, strict=True):
+        assert answer.devices() == {device}
+        assert given.is_deleted(), "it was donated"
+    return [np.asarray(answer).tobytes() for answer, _ in answers], len(compiled)
+
+
+def test_eight_devices_run_one_compilation():
+    answers, num_compilations = on_all(jax.devices())
+    assert len(answers) == 8 and len(set(answers)) == 1
+    assert num_compilations == 1
+
+
+def test_where_an_executable_cannot_be_moved_each_device_is_compiled_for(monkeypatch):
+    """The control of the count, and what another version of JAX may make of it."""
+    moved, _ = on_all(jax.devices()[:3])
+
+    def fail(*_):
+        raise AttributeError("no such function in this version")
+
+    monkeypatch.setattr(each_device, "_load", fail)
+    answers, num_compilations = on_all(jax.devices()[:3])
+    assert answers == moved
+    assert num_compilations == 3
+
+
+def test_more_devices_compile_no_more_programs_of_an_elastic_run():
+    def count(num_devices):
+        chunk = make_chunk(4)
+        strategy = select_strategy("mesh", {"data": num_devices}, elastic=True)
+        example = make_spec({name: column[0] for name, column in chunk.items()})
+        program = strategy.compile(Recorded(), example)
+        state = program.init()
+        with compilations() as compiled:
+            jax.block_until_ready(program.train_steps(state, chunk, 0, 2))
+        return len(compiled)
+
+    count(2)  # what any program needs once in a process
+    assert count(4) <= count(2) + 1  # the sum over devices has more of them
