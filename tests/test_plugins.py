@@ -359,7 +359,7 @@ def test_of_the_shipped_files_only_the_one_with_the_name_is_imported(registry, m
     for name in shipped:
         loaded.clear()
         assert registry.get(name) is targets[name]
-        assert [module.file for module in loaded] == [files[name]]
+        assert [module.file.name for module in loaded] == [files[name].name]
 
 
 def test_a_name_that_is_near_nothing_gets_no_wrong_advice():
