@@ -164,7 +164,6 @@ NOT_IN_A_PLAIN_RUN = (
     "aetheria.data.images",
     "aetheria.data.text",
     "aetheria.observe.loggers.wandb",
-    "aetheria.observe.loggers.tensorboard",
     "aetheria.inference",
     *(f"aetheria.tools.{folder.name}." for folder in sorted((PACKAGE / "tools").iterdir())),
 )

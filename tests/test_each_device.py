@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.compile_cache import session_cache
 from support.programs import make_spec
 from support.small_programs import Recorded, make_chunk
 
@@ -69,6 +70,15 @@ def test_where_an_executable_cannot_be_moved_each_device_is_compiled_for(monkeyp
     answers, num_compilations = on_all(jax.devices()[:3])
     assert answers == moved
     assert num_compilations == 3
+
+
+def test_with_a_persistent_cache_each_device_has_an_entry_of_its_own():
+    with session_cache():
+        answers, _ = on_all(jax.devices()[:3])
+        with compilations() as compiled:
+            again, _ = on_all(jax.devices()[:3])
+    assert answers == again == on_all(jax.devices()[:3])[0]
+    assert not compiled or len(compiled) == 3  # read back, which JAX counts as well
 
 
 def test_more_devices_compile_no_more_programs_of_an_elastic_run():

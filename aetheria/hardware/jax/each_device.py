@@ -41,8 +41,10 @@ class EachDevice:
         return self._loaded[place](*arguments)
 
     def _compile(self, arguments: Sequence[Any]) -> list[Any]:
-        if len(self._devices) == 1:
-            return [self._function]
+        # An executable from JAX's persistent cache lacks functions once it is loaded again (jax
+        # 0.10.2: "Function … not found"); with such a cache, each device has an entry of its own.
+        if len(self._devices) == 1 or _has_cache():
+            return [self._function] * len(self._devices)
         compiled = self._function.lower(*arguments).compile()
         try:
             return [compiled, *(_load(compiled, device) for device in self._devices[1:])]
@@ -50,6 +52,11 @@ class EachDevice:
             # Loading elsewhere is no public API of JAX. Without it, each device is compiled for,
             # which takes longer and computes the same.
             return [compiled, *(self._function for _ in self._devices[1:])]
+
+
+def _has_cache() -> bool:
+    """Whether JAX keeps what it compiles on the disk."""
+    return getattr(jax.config, "jax_compilation_cache_dir", None) is not None
 
 
 def _load(compiled: jax.stages.Compiled, device: Device) -> jax.stages.Compiled:

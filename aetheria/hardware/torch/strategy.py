@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from aetheria.engine.interfaces import Peers
-from aetheria.errors import HardwareError
+from aetheria.errors import AetheriaError, HardwareError
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.torch.counterparts import COUNTERPARTS
 from aetheria.hardware.torch.environment import describe_machine, describe_settings
@@ -64,8 +64,10 @@ class TorchStrategy:
         """The device of this rank, in words for people."""
         return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
 
-    def counterpart(self, model: Model) -> Callable[..., object]:
-        return COUNTERPARTS.find(model).make
+    def counterpart(self, model: Model) -> Callable[..., object] | None:
+        with contextlib.suppress(AetheriaError):  # there is none: `compile` says so
+            return COUNTERPARTS.find(model).make
+        return None
 
     def compile(self, model: Model, spec: ProgramSpec) -> TorchProgram:
         """Builds the program."""
