@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from aetheria.api import TrainResult as TrainResult
+    from aetheria.api import train as train
     from aetheria.data import ArraySource as ArraySource
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 # The same names for the interpreter; a test compares the two.
 _EXPORTS = {
+    "aetheria.api": ("TrainResult", "train"),
     "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
     "aetheria.inference": ("Predictor",),
     "aetheria.model.adapters": ("LinenModel", "NnxModel"),

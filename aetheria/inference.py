@@ -12,6 +12,7 @@ from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
 from aetheria.model.by_name import RecordedModel, remake_model
+from aetheria.model.model import Model
 from aetheria.plugins.bounded import build_described
 from aetheria.plugins.discovery import find_project
 from aetheria.snapshots import read_snapshot
@@ -54,6 +55,8 @@ class Predictor:
         batch_sizes: batch sizes to compile for at once, not at their first call.
         project: the folder that holds your `models/`; None: the current folder.
         input_shape: of one example, for a file of weights that does not say it.
+        model: the model as an object, where no name stands for it: its class was defined in a
+            script or a notebook, or has fields that no snapshot can hold.
 
     Raises:
         AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
@@ -70,9 +73,15 @@ class Predictor:
         batch_sizes: Sequence[int] = (),
         project: str | Path | None = None,
         input_shape: Sequence[int] | None = None,
+        model: Model | None = None,
     ):
         if checkpoint_path is None:
             raise AetheriaError("checkpoint_path: expected a snapshot, got none; give its path")
+        if model is not None and (model_name is not None or model_params):
+            raise AetheriaError(
+                "model: expected a model object or model_name and model_params, got both; give one"
+            )
+        self._model = model
         self._name, self._params = model_name, dict(model_params or {})
         self._mixed_precision, self._max_batch_size = mixed_precision, max_batch_size
         self._batch_sizes, self._project = tuple(batch_sizes), project
@@ -117,9 +126,11 @@ class Predictor:
         project = find_project(None, self._project)
         source = self._read(checkpoint_path, project)
         where = str(source.path)
-        named = remake_model(source.model, where, project, self._name, self._params)
+        model = self._model
+        if model is None:
+            model = remake_model(source.model, where, project, self._name, self._params).model
         build = lambda: build_predict_program(
-            named.model,
+            model,
             source.example_spec,
             trained_with=source.mixed_precision,
             mixed_precision=self._mixed_precision,

@@ -6,6 +6,8 @@
 from aetheria.build.data import build_feed as build_feed
 from aetheria.build.data import build_schedule as build_schedule
 from aetheria.build.devices import require_torch as require_torch
+from aetheria.build.given import NOTHING as NOTHING
+from aetheria.build.given import Given as Given
 from aetheria.build.model import build_model as build_model
 from aetheria.build.model import build_predict_program as build_predict_program
 from aetheria.build.model import is_elastic as is_elastic

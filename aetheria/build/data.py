@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from aetheria.build.given import NOTHING, Given
 from aetheria.build.model import is_elastic
 from aetheria.config import MAX_WHOLE, Config
 from aetheria.data import DataSplits, Feed
@@ -17,12 +18,15 @@ from aetheria.plugins.checks import find_dataset
 from aetheria.snapshots.sizes import size_text
 
 
-def build_feed(config: Config, project: Path | None, model: Model) -> Feed:
+def build_feed(config: Config, project: Path | None, model: Model, given: Given = NOTHING) -> Feed:
     """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
-    dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
-    with missing_file(f"data_name {config.data_name!r}"):
-        returned = call_with(dataset, "data_params", config.data_params)
-    splits, notes = check_data(returned, config.data_name, model.class_columns())
+    if given.data is not None:
+        splits, notes = check_data(given.data, None, model.class_columns())
+    else:
+        dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
+        with missing_file(f"data_name {config.data_name!r}"):
+            returned = call_with(dataset, "data_params", config.data_params)
+        splits, notes = check_data(returned, config.data_name, model.class_columns())
     if config.batch_size > len(splits.train):
         notes.append(
             f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "

@@ -3,12 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, TypeAlias
 
-from aetheria.build.provenance import (
-    ListenerChoice,
-)
+from aetheria.build.given import GivenListener
+from aetheria.build.provenance import ListenerChoice
 from aetheria.config import Config
 from aetheria.errors import ConfigError
 from aetheria.observe import EventBus
@@ -21,7 +20,9 @@ from aetheria.plugins.checks import check_listener, find_listener
 ListenerFactory: TypeAlias = Callable[[RunContext], Listener]
 
 
-def choose_listeners(config: Config, project: Path | None) -> dict[str, ListenerFactory]:
+def choose_listeners(
+    config: Config, project: Path | None, given: Mapping[str, GivenListener] = MappingProxyType({})
+) -> dict[str, ListenerFactory]:
     """Finds and checks what makes the loggers and callbacks, by name; a second one of the same name
     is numbered. Makes none.
     """
@@ -36,6 +37,9 @@ def choose_listeners(config: Config, project: Path | None) -> dict[str, Listener
             factory = find_listener(registry, key, name, project)
             make = prepare_call(factory, f"{key}.{name}", arguments, "context")
             chosen[unique] = functools.partial(_make_listener, make, key, name)
+    for name, listener in given.items():
+        unique = f"{name} (given)" if name in chosen else name
+        chosen[unique] = functools.partial(_make_listener, listener.make, "callbacks", name)
     return chosen
 
 

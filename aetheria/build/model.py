@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aetheria.build.provenance import (
-    model_params,
-)
+from aetheria.build.given import NOTHING, Given
+from aetheria.build.provenance import model_params
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import ConfigError
@@ -17,8 +16,12 @@ if TYPE_CHECKING:
     from aetheria.hardware.jax.prediction import PredictProgram
 
 
-def build_model(config: Config, project: Path | None) -> Model:
-    """Makes the model; the config's short keys become hyperparameters of the same name."""
+def build_model(config: Config, project: Path | None, given: Given = NOTHING) -> Model:
+    """Makes the model, unless it is given; the config's short keys become hyperparameters of the
+    same name.
+    """
+    if given.model is not None:
+        return given.model
     own_keys = {name: _USES[name] for name in MODEL_KEYS if getattr(config, name) is not None}
     return make_model(config.model_name, model_params(config), project, own_keys)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aetheria
+from aetheria.build.given import Given
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.data import DataSplits
 from aetheria.data.fingerprint import fingerprint
@@ -71,20 +72,29 @@ def describe_run(
 
 
 def resolve_run(
-    config: Config, project: Path | None, model: Model, listeners: Sequence[ListenerChoice]
+    config: Config,
+    project: Path | None,
+    model: Model,
+    listeners: Sequence[ListenerChoice],
+    given: Given,
 ) -> ResolvedArguments:
     """Resolves every argument of the model, the dataset and the listeners, defaults included."""
-    dataset = DATA.get(config.data_name, project)
+    data_params = {}
+    if given.data is None:
+        dataset = DATA.get(config.data_name, project)
+        data_params = resolve_arguments(dataset, "data_params", config.data_params)
     of_listeners: dict[str, dict[str, JsonObject]] = {"loggers": {}, "callbacks": {}}
     for (key, name), listener in _numbered(listeners).items():
         where = f"{key}.{listener.name}"
         of_listeners[key][name] = resolve_arguments(
             listener.factory, where, listener.arguments, "context"
         )
-    made_by_function = MODELS.get(config.model_name, project) is not type(model)
+    made_by_function = False
+    if given.model is None:
+        made_by_function = MODELS.get(config.model_name, project) is not type(model)
     return ResolvedArguments(
-        model_params=resolve_model(config, project),
-        data_params=resolve_arguments(dataset, "data_params", config.data_params),
+        model_params=resolve_model(config, project) if given.model is None else model_fields(model),
+        data_params=data_params,
         loggers=of_listeners["loggers"],
         callbacks=of_listeners["callbacks"],
         model=model_fields(model) if made_by_function else None,
@@ -99,6 +109,7 @@ def describe_provenance(
     splits: DataSplits,
     listeners: Sequence[ListenerChoice],
     strategy: Strategy[AnyProgram],
+    given: Given,
 ) -> Provenance:
     """Describes what a run depends on beside its config and its state.
 
@@ -109,15 +120,18 @@ def describe_provenance(
         splits: the run's dataset.
         listeners: those that the config names.
         strategy: where the run computes.
+        given: what was given as an object.
     """
-    code = {
-        "model": _digest(MODELS.get(config.model_name, project), project),
-        "data": _digest(DATA.get(config.data_name, project), project),
-    }
+    made_by = type(model) if given.model is not None else MODELS.get(config.model_name, project)
+    code = {"model": _digest(made_by, project)}
+    if given.data is None:
+        code["data"] = _digest(DATA.get(config.data_name, project), project)
     if (counterpart := strategy.counterpart(model)) is not None:
         code["counterpart"] = _digest(counterpart, project)
     for (key, name), listener in _numbered(listeners).items():
         code[f"{key}.{name}"] = _digest(listener.factory, project)
+    for name, given_listener in given.listeners.items():
+        code[f"callbacks.{name}"] = _digest(given_listener.source, project)
     settings, machine = _describe_environment(strategy)
     data = {"train": fingerprint(splits.train), "eval": fingerprint(splits.eval)}
     return Provenance(
@@ -147,7 +161,7 @@ def _numbered(
     return numbered
 
 
-def _digest(target: Callable[..., object], project: Path | None) -> CodeDigest | None:
+def _digest(target: object, project: Path | None) -> CodeDigest | None:
     found = digest_code(target, project)
     return None if found is None else read_json(CodeDigest, found, "code")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aetheria.build.data import build_feed, build_schedule, check_batch_fits
 from aetheria.build.devices import build_strategy
+from aetheria.build.given import NOTHING, Given, refuse_names_of_objects
 from aetheria.build.listeners import attach_listeners, choose_listeners, list_choices
 from aetheria.build.model import build_model, check_decomposes
 from aetheria.build.processes import build_manager, build_stop
@@ -92,6 +93,7 @@ def build_run(
     *,
     peers: Peers | None = None,
     options: RunOptions = RunOptions(),
+    given: Given = NOTHING,
 ) -> Run:
     """Makes and wires every part of a run.
 
@@ -102,16 +104,17 @@ def build_run(
     Raises:
         AetheriaError: something in the config does not exist or does not fit.
     """
+    refuse_names_of_objects(config, given)
     peers = peers or SingleProcess()
     leads = peers.index == 0
     if plan.snapshot is not None:
         from aetheria.snapshots.config_diff import check_names
 
         check_names(plan.snapshot.record.run, config)
-    model = build_model(config, project)
+    model = build_model(config, project, given)
     check_decomposes(model, config, peers.count)
-    feed = build_feed(config, project, model)
-    chosen = choose_listeners(config, project) if leads else {}
+    feed = build_feed(config, project, model, given)
+    chosen = choose_listeners(config, project, given.listeners) if leads else {}
     strategy = build_strategy(config, peers)
     strategy.check(feed.num_slices, feed.slice_size)
     feed = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
@@ -121,9 +124,15 @@ def build_run(
         config,
         feed.example_spec(),
         lineage=plan.lineage(),
-        resolved=resolve_run(config, project, model, listeners),
+        resolved=resolve_run(config, project, model, listeners, given),
         provenance=describe_provenance(
-            config, project, model=model, splits=feed.splits, listeners=listeners, strategy=strategy
+            config,
+            project,
+            model=model,
+            splits=feed.splits,
+            listeners=listeners,
+            strategy=strategy,
+            given=given,
         ),
     )
     changes = []

@@ -93,4 +93,4 @@ class TrainCommand(ConfigFields):
                 traceback=self.traceback,
                 started_at=started_at,
             )
-            return session.run(held)
+            return session.run(held).exit_code

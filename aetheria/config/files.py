@@ -24,7 +24,7 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong; all problems at once.
     """
-    return override(_read(file), overrides, str(file))
+    return override(read_values(file), overrides, str(file))
 
 
 def override(values: dict[str, object], overrides: Sequence[str], where: str) -> Config:
@@ -44,6 +44,35 @@ def override(values: dict[str, object], overrides: Sequence[str], where: str) ->
         origins[key] = "override"
     check_size(values, where)
     return make_config(values, where, origins)
+
+
+def read_values(source: Path | object) -> dict[str, object]:
+    """Reads the values of a config as they are written; `make_config` checks them.
+
+    Args:
+        source: a config file, a mapping, a `Config`, or a `ConfigDict` of ml_collections.
+
+    Raises:
+        ConfigError: it is none of these, or the file cannot be read.
+    """
+    if isinstance(source, Path):
+        return _read(source)
+    values = source.to_dict() if hasattr(source, "to_dict") else source  # type: ignore[union-attr]
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(
+            f"config: expected a file, keys with values, or a ConfigDict, got {shown(source)}; "
+            "give the path of a config, or only keys: train(model_name=…, epochs=…)"
+        )
+    return {key: _to_plain(value) for key, value in values.items()}
+
+
+def assign(values: dict[str, object], key: str, value: object) -> None:
+    """Sets a key, which may be dotted, in nested values.
+
+    Raises:
+        ConfigError: a part of the key is no mapping.
+    """
+    _assign(values, key, _to_plain(value))
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -33,14 +33,14 @@ class CheckedData(NamedTuple):
     notes: list[str]
 
 
-def check_data(returned: object, name: str, classes: Mapping[str, Classes]) -> CheckedData:
+def check_data(returned: object, name: str | None, classes: Mapping[str, Classes]) -> CheckedData:
     """Makes splits of what a dataset's function returned, and checks them.
 
     A dataset without an evaluation split is split here, by a fixed seed.
 
     Args:
         returned: a form of data that `aetheria.data.forms.name_parts` accepts.
-        name: the name of the dataset.
+        name: the name of the dataset; None: a program gave it as an object.
         classes: the model's declarations of columns of class numbers or tokens, by column name.
 
     Raises:
@@ -60,8 +60,9 @@ def check_data(returned: object, name: str, classes: Mapping[str, Classes]) -> C
     if "data" in checked:
         splits = hold_out(checked["data"], EVAL_FRACTION)
         notes.append(
-            f"data: {name!r} has no evaluation split: {len(splits.eval)} of its "
-            f"{len(checked['data'])} examples are held out, the same ones in every run"
+            f"data: {'it' if name is None else repr(name)} has no evaluation split: "
+            f"{len(splits.eval)} of its {len(checked['data'])} examples are held out, the same "
+            "ones in every run"
         )
         return CheckedData(splits, notes)
     splits = DataSplits(train=checked["train split"], eval=checked["eval split"])

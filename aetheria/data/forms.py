@@ -15,7 +15,7 @@ from aetheria.errors import AetheriaError
 EVAL_FRACTION = 0.2  # held out of a dataset that has no evaluation split
 _SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # no run reaches that epoch, so no training order equals this
 _MAX_STACKED_BYTES = 256 << 20
-_ADVICE = "return DataSplits(train=…, eval=…)"
+_HELD_OUT = ("eval", "validation", "valid", "val", "dev", "test")  # what people call that split
 
 
 class _TableColumn(Protocol):
@@ -33,13 +33,15 @@ class _Table(Protocol):
     def __getitem__(self, name: str, /) -> _TableColumn: ...
 
 
-def name_parts(returned: object, name: str) -> dict[str, Source]:
-    """Makes sources of what a dataset's function returned.
+def name_parts(returned: object, name: str | None) -> dict[str, Source]:
+    """Makes sources of what a dataset's function returned, or of what a program gave as data.
 
     Args:
         returned: `DataSplits`, a dict with the keys `train` and `eval`, or a pair of two datasets,
             each split in one of the forms that `as_source` accepts; or one dataset in such a form.
-        name: the name of the dataset.
+            `validation`, `val` and `test` are accepted for `eval`; beside one of the others, `test`
+            is left alone.
+        name: the name of the dataset; None: a program gave it as an object.
 
     Returns:
         The sources by the names that messages use: `train split` and `eval split`, or only `data`.
@@ -50,12 +52,7 @@ def name_parts(returned: object, name: str) -> dict[str, Source]:
     if isinstance(returned, DataSplits):
         pair = (returned.train, returned.eval)
     elif isinstance(returned, Mapping) and "train" in returned:
-        if returned.keys() != {"train", "eval"}:
-            raise AetheriaError(
-                f"data_name: expected the splits 'train' and 'eval' of {name!r}, got "
-                f"{', '.join(map(str, returned))}; {_ADVICE}"
-            )
-        pair = (returned["train"], returned["eval"])
+        pair = (returned["train"], returned[_held_out(returned, name)])
     elif isinstance(returned, tuple) and len(returned) == 2 and _are_datasets(*returned):
         pair = returned
     else:
@@ -69,14 +66,26 @@ def name_parts(returned: object, name: str) -> dict[str, Source]:
     return sources
 
 
-def as_source(data: object, where: str, name: str) -> Source:
+def _held_out(splits: Mapping[str, object], name: str | None) -> str:
+    """The name of the evaluation split."""
+    others = [key for key in splits if key not in ("train", "test")] or [*splits.keys() - {"train"}]
+    if len(others) == 1 and others[0] in _HELD_OUT:
+        return others[0]
+    of = "data: expected the splits 'train' and 'eval'"
+    if name is not None:
+        of = f"data_name: expected the splits 'train' and 'eval' of {name!r}"
+    raise AetheriaError(f"{of}, got {', '.join(map(str, splits))}; {_advice(name)}")
+
+
+def as_source(data: object, where: str, name: str | None) -> Source:
     """Makes a source of one set of examples.
 
     Args:
         data: a `Source`; a mapping of columns; a table with named columns (pandas, polars); a pair
-            `(inputs, labels)`; or a sequence of mappings, one for each example.
+            `(inputs, labels)`; or a sequence of mappings or of such pairs, one for each example,
+            such as a dataset of Hugging Face or of PyTorch.
         where: the name of the data in messages, such as `train split`.
-        name: the name of the dataset.
+        name: the name of the dataset; None: a program gave it as an object.
 
     Raises:
         AetheriaError: the form is not one of these, or the data cannot be read as columns.
@@ -92,18 +101,45 @@ def as_source(data: object, where: str, name: str) -> Source:
             return ArraySource(data)
         if isinstance(data, tuple) and len(data) == 2:
             return ArraySource({"inputs": data[0], "labels": data[1]})
-        if _is_record_sequence(data):
+        if _is_sequence_of(data, Mapping):
             return _records(data)
+        if _is_sequence_of(data, tuple) and len(data[0]) == 2:
+            return _records(_Pairs(data) if not isinstance(data, list) else [*_Pairs(data)])
     except AetheriaError as error:
         raise AetheriaError(*(f"{where}, {problem}" for problem in error.problems)) from error
     raise _unknown_form(data, where, name)
 
 
-def _unknown_form(data: object, where: str, name: str) -> AetheriaError:
+class _Pairs(Sequence[Record]):
+    """Pairs (inputs, labels) as records, such as those of a map-style dataset of PyTorch."""
+
+    def __init__(self, pairs: Sequence[Sequence[object]]):
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        inputs, labels = self._pairs[index]
+        return {"inputs": inputs, "labels": labels}
+
+
+def _advice(name: str | None) -> str:
+    return f"{'give' if name is None else 'return'} DataSplits(train=…, eval=…)"
+
+
+def _unknown_form(data: object, where: str, name: str | None) -> AetheriaError:
+    forms = "a dict of arrays, a pair (inputs, labels), a list of dicts, or a source"
+    if name is None:
+        what = "data" if where == "data" else f"data, {where}"
+        return AetheriaError(
+            f"{what}: expected a table, {forms}, got {_describe(data)}; {_advice(name)}, or one "
+            "of these forms"
+        )
     return AetheriaError(
         f"data_name: expected a function that returns DataSplits, got {name!r}, which returns "
-        f"{'' if where == 'data' else f'as the {where} '}{_describe(data)}; {_ADVICE}, each split "
-        "a dict of arrays, a pair (inputs, labels), a list of dicts, or a source"
+        f"{'' if where == 'data' else f'as the {where} '}{_describe(data)}; {_advice(name)}, each "
+        f"split {forms}"
     )
 
 
@@ -121,7 +157,7 @@ def hold_out(source: Source, eval_fraction: float) -> DataSplits:
     if size < 2:
         raise AetheriaError(
             f"data: expected at least 2 examples, one to train on and one held out, got {size}; "
-            f"{_ADVICE}"
+            f"{_advice('')}"
         )
     num_eval = min(max(1, round(size * eval_fraction)), size - 1)
     order = epoch_order(_SPLIT_SEED, _SPLIT_EPOCH, size)
@@ -202,13 +238,13 @@ def _cells(column: _TableColumn) -> np.ndarray | list[np.ndarray]:
     return values
 
 
-def _is_record_sequence(value: Any) -> TypeGuard[Sequence[Record]]:
-    """Whether it has a length and an index, and its first item is a mapping."""
+def _is_sequence_of(value: Any, kind: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether it has a length and an index, and its first item is of a kind; if empty, of any."""
     if isinstance(value, str | bytes | np.ndarray) or not hasattr(value, "__getitem__"):
         return False
     if not hasattr(value, "__len__"):
         return False
-    return not len(value) or isinstance(value[0], Mapping)
+    return not len(value) or isinstance(value[0], kind)
 
 
 def _describe(value: object) -> str:

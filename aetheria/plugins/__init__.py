@@ -8,6 +8,7 @@ registers itself. The folders are `models/`, `aetheria/data/`, `aetheria/observe
 
 from aetheria.plugins.registry import CALLBACKS as CALLBACKS
 from aetheria.plugins.registry import DATA as DATA
+from aetheria.plugins.registry import GIVEN as GIVEN
 from aetheria.plugins.registry import LOGGERS as LOGGERS
 from aetheria.plugins.registry import MODELS as MODELS
 from aetheria.plugins.registry import register_callback as register_callback

@@ -19,6 +19,9 @@ from aetheria.errors import RegistryError, shown
 from aetheria.plugins import discovery
 from aetheria.plugins.import_path import import_object
 
+# The name in a config of what a program gave as an object.
+GIVEN = "<given from Python>"
+
 T = TypeVar("T")
 _MAX_FILES = 3  # that register nothing, named in an error
 
@@ -125,13 +128,21 @@ class Registry:
         raise RegistryError(
             f"{where}: expected the name of a registered {self.noun}, got the import path "
             f"{shown(name)}, which a file may not choose; if you trust it, give it "
-            f"yourself, as {self._argument}={shown(name)} or --{self._kind}"
+            f"yourself, as {self._argument}={shown(name)} or --{self._kind}; an object of Python, "
+            f"give it as {self._kind}="
         )
 
     def declares(self, target: object) -> bool:
         """Whether an object was registered, or comes from the entry point of a package."""
         registered = (each for found in self._found.values() for each in found.values())
         return any(each is target for each in (*registered, *self._provided))
+
+    def name_of(self, target: object) -> str | None:
+        """The name that an object is registered by; None: it is not registered."""
+        for name, found in self._found.items():
+            if any(each is target for each in found.values()):
+                return name
+        return None
 
     def names(self, project: Path | None = None) -> list[str]:
         """Every name that `get` can find, sorted."""

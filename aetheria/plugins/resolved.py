@@ -68,7 +68,7 @@ def restore_arguments(factory: Callable[..., object], recorded: JsonObject) -> d
     restored = {}
     for name, value in recorded.items():
         known = name in parameters or takes_any
-        if not known or not _is_plain(value):
+        if not known or not is_plain(value):
             continue
         if name in defaults and same(to_json(defaults[name]), value):
             continue
@@ -110,11 +110,11 @@ def _to_tuple(value: object) -> object:
     return tuple(map(_to_tuple, value)) if isinstance(value, list) else value
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a recorded value has no descriptions in it."""
     if isinstance(value, Mapping):
-        return DESCRIPTION not in value and all(_is_plain(item) for item in value.values())
-    return not isinstance(value, list) or all(_is_plain(item) for item in value)
+        return DESCRIPTION not in value and all(is_plain(item) for item in value.values())
+    return not isinstance(value, list) or all(is_plain(item) for item in value)
 
 
 def _describe(value: Any) -> str:

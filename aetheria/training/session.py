@@ -1,5 +1,6 @@
 """One run in this process, from its config to its summary: prepared, watched, and ended."""
 
+import _thread
 import contextlib
 import json
 import os
@@ -8,9 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple
 
 from aetheria.build import (
+    NOTHING,
+    Given,
     Run,
     RunOptions,
     build_retention,
@@ -24,7 +27,11 @@ from aetheria.engine.interfaces import Peers
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.processes.all_or_none import all_or_none, exit_together
 from aetheria.hardware.processes.distributed_config import DistributedConfig
-from aetheria.hardware.processes.signals import stop_on_signals
+from aetheria.hardware.processes.signals import (
+    leave_at_once,
+    raise_at_once,
+    stop_on_signals,
+)
 from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.snapshots.claim import claim
 from aetheria.snapshots.disk_space import check_disk_space
@@ -34,6 +41,27 @@ from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.runs import RunRequest
 from aetheria.snapshots.undo import undone_if_refused
 from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
+
+
+class Ended(NamedTuple):
+    """How the part of a run that this process did has ended.
+
+    Attributes:
+        status: `completed`, `preempted` or `halted`.
+        reason: why, in words.
+        exit_code: what a command exits with.
+        run_dir: the run folder.
+        metrics: the last values of all metrics.
+        summary: what `summary.json` holds; empty where another process writes it.
+    """
+
+    status: str
+    reason: str
+    exit_code: ExitCode
+    run_dir: Path
+    metrics: Mapping[str, float]
+    summary: Mapping[str, Any]
+
 
 _EXIT_CODES = {
     "completed": ExitCode.OK,
@@ -57,6 +85,9 @@ class TrainingSession:
         stop_at_step: leave the run at that step, to be resumed.
         distributed: the other processes of the run, where no launcher says.
         traceback: print the whole traceback of an error, not the user's own frames alone.
+        given: what a program gives as objects.
+        owns_process: whether the process is there for this run alone: a second signal and a hang
+            then end it. Otherwise both raise KeyboardInterrupt in the main thread.
         started_at: when the session began, by `time.perf_counter()`, in seconds.
     """
 
@@ -70,10 +101,12 @@ class TrainingSession:
     stop_at_step: int | None = None
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     traceback: bool = False
+    given: Given = NOTHING
+    owns_process: bool = True
     started_at: float = field(default_factory=time.perf_counter)
 
-    def run(self, held: contextlib.ExitStack) -> ExitCode:
-        """Trains, and returns the exit code.
+    def run(self, held: contextlib.ExitStack) -> Ended:
+        """Trains, and says how that ended.
 
         Args:
             held: is given the run folder to hold; closing it frees the folder.
@@ -93,7 +126,7 @@ class TrainingSession:
                 exit_together(peers, error, whole=self.traceback)
             raise
 
-    def _train(self, peers: Peers, held: contextlib.ExitStack) -> ExitCode:
+    def _train(self, peers: Peers, held: contextlib.ExitStack) -> Ended:
         run, notes = self._prepare(peers, held)
         notes += describe_devices(run.devices, peers)
         leads, folder = peers.index == 0, run.plan.run_dir
@@ -101,9 +134,13 @@ class TrainingSession:
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
 
-        def leave(reason: str) -> NoReturn:
+        def leave(reason: str) -> None:
             if leads:
                 _write_summary(folder, summarize_hang(run, reason, self._seconds()))
+            if not self.owns_process and peers.count == 1:
+                _thread.interrupt_main()
+                return
+            if leads:
                 held.close()
             os._exit(ExitCode.HANG)
 
@@ -115,7 +152,8 @@ class TrainingSession:
             leave=leave,
         )
         try:
-            with stop_on_signals(run.stop), watchdog.watching():
+            again = leave_at_once if self.owns_process else raise_at_once
+            with stop_on_signals(run.stop, again), watchdog.watching():
                 outcome = run.execute()
         except BaseException as error:
             if leads:
@@ -123,21 +161,28 @@ class TrainingSession:
             if peers.count > 1 and isinstance(error, AetheriaError):
                 exit_together(peers, error, whole=self.traceback)  # the others would wait
             raise
-        exit_code = _EXIT_CODES[outcome.status]
+        ended = Ended(
+            outcome.status,
+            outcome.reason,
+            _EXIT_CODES[outcome.status],
+            folder,
+            dict(outcome.metrics),
+            {},
+        )
         # Of all processes: a state that is split over them is gathered by all together.
         params_sha256 = part_sha256(run.program.export_state(outcome.state), "params")
         if not leads:
             print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
-            return exit_code
+            return ended
         unsaved = run.store.has_saved_nothing()
-        if unsaved and exit_code == ExitCode.OK:
-            exit_code = ExitCode.FAILED
-        summary = summarize(run, outcome, exit_code, self._seconds(), params_sha256)
+        if unsaved and ended.exit_code == ExitCode.OK:
+            ended = ended._replace(exit_code=ExitCode.FAILED)
+        summary = summarize(run, outcome, ended.exit_code, self._seconds(), params_sha256)
         _finish_folder(run, self.config, summary)
         print_table(summary, folder)
         if unsaved:
             _report_unsaved(folder, run.store.failures)
-        return exit_code
+        return ended._replace(summary=summary)
 
     def _prepare(self, peers: Peers, held: contextlib.ExitStack) -> tuple[Run, list[str]]:
         """Finds the snapshot, takes the run folder, checks the request and builds the run.
@@ -164,7 +209,9 @@ class TrainingSession:
             accept_changes=self.accept_changes,
             started_at=time.time() - self._seconds(),
         )
-        run = build_run(self.config, plan, self.project, peers=peers, options=options)
+        run = build_run(
+            self.config, plan, self.project, peers=peers, options=options, given=self.given
+        )
         changes = list(run.changes)
         if peers.index == 0:
             changes += check_disk_space(

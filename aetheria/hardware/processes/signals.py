@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from aetheria.engine.stop import StopSignal
 from aetheria.errors import ExitCode
@@ -13,22 +14,34 @@ from aetheria.errors import ExitCode
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
 
 
+def leave_at_once(number: int) -> NoReturn:
+    """What a second signal does in a process that is there for the run alone."""
+    os._exit(ExitCode.PREEMPTED)
+
+
+def raise_at_once(number: int) -> NoReturn:
+    """What a second signal does in a process that goes on after the run."""
+    raise KeyboardInterrupt(f"a second signal, {signal.Signals(number).name}")
+
+
 @contextmanager
-def stop_on_signals(stop: StopSignal) -> Iterator[None]:
+def stop_on_signals(
+    stop: StopSignal, again: Callable[[int], NoReturn] = leave_at_once
+) -> Iterator[None]:
     """Installs the signal handlers during a run, and restores the old ones after it.
 
-    The handler only requests a stop: a snapshot inside a handler could hang. A second signal ends
-    the process at once. Python allows handlers in the main thread only; elsewhere none are
-    installed.
+    The handler only requests a stop: a snapshot inside a handler could hang. Python allows handlers
+    in the main thread only; elsewhere none are installed.
 
     Args:
         stop: receives the request; it is closed at the end.
+        again: called with the number of a second signal.
     """
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
-            os._exit(ExitCode.PREEMPTED)
+            again(number)
         received.append(number)
         stop.request(f"signal {signal.Signals(number).name}", preempt=True)
 

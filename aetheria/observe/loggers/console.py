@@ -1,4 +1,4 @@
-"""The progress that a person reads: a live bar in a terminal, plain lines elsewhere."""
+"""The progress that a person reads: a live bar in a terminal or a notebook, else plain lines."""
 
 import sys
 import time
@@ -19,15 +19,22 @@ from aetheria.events import (
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import register_logger
 
+_SECONDS_BETWEEN_DRAWINGS, _BAR_LENGTH = 0.2, 24  # in a notebook
 _MIN_SECONDS_BETWEEN_LINES = 10.0  # of plain progress; evaluations are always printed
 
 
 @register_logger("console")
 class ConsoleLogger:
-    """Prints progress to stdout: a bar on one line in a terminal, else plain lines."""
+    """Prints progress to stdout: a bar in a terminal or a notebook, else plain lines."""
 
     def __init__(self, context: RunContext):
-        self._view: _Bar | _Lines = _Bar() if sys.stdout.isatty() else _Lines(context.schedules)
+        self._view: _Bar | _Lines
+        if sys.stdout.isatty():
+            self._view = _Bar()
+        elif _in_notebook():
+            self._view = _NotebookBar(context.schedules)
+        else:
+            self._view = _Lines(context.schedules)
 
     def notify(self, event: Event) -> None:
         """Prints an event."""
@@ -41,6 +48,12 @@ class ConsoleLogger:
             case _:
                 for line in _describe(event):
                     self._view.line(line)
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel of Jupyter runs this process. IPython is not imported for that."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 def _describe(event: Event) -> Iterator[str]:
@@ -109,6 +122,9 @@ class _Lines:
     def step(self, event: TrainMetrics) -> None:
         if self._clock() - self._printed_at < _MIN_SECONDS_BETWEEN_LINES:
             return
+        self.line(self._describe_step(event))
+
+    def _describe_step(self, event: TrainMetrics) -> str:
         step, rate = event.progress.step, event.steps_per_second
         values = {name: at_step(step) for name, at_step in self._schedules.items()}
         parts = [
@@ -120,7 +136,7 @@ class _Lines:
         if rate > 0:
             left = timedelta(seconds=round((self._total_steps - step) / rate))
             parts.append(f"{left} left")
-        self.line("  ".join(parts))
+        return "  ".join(parts)
 
     def line(self, text: str) -> None:
         self._printed_at = self._clock()
@@ -128,6 +144,34 @@ class _Lines:
 
     def end(self, event: RunEnded) -> None:
         pass
+
+
+class _NotebookBar(_Lines):
+    """One line that is written over, below lines that stay.
+
+    rich's bar would need widgets, which not every notebook has; each of them understands a carriage
+    return.
+    """
+
+    _drawn_at, _width = 0.0, 0
+
+    def step(self, event: TrainMetrics) -> None:
+        done = event.progress.step / max(self._total_steps, 1)
+        if self._clock() - self._drawn_at < _SECONDS_BETWEEN_DRAWINGS and done < 1:
+            return
+        self._drawn_at = self._clock()
+        filled = round(done * _BAR_LENGTH)
+        text = f"{'█' * filled}{'░' * (_BAR_LENGTH - filled)}  {self._describe_step(event)}"
+        print(f"\r{text.ljust(self._width)}", end="", flush=True)
+        self._width = len(text)
+
+    def line(self, text: str) -> None:
+        print(f"\r{text.ljust(self._width)}", flush=True)
+        self._width = 0
+
+    def end(self, event: RunEnded) -> None:
+        if self._width:
+            print(flush=True)
 
 
 class _Bar:

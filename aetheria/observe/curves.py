@@ -1,0 +1,50 @@
+"""Curves of a run's metrics over its steps, drawn with matplotlib."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aetheria.errors import AetheriaError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COUNTERS = {"step", "micro_step", "epoch", "examples_seen", "split", "num_examples"}
+_HIDDEN = {*_COUNTERS, "steps_per_second", "num_nonfinite_examples"}  # unless asked for
+_PANEL_INCHES = (4.5, 3.2)
+
+
+def draw_curves(history: Sequence[dict[str, Any]], names: Sequence[str]) -> "Figure":
+    """Draws a panel for each metric, with a curve for training and one for evaluation.
+
+    Args:
+        history: records with `step`, `split` and metrics.
+        names: the metrics; none: all of them.
+
+    Raises:
+        AetheriaError: matplotlib is not installed, or there is no such metric.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise AetheriaError(
+            "plot: expected matplotlib, got none installed; pip install 'aetheria[plot]'"
+        ) from error
+    known = list(dict.fromkeys(name for each in history for name in each if name not in _COUNTERS))
+    for name in names:
+        if name not in known:
+            raise AetheriaError(
+                f"plot: expected one of {', '.join(known) or 'no metric'}, got {name!r}; use one "
+                "of these"
+            )
+    shown = list(names) or [name for name in known if name not in _HIDDEN]
+    width, height = _PANEL_INCHES
+    figure = Figure(figsize=(width * max(1, len(shown)), height), layout="constrained")
+    for index, name in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), index + 1)
+        for split in ("train", "eval"):
+            rows = [each for each in history if each["split"] == split and name in each]
+            if rows:
+                axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=split)
+        axes.set(xlabel="step", title=name)
+        axes.legend()
+    return figure
