@@ -88,6 +88,7 @@ print("imported:", *sorted(frameworks & {name.split(".")[0] for name in sys.modu
         ("snapshot.monitor=eval/acc", "expected one of eval/loss, eval/accuracy"),
         ("strategy=gpu", "strategy: expected a gpu device"),
         ("strategy=tpu", "expected one of auto, cpu, gpu, mesh"),
+        ("strategy=fsdp", "use strategy 'mesh' with mesh={fsdp: 8}"),
         ("mesh={model: 2}", "mesh: expected no mesh with strategy 'cpu'"),
     ],
 )
@@ -118,6 +119,21 @@ def test_several_mistakes_are_reported_at_once(refused, config):
         (("train",), "aetheria train: expected CONFIG, got none; see aetheria train --help"),
         (("train", "config.yaml", "--nope"), "expected an option of this command, got --nope"),
         (("trian", "config.yaml"), "aetheria: expected one of train, debug"),
+        (("trian", "config.yaml"), "got 'trian'; did you mean 'train'?; see aetheria --help"),
+        (("fit", "config.yaml"), "did you mean 'train'?"),
+        (("config.yaml",), "got 'config.yaml'; did you mean 'train config.yaml'?"),
+        (("resume", "run"), "did you mean 'train CONFIG --resume=latest'?"),
+        (("train", "config.yaml", "epochs=3"), "did you mean --set epochs=3?"),
+        (("train", "config.yaml", "--epochs=3"), "did you mean --set epochs=3?"),
+        (("train", "config.yaml", "--lr", "0.1"), "did you mean --set learning_rate=…?"),
+        (("train", "config.yaml", "--max-epochs=3"), "did you mean --set epochs=3?"),
+        (
+            ("train", "config.yaml", "--model_params.hidden_dim=3"),
+            "--set model_params.hidden_dim=3?",
+        ),
+        (("train", "config.yaml", "--output-dir=x"), "did you mean --workdir?"),
+        (("train", "config.yaml", "--resum=latest"), "did you mean --resume?"),
+        (("snapshots", "run", "--epochs=3"), "got --epochs; see aetheria snapshots --help"),
         (("prove", "elastc", "c.yaml"), "aetheria prove: expected one of elastic, resume, got"),
         (("prove",), "expected one of elastic, resume, got none; see aetheria prove --help"),
         (("train", "a.yaml", "b.yaml"), "expected no further argument, got 'b.yaml'"),
@@ -221,6 +237,12 @@ def test_every_flag_of_a_command_has_a_help_text(capsys):
             (place,) = (n for n, line in enumerate(lines) if line.split()[:1] == [flag])
             own_line = lines[place][2:].split("  ", 1)[1:]  # a long flag has its text below
             assert own_line or lines[place + 1].startswith(" " * 20), (command, flag)
+
+
+def test_the_word_alone_prints_the_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse([])
+    assert capsys.readouterr().out.startswith("Usage: aetheria COMMAND ...")
 
 
 def test_a_tool_in_a_new_folder_is_a_command(tmp_path, monkeypatch):

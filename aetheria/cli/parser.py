@@ -12,6 +12,7 @@ import cyclopts
 import aetheria
 from aetheria.cli.commands import Command, find_commands, load
 from aetheria.cli.help import describe, usage
+from aetheria.cli.near import near_argument, near_command, near_option
 from aetheria.cli.signature import make, signature_of
 from aetheria.errors import AetheriaError, shown
 
@@ -34,11 +35,10 @@ def parse(argv: Sequence[str]) -> Command:
         return _parse(load(found[words]), program, rest, overrides, below)
     if rest[:1] == ["--version"] and not words:
         _print_and_exit(aetheria.__version__)
-    if rest and rest[0] in _HELP:
+    if (rest and rest[0] in _HELP) or not argv:
         _print_and_exit(describe(program, load(found[words]).__doc__, [], _docstrings(below)))
-    _refuse(
-        program, f"expected one of {', '.join(below)}, got {shown(rest[0]) if rest else 'none'}"
-    )
+    got = f"{shown(rest[0])}{near_command(rest[0], list(below))}" if rest else "none"
+    _refuse(program, f"expected one of {', '.join(below)}, got {got}")
 
 
 def parse_command(declared: type[Declared], program: str, argv: Sequence[str]) -> Declared:
@@ -92,7 +92,7 @@ def _parse(
     try:
         _, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
     except cyclopts.CycloptsError as error:
-        _refuse(program, _mistake(error))
+        _refuse(program, _mistake(error, arguments))
     given = dict(bound.arguments)
     if overrides:
         if not hasattr(declared, "overrides"):
@@ -124,12 +124,13 @@ def _check_flags(
     for word in words:
         name, equals, value = word.partition("=")
         if word.startswith("--") and name not in flags:
-            _refuse(program, f"expected an option of this command, got {name}")
+            near = near_option(name, value, flags)
+            _refuse(program, f"expected an option of this command, got {name}{near}")
         if word.startswith("--") and equals and flags[name].hint is bool:
             _refuse(program, f"{name}: expected no value, got {shown(value)}")
 
 
-def _mistake(error: cyclopts.CycloptsError) -> str:
+def _mistake(error: cyclopts.CycloptsError, arguments: Sequence[cyclopts.Argument]) -> str:
     """What was expected and what was given, in one line."""
     match error:
         case cyclopts.CoercionError(argument=cyclopts.Argument() as argument, token=token):
@@ -141,7 +142,8 @@ def _mistake(error: cyclopts.CycloptsError) -> str:
         case cyclopts.UnknownOptionError(token=token):
             return f"expected an option of this command, got {token.keyword or token.value}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[word, *_]):
-            return f"expected no further argument, got {shown(word)}"
+            near = near_argument(word, [n for a in arguments for n in a.names])
+            return f"expected no further argument, got {shown(word)}{near}"
     return str(error)
 
 

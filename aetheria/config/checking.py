@@ -84,7 +84,12 @@ def _check_fields(
             try:
                 checked[key] = convert(value, hints[key])
             except (TypeError, ValueError) as error:
-                problems.append(f"{where(name)}: {name}: expected {error}, got {shown(value)}")
+                from aetheria.config.suggestions import near_value
+
+                near = near_value(name, value)
+                problems.append(
+                    f"{where(name)}: {name}: expected {error}, got {shown(value)}{near}"
+                )
     for item in dataclasses.fields(schema):
         required = item.default is dataclasses.MISSING is item.default_factory
         if required and item.name not in values:

@@ -33,6 +33,19 @@ _SYNONYMS = {
     **dict.fromkeys(("save_every", "save_steps", "save_interval"), "snapshot.every_steps"),
     **dict.fromkeys(("deterministic", "determinism"), "reproducibility"),
 }
+# What other trainers call a value.
+_VALUES = {
+    ("strategy", "ddp"): "use strategy 'mesh', which takes all devices, or mesh={data: 8}",
+    ("strategy", "dp"): "use strategy 'mesh', which takes all devices, or mesh={data: 8}",
+    ("strategy", "fsdp"): "use strategy 'mesh' with mesh={fsdp: 8}",
+    ("strategy", "deepspeed"): "use strategy 'mesh' with mesh={fsdp: 8}",
+    ("strategy", "cuda"): "use 'gpu'",
+    ("strategy", "tpu"): "use 'mesh', which takes all devices",
+    ("strategy", "jax"): "use 'auto'",
+    ("strategy", "pytorch"): "use 'torch'",
+    ("on_nonfinite", "raise"): "use 'halt'",
+    ("on_nonfinite", "ignore"): "use 'skip'",
+}
 # What other trainers configure and a model decides here.
 _DECIDED_BY_MODEL = (
     *("optimizer", "optim", "scheduler", "lr_scheduler", "schedule", "weight_decay"),
@@ -52,12 +65,27 @@ def unknown_key(where: str, name: str, known: Sequence[str]) -> str:
             "the model chooses it: give a hyperparameter of the model in model_params, or change "
             "its optimizer or loss"
         )
-    elif near := _SYNONYMS.get(name.lower()) or _nearest(name, known):
+    elif near := find_key(name, known):
         advice = f"did you mean {near!r}?"
     else:
         advice = "see the table of keys in docs/config.md"
     shown_name = shown(name)
     return f"{where}: {shown_name[1:-1]}: expected a known key, got {shown_name}; {advice}"
+
+
+def near_value(name: str, value: object) -> str:
+    """`; use …` for a value that a key does not have, but another trainer's does; or nothing.
+
+    >>> near_value("strategy", "fsdp")
+    "; use strategy 'mesh' with mesh={fsdp: 8}"
+    """
+    advice = _VALUES.get((name, value.lower())) if isinstance(value, str) else None
+    return "" if advice is None else f"; {advice}"
+
+
+def find_key(name: str, known: Sequence[str]) -> str | None:
+    """The key that was probably meant, by its name in another trainer or by its spelling."""
+    return _SYNONYMS.get(name.lower()) or _nearest(name, known)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:
