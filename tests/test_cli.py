@@ -1,6 +1,7 @@
 """The command line: what it accepts, and how it refuses."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -243,6 +244,20 @@ def test_the_word_alone_prints_the_help(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse([])
     assert capsys.readouterr().out.startswith("Usage: aetheria COMMAND ...")
+
+
+def test_every_command_has_examples_that_parse_and_its_exit_codes(capsys):
+    for command, flags in surface().items():
+        with pytest.raises(SystemExit, match="0"):
+            parse([*command.split(), "--help"])
+        _, _, rest = capsys.readouterr().out.partition("\nExamples:\n")
+        examples, _, codes = rest.partition("\n\nExit codes:\n")
+        lines = [shlex.split(line) for line in examples.splitlines()]
+        assert len(lines) == 2, command
+        for words in lines:
+            assert words[: len(command.split()) + 1] == ["aetheria", *command.split()], flags
+            parse(words[1:])
+        assert codes.lstrip().startswith("0: ") and "  2: a mistake" in codes, command
 
 
 def test_a_tool_in_a_new_folder_is_a_command(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What `--help` prints, as text. cyclopts could print it too, but imports rich for it: 0.1 s."""
 
+import inspect
+import itertools
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +11,7 @@ import cyclopts
 from docstring_parser import google
 
 _COLUMN = 26
+_SECTIONS = ("Examples", "Exit codes")  # of a command's docstring
 
 
 def describe(
@@ -45,6 +48,7 @@ def describe(
         [
             "\n".join(f"Usage: {line}" for line in usages),
             f"{summarize(about)}.",
+            *(f"{title}:\n{lines}" for title in _SECTIONS if (lines := section(about, title))),
             *("\n".join([f"{title}:", *_rows(rows)]) for title, rows in sections.items() if rows),
         ]
     )
@@ -53,6 +57,18 @@ def describe(
 def usage(argument: cyclopts.Argument) -> str:
     """How an argument is written: `--workdir DIR`."""
     return f"{argument.name} {argument.parameter.metavar}".rstrip()
+
+
+def section(docstring: str | None, title: str) -> str:
+    """The indented lines below `title:`; empty if there are none.
+
+    >>> section("Trains.\\n\\n    Examples:\\n        aetheria train c.yaml\\n", "Examples")
+    '  aetheria train c.yaml'
+    """
+    lines = iter(inspect.cleandoc(docstring or "").splitlines())
+    below = itertools.dropwhile(lambda line: line != f"{title}:", lines)
+    rows = itertools.takewhile(lambda line: line.startswith(" "), itertools.islice(below, 1, None))
+    return "\n".join(f"  {row.strip()}" for row in rows)
 
 
 def summarize(docstring: str | None) -> str:

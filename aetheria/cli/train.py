@@ -46,6 +46,18 @@ class DistributedFlags(DistributedConfig):
 class TrainCommand(ConfigFields):
     """Trains the model that a config describes.
 
+    Examples:
+        aetheria train configs/mlp.py --set epochs=3
+        aetheria train config.yaml --workdir=run --resume=auto
+
+    Exit codes:
+        0: the run is complete
+        1: it failed, or left no snapshot
+        2: a mistake; nothing was written
+        3: halted, since a loss was not finite
+        75: stopped with a snapshot, to be resumed
+        76: no progress for watchdog_seconds
+
     Attributes:
         workdir: the run folder (default: the next runs/<config name>/<n>).
         resume: auto, latest, best, a step, or the path of a snapshot (default: start afresh).

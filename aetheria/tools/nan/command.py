@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 class DebugNanCommand(ModelFields):
     """Replays the dump of a non-finite global batch and finds the first non-finite value.
 
+    Examples:
+        aetheria debug nan runs/mlp/1/dumps/nonfinite_step13
+        aetheria debug nan run/dumps/nonfinite_step13 --project=.
+
+    Exit codes:
+        0: the cause was found
+        1: everything is finite in the replay
+        2: a mistake
+
     Attributes:
         dump: a folder in dumps/ of a run.
         project: the folder that contains your models/ (default: the current folder).

@@ -21,6 +21,15 @@ _DEFAULT_STEPS = {"float64": 20, "float32": 1}
 class ParityCommand(ConfigFields):
     """Compares losses, gradients and states of PyTorch with those of JAX, leaf by leaf.
 
+    Examples:
+        aetheria parity configs/mlp.py --steps=20
+        aetheria parity configs/cnn.py --precision=float32
+
+    Exit codes:
+        0: everything is within the tolerance
+        1: something is not
+        2: a mistake
+
     Attributes:
         steps: optimizer steps to compare (default: 20, in float32 1).
         precision: float64: both train independently, to a tolerance of 1e-9 for 20 steps and 1e-6

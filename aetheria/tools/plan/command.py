@@ -25,6 +25,14 @@ MAX_DEVICES = 2048  # more fail in the CPU backend of one process (jax 0.10.2: 4
 class PlanCommand(ConfigFields):
     """Reports what a run needs of each of many devices, on a machine without them.
 
+    Examples:
+        aetheria plan configs/lm.py --devices=64 --mesh=data=8,fsdp=8
+        aetheria plan config.yaml --memory=80GB --json
+
+    Exit codes:
+        0: planned
+        2: a mistake
+
     Attributes:
         devices: the number of devices, up to 2048 (default: the size of the mesh).
         mesh: the sizes of the axes, such as data=16,fsdp=8,tensor=8 (default: the mesh of the

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 class ProveElasticCommand(ConfigFields):
     """Proves that a config gives the same bits on any number of devices (reproducibility: elastic).
 
+    Examples:
+        aetheria prove elastic configs/mlp.py --steps=10
+        aetheria prove elastic config.yaml --devices=1,2 --mesh=data=2,fsdp=2
+
+    Exit codes:
+        0: all are equal
+        1: some differ
+        2: a mistake, or a run failed
+
     Attributes:
         steps: optimizer steps to compare.
         devices: the numbers of devices.

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 class ProveResumeCommand(ConfigFields):
     """Proves that a run which is killed and resumed gives the same bits as an uninterrupted one.
 
+    Examples:
+        aetheria prove resume configs/mlp.py --steps=12 --kill-at=5,9
+        aetheria prove resume config.yaml --drop=rng
+
+    Exit codes:
+        0: all are equal
+        1: something differs
+        2: a mistake, or a run failed
+
     Attributes:
         steps: optimizer steps to compare.
         kill_at: the steps at which the run is ended (default: after a third and two thirds).

@@ -30,6 +30,14 @@ _MEANINGS = {
 class ReportCommand:
     """Reports where the time of a run went.
 
+    Examples:
+        aetheria report runs/mlp/1
+        aetheria report runs/mlp/1 --json
+
+    Exit codes:
+        0: reported
+        2: a mistake
+
     Attributes:
         run: a run folder.
         as_json: print only JSON.

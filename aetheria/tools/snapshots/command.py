@@ -22,6 +22,14 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 class SnapshotsCommand:
     """Lists the snapshots of a run.
 
+    Examples:
+        aetheria snapshots runs/mlp/1
+        aetheria snapshots runs/mlp/1 --quick --json
+
+    Exit codes:
+        0: listed
+        2: a mistake
+
     Attributes:
         where: a run folder, or one snapshot.
         quick: do not read the arrays, and do not verify them.
@@ -52,7 +60,16 @@ class SnapshotsCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySnapshotsCommand:
-    """Compares every leaf of the snapshots with its digest; exits with 1 if one is damaged.
+    """Compares every leaf of the snapshots with its digest.
+
+    Examples:
+        aetheria snapshots verify runs/mlp/1
+        aetheria snapshots verify runs/mlp/1/checkpoints/snapshot_ep2
+
+    Exit codes:
+        0: all are undamaged
+        1: one is damaged
+        2: a mistake
 
     Attributes:
         where: a run folder, or one snapshot.

@@ -18,6 +18,14 @@ _FIRST = "snapshot_step0"
 class ExportCommand(ModelFields):
     """Writes the weights of a snapshot for PyTorch.
 
+    Examples:
+        aetheria export runs/mlp/1 --to=mlp.safetensors
+        aetheria export runs/mlp/1/checkpoints/snapshot_ep2 --to=exported
+
+    Exit codes:
+        0: written
+        2: a mistake
+
     Attributes:
         snapshot: a snapshot, or a run folder.
         to: a .safetensors or .pt file; any other name: a folder with the weights and the config.
@@ -56,6 +64,14 @@ class ExportCommand(ModelFields):
 @dataclass(frozen=True, kw_only=True)
 class ImportCommand(OverrideFields, ModelFields):
     """Creates a run folder whose first snapshot has the weights of a PyTorch file.
+
+    Examples:
+        aetheria import mlp.safetensors --config=configs/mlp.py --workdir=run
+        aetheria import exported --workdir=run --set learning_rate=1e-4
+
+    Exit codes:
+        0: created
+        2: a mistake
 
     Attributes:
         file: a .safetensors or .pt file, or an exported folder.
