@@ -64,8 +64,8 @@ def test_generated_docs_are_current():
     ],
 )
 def test_a_changed_field_makes_generated_docs_outdated(tmp_path, change, outdated):
-    for name in (generate_docs.PAGE, generate_docs.SCHEMA):
-        (tmp_path / name).parent.mkdir(parents=True)
+    for name in (generate_docs.PAGE, generate_docs.SCHEMA, generate_docs.COMMANDS):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     changed = [
         dataclasses.replace(key, **change) if key.name == "epochs" else key for key in describe()
@@ -73,6 +73,14 @@ def test_a_changed_field_makes_generated_docs_outdated(tmp_path, change, outdate
     assert generate_docs.write(tmp_path, changed, check=True) == outdated
     assert generate_docs.write(tmp_path, changed, check=False) == outdated
     assert generate_docs.write(tmp_path, changed, check=True) == []
+
+
+def test_another_command_makes_its_page_outdated(monkeypatch):
+    page = generate_docs.make_command_page()
+    assert page == (REPOSITORY / generate_docs.COMMANDS).read_text()
+    assert "--stop-at-step N" in page and "\n## aetheria prove elastic\n" in page
+    monkeypatch.setattr("aetheria.cli.train.TrainCommand.__doc__", "Something else.")
+    assert generate_docs.make_command_page() != page
 
 
 def test_a_page_without_markers_is_refused():
