@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aetheria.build.given import Given, GivenListener, describe_given_model, with_model_keys
 from aetheria.config import MODEL_KEYS, Config
@@ -370,7 +370,8 @@ def _given_listener(key: str, listener: Any) -> tuple[str, GivenListener]:
             )
         return source.__name__, GivenListener(listener, source)
     if callable(getattr(listener, "notify", None)):
-        return type(listener).__name__, GivenListener(lambda context: listener, type(listener))
+        known = cast(Listener, listener)
+        return type(listener).__name__, GivenListener(lambda context: known, type(listener))
     if callable(listener):
         name = getattr(source, "__name__", type(source).__name__)
         return name, GivenListener(lambda context: _Function(listener), source)

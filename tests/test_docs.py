@@ -24,7 +24,8 @@ from aetheria.errors import AetheriaError
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [
     ["README.md"],
-    ["docs/config.md", "docs/architecture.md", "docs/benchmarks.md", "docs/glossary.md"],
+    ["docs/config.md", "docs/cli.md", "docs/architecture.md"],
+    ["docs/benchmarks.md", "docs/glossary.md"],
     ["docs/plan.md"],
     ["docs/pytorch.md"],
 ]

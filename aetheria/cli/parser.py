@@ -12,7 +12,6 @@ import cyclopts
 import aetheria
 from aetheria.cli.commands import Command, find_commands, load
 from aetheria.cli.help import describe, usage
-from aetheria.cli.near import near_argument, near_command, near_option
 from aetheria.cli.signature import make, signature_of
 from aetheria.errors import AetheriaError, shown
 
@@ -37,6 +36,8 @@ def parse(argv: Sequence[str]) -> Command:
         _print_and_exit(aetheria.__version__)
     if (rest and rest[0] in _HELP) or not argv:
         _print_and_exit(describe(program, load(found[words]).__doc__, [], _docstrings(below)))
+    from aetheria.cli.near import near_command
+
     got = f"{shown(rest[0])}{near_command(rest[0], list(below))}" if rest else "none"
     _refuse(program, f"expected one of {', '.join(below)}, got {got}")
 
@@ -124,6 +125,8 @@ def _check_flags(
     for word in words:
         name, equals, value = word.partition("=")
         if word.startswith("--") and name not in flags:
+            from aetheria.cli.near import near_option
+
             near = near_option(name, value, flags)
             _refuse(program, f"expected an option of this command, got {name}{near}")
         if word.startswith("--") and equals and flags[name].hint is bool:
@@ -142,6 +145,8 @@ def _mistake(error: cyclopts.CycloptsError, arguments: Sequence[cyclopts.Argumen
         case cyclopts.UnknownOptionError(token=token):
             return f"expected an option of this command, got {token.keyword or token.value}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[word, *_]):
+            from aetheria.cli.near import near_argument
+
             near = near_argument(word, [n for a in arguments for n in a.names])
             return f"expected no further argument, got {shown(word)}{near}"
     return str(error)

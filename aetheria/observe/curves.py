@@ -1,5 +1,6 @@
 """Curves of a run's metrics over its steps, drawn with matplotlib."""
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,13 @@ def draw_curves(history: Sequence[dict[str, Any]], names: Sequence[str]) -> "Fig
         raise AetheriaError(
             "plot: expected matplotlib, got none installed; pip install 'aetheria[plot]'"
         ) from error
+
+    class Curves(Figure):
+        def _repr_png_(self) -> bytes:  # a notebook shows it, whether pyplot is imported or not
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
     known = list(dict.fromkeys(name for each in history for name in each if name not in _COUNTERS))
     for name in names:
         if name not in known:
@@ -38,7 +46,7 @@ def draw_curves(history: Sequence[dict[str, Any]], names: Sequence[str]) -> "Fig
             )
     shown = list(names) or [name for name in known if name not in _HIDDEN]
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * max(1, len(shown)), height), layout="constrained")
+    figure = Curves(figsize=(width * max(1, len(shown)), height), layout="constrained")
     for index, name in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), index + 1)
         for split in ("train", "eval"):
