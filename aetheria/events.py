@@ -78,12 +78,16 @@ class TrainMetrics:
         steps_per_second: the rate of training since the previous such event; evaluation and saves
             do not count.
         stalls: how long the training loop has waited since the process started.
+        examples_per_second: likewise of training, without padding.
+        learning_rate: that of the last update; None: the optimizer does not tell.
     """
 
     progress: Progress
     metrics: Mapping[str, float]
     steps_per_second: float
     stalls: StallTime = StallTime()
+    examples_per_second: float = 0.0
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

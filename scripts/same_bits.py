@@ -107,6 +107,8 @@ class Side:
         lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
             line.pop("steps_per_second", None)
+            line.pop("examples_per_second", None)
+            line.pop("learning_rate", None)  # earlier versions do not tell it
         return {
             **json.loads(digests),
             **{f"metrics: {line['split']} at step {line['step']}": line for line in lines},

@@ -85,7 +85,8 @@ def test_jsonl_lines_hold_the_three_counters_and_the_metrics(runs):
         if record["split"] == "eval":
             assert record["num_examples"] == 359
         else:
-            assert record["steps_per_second"] > 0
+            assert 32 < record["examples_per_second"] / record["steps_per_second"] <= 64
+            assert 0 <= record["learning_rate"] <= DIGITS["learning_rate"]
 
 
 def test_jsonl_ends_with_the_metrics_of_the_summary(runs):
@@ -101,7 +102,7 @@ def test_csv_holds_the_same_as_jsonl_in_long_form(runs):
     expected = [
         {**{k: str(record[k]) for k in counters}, "name": name, "value": repr(record[name])}
         for record in runs["whole"].metrics
-        for name in ("loss", "accuracy", "grad_norm")
+        for name in ("loss", "accuracy", "grad_norm", "learning_rate")
         if name in record
     ]
     in_order = lambda row: (int(row["step"]), row["split"], row["name"])

@@ -48,7 +48,9 @@ def steps(folder, tag="train/loss"):
 
 
 @pytest.mark.parametrize("history", ["resumed", "killed"])
-@pytest.mark.parametrize("tag", ["train/loss", "train/accuracy", "eval/loss", "eval/accuracy"])
+@pytest.mark.parametrize(
+    "tag", ["train/loss", "train/accuracy", "train/learning_rate", "eval/loss", "eval/accuracy"]
+)
 def test_every_point_is_there_once_and_equals_metrics_jsonl(runs, history, tag):
     split, name = tag.split("/")
     expected = [

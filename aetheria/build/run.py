@@ -25,7 +25,7 @@ from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.model.optimizers import schedules
+from aetheria.model.optimizers import learning_rate_of, schedules
 from aetheria.observe import EventBus
 from aetheria.observe.listener import RunContext
 from aetheria.snapshots import SnapshotStore
@@ -145,12 +145,13 @@ def build_run(
     plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
     stop, bus = build_stop(peers), EventBus({})
+    readable = schedules(program.optimizer)
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
         stop=stop,
         eval_metrics=program.eval_metrics,
-        schedules=schedules(program.optimizer),
+        schedules=readable,
         is_fork=plan.parent is not None,
         started_at=time.time() if options.started_at is None else options.started_at,
     )
@@ -164,6 +165,7 @@ def build_run(
         stop=stop,
         nonfinite=build_nonfinite(config, plan, feed, record, schedule, writes=leads),
         record=record,
+        learning_rate=learning_rate_of(program.optimizer),
     )
     attach = lambda: attach_listeners(bus, chosen, context) if leads else None
     return Run(

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic
@@ -83,6 +83,7 @@ class Engine(Generic[State, Report, Totals]):
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
         record: RunRecord,
+        learning_rate: Callable[[int], float] | None = None,
     ):
         self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
@@ -90,7 +91,12 @@ class Engine(Generic[State, Report, Totals]):
         self.heartbeat = Heartbeat()
         self._stalls = StallTimer(self.heartbeat)
         self._reports = TrainReports(
-            program, schedule, bus, self._stalls, nonfinite.max_consecutive_skips
+            program,
+            schedule,
+            bus,
+            self._stalls,
+            nonfinite.max_consecutive_skips,
+            learning_rate=learning_rate,
         )
         self._batches = TrainBatches(feed, program.steps_per_call, self._stalls)
         self._evaluator = Evaluator(program, feed, stop, self._stalls)

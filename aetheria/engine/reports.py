@@ -6,7 +6,7 @@ not on time: a listener that ends the run ends it at the same step on any machin
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple
 
 from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report, State, Totals
@@ -48,9 +48,10 @@ class TrainReports(Generic[State, Report, Totals]):
         bus: Bus,
         stalls: StallTimer,
         max_consecutive_skips: int,
+        learning_rate: Callable[[int], float] | None = None,
     ):
         self._program, self._schedule, self._bus, self._stalls = program, schedule, bus, stalls
-        self._max_consecutive_skips = max_consecutive_skips
+        self._max_consecutive_skips, self._learning_rate = max_consecutive_skips, learning_rate
         self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
@@ -64,7 +65,7 @@ class TrainReports(Generic[State, Report, Totals]):
 
     def restart_clock(self, progress: Progress) -> None:
         """Evaluation and saves are not training: the rate is measured between them."""
-        self._clock = (time.perf_counter(), progress.step)
+        self._clock = (time.perf_counter(), progress)
 
     def follow(self, cursors: Sequence[int]) -> None:
         """Records `examples_seen` after each step just dispatched: the guard may freeze at any."""
@@ -91,7 +92,8 @@ class TrainReports(Generic[State, Report, Totals]):
                 self.emit_skips(progress, guard)
             if self._schedule.is_log_due(progress) and progress.step == guard.step:
                 metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
-                self._emit_metrics(progress, fetched.metrics, dispatched)
+                num_updates = guard.step - guard.num_skipped
+                self._emit_metrics(progress, fetched.metrics, dispatched, num_updates)
             if frozen:
                 begins_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
                 progress = self._schedule.progress(guard.step, cursor)
@@ -118,17 +120,26 @@ class TrainReports(Generic[State, Report, Totals]):
             self.num_skipped = guard.num_skipped
 
     def _emit_metrics(
-        self, progress: Progress, metrics: Mapping[str, float], dispatched: Progress
+        self,
+        progress: Progress,
+        metrics: Mapping[str, float],
+        dispatched: Progress,
+        num_updates: int,
     ) -> None:
-        now, (then, step) = time.perf_counter(), self._clock
-        self._clock = (now, dispatched.step)
-        rate = (dispatched.step - step) / max(now - then, 1e-9)
-        self._emit(progress, metrics, rate)
+        now, (then, before) = time.perf_counter(), self._clock
+        self._clock = (now, dispatched)
+        seconds = max(now - then, 1e-9)
+        rate = (dispatched.step - before.step) / seconds
+        examples_rate = (dispatched.examples_seen - before.examples_seen) / seconds
+        self._emit(progress, metrics, rate, examples_rate, num_updates)
 
     def replay(self, progress: Progress, logged: LoggedMetrics | None) -> None:
         """Emits again what was logged of a step before a stop interrupted its evaluation."""
         if logged is not None:
-            self._emit(progress, logged.metrics, logged.steps_per_second)
+            rate = logged.steps_per_second
+            num_updates = progress.step - self.num_skipped
+            batch_size = self._schedule.batch_size
+            self._emit(progress, logged.metrics, rate, rate * batch_size, num_updates)
 
     def logged_at(self, step: int) -> LoggedMetrics | None:
         """What was logged at that step, for `replay`; None: nothing."""
@@ -137,9 +148,24 @@ class TrainReports(Generic[State, Report, Totals]):
         metrics, rate = dict(self.last.metrics), self.last.steps_per_second
         return LoggedMetrics(metrics=metrics, steps_per_second=rate)
 
-    def _emit(self, progress: Progress, metrics: Mapping[str, float], rate: float) -> None:
+    def _emit(
+        self,
+        progress: Progress,
+        metrics: Mapping[str, float],
+        rate: float,
+        examples_rate: float,
+        num_updates: int,
+    ) -> None:
+        learning_rate = None
+        if self._learning_rate is not None:
+            learning_rate = self._learning_rate(max(0, num_updates - 1))
         self.last = TrainMetrics(
-            progress=progress, metrics=metrics, steps_per_second=rate, stalls=self._stalls.totals()
+            progress=progress,
+            metrics=metrics,
+            steps_per_second=rate,
+            stalls=self._stalls.totals(),
+            examples_per_second=examples_rate,
+            learning_rate=learning_rate,
         )
         self._bus.emit(self.last)
 

@@ -102,6 +102,7 @@ class Lion:
         )
 
 
+_BLOCK = 4096  # updates whose learning rates are read at once
 UpdateRule: TypeAlias = AdamW | Adam | SGD | Lion
 
 
@@ -190,9 +191,34 @@ def schedules(
     >>> schedules(optax.sgd(0.1))
     {}
     """
-    if not isinstance(optimizer, Optimizer):
-        return {}
-    return {"learning rate": lambda step: optimizer.learning_rate(max(0, step - 1))}
+    read = learning_rate_of(optimizer)
+    return {} if read is None else {"learning rate": lambda step: read(max(0, step - 1))}
+
+
+def learning_rate_of(
+    optimizer: optax.GradientTransformation,
+) -> Callable[[int], float] | None:
+    """Returns a function from the number of updates so far to the learning rate of the next one, in
+    seven digits; None: the optimizer hides its schedule, as those of optax do.
+    """
+    return _ReadSchedule(optimizer.schedule) if isinstance(optimizer, Optimizer) else None
+
+
+class _ReadSchedule:
+    """A schedule on the host: computed for many updates at once, since each call of a schedule is
+    several operations of JAX.
+    """
+
+    def __init__(self, schedule: optax.Schedule):
+        self._schedule = jax.jit(jax.vmap(schedule))
+        self._first, self._block = -1, np.zeros(0)
+
+    def __call__(self, num_updates: int) -> float:
+        first = num_updates - num_updates % _BLOCK
+        if first != self._first:
+            counts = np.arange(first, first + _BLOCK)
+            self._first, self._block = first, np.asarray(self._schedule(counts))
+        return float(f"{self._block[num_updates - first]:.7g}")
 
 
 def has_weight_decay(rule: UpdateRule, path: str) -> bool:

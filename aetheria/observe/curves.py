@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTERS = {"step", "micro_step", "epoch", "examples_seen", "split", "num_examples"}
-_HIDDEN = {*_COUNTERS, "steps_per_second", "num_nonfinite_examples"}  # unless asked for
+_RATES = {"steps_per_second", "examples_per_second"}
+_HIDDEN = {*_COUNTERS, *_RATES, "learning_rate", "num_nonfinite_examples"}  # unless asked for
 _PANEL_INCHES = (4.5, 3.2)
 
 

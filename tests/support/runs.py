@@ -23,7 +23,7 @@ DIGITS = {
 
 def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Metric lines but for the speed, the one value that no two runs share."""
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in metrics]
+    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in metrics]
 
 
 @dataclass(frozen=True)

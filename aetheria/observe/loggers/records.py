@@ -27,8 +27,9 @@ class JsonlLogger:
     """Writes `metrics.jsonl`: one JSON object a line, with null for a number that is not finite.
 
     The keys are step, micro_step, epoch, examples_seen, split (`train` or `eval`), and the metrics.
-    Lines of `train` also have `steps_per_second`, lines of `eval` `num_examples`, and
-    `num_nonfinite_examples` if the loss of some batches is not finite.
+    Lines of `train` also have `learning_rate` if the optimizer tells it, `steps_per_second` and
+    `examples_per_second`; lines of `eval` have `num_examples`, and `num_nonfinite_examples` if the
+    loss of some batches is not finite.
     """
 
     def __init__(self, context: RunContext):
@@ -74,8 +75,11 @@ def metric_record(event: Event) -> dict[str, Any] | None:
     """The flat record of an event with metrics; None for any other event."""
     match event:
         case TrainMetrics():
-            extra = {"steps_per_second": round(event.steps_per_second, 3)}
-            return {**_counters(event.progress, "train"), **metric_values(event), **extra}
+            return {
+                **_counters(event.progress, "train"),
+                **metric_values(event),
+                **{name: round(rate, 3) for name, rate in rates(event).items()},
+            }
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
             return {**_counters(event.progress, "eval"), **metric_values(event), **extra}
@@ -84,9 +88,26 @@ def metric_record(event: Event) -> dict[str, Any] | None:
 
 
 def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
-    """The metrics of an event; of an evaluation also the count of non-finite examples, if any."""
-    count = event.num_nonfinite_examples if isinstance(event, EvaluationCompleted) else 0
-    return {**event.metrics, **({"num_nonfinite_examples": count} if count else {})}
+    """The metrics of an event; of training also the learning rate, if it is known; of an evaluation
+    also the count of non-finite examples, if there are any.
+    """
+    values = dict(event.metrics)
+    if isinstance(event, TrainMetrics):
+        return (
+            values
+            if event.learning_rate is None
+            else values | {"learning_rate": event.learning_rate}
+        )
+    count = event.num_nonfinite_examples
+    return values | {"num_nonfinite_examples": count} if count else values
+
+
+def rates(event: TrainMetrics) -> dict[str, float]:
+    """How fast a run trains: the figures that differ from machine to machine."""
+    return {
+        "steps_per_second": event.steps_per_second,
+        "examples_per_second": event.examples_per_second,
+    }
 
 
 def _counters(progress: Progress, split: str) -> Mapping[str, Any]:

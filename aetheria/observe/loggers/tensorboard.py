@@ -14,7 +14,7 @@ from aetheria.events import (
     TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
-from aetheria.observe.loggers.records import metric_values
+from aetheria.observe.loggers.records import metric_values, rates
 from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
@@ -53,8 +53,8 @@ class TensorBoardLogger:
             case RolledBack():
                 self._drop_after(event.last_logged_step)
             case TrainMetrics():
-                rate = {"steps_per_second": event.steps_per_second}
-                self._write("train", {**event.metrics, **rate}, event.progress.step)
+                values = {**metric_values(event), **rates(event)}
+                self._write("train", values, event.progress.step)
             case EvaluationCompleted():
                 self._write("eval", metric_values(event), event.progress.step)
             case RunEnded() if self._writer is not None:

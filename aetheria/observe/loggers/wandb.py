@@ -7,7 +7,7 @@ from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
-from aetheria.observe.loggers.records import metric_values
+from aetheria.observe.loggers.records import metric_values, rates
 from aetheria.plugins import register_logger
 
 _MODES = (None, "online", "offline", "disabled")
@@ -94,6 +94,9 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="step")
 
     def _log(self, split: str, event: TrainMetrics | EvaluationCompleted) -> None:
-        metrics = {f"{split}/{name}": value for name, value in metric_values(event).items()}
+        values = metric_values(event)
+        if isinstance(event, TrainMetrics):
+            values |= rates(event)
+        metrics = {f"{split}/{name}": value for name, value in values.items()}
         counters = {"step": event.progress.step, "epoch": event.progress.epoch}
         self._run.log({**counters, **metrics})

@@ -205,6 +205,7 @@ class ChildRun:
         metrics = [json.loads(line) for line in lines]
         for line in metrics:
             line.pop("steps_per_second", None)
+            line.pop("examples_per_second", None)
         snapshot = read_snapshot(find_snapshot(str(self.workdir), []))
         first = list_snapshots(self.workdir / CHECKPOINTS)[0]
         initial = _digests(read_snapshot(first.path)) if first.step == 0 else {}
