@@ -139,6 +139,7 @@ from aetheria.cli.main import main
 
 arguments = ["train", sys.argv[1], "--workdir", "run", "--set", "max_steps=2"]
 assert main(arguments) == 0
+assert "sklearn" not in sys.modules, "two seconds of the start"
 files = {
     name: module.__file__
     for name, module in sys.modules.items()

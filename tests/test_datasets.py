@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aetheria.data import Feed
+from aetheria.data import ArraySource, Feed
+from aetheria.data.datasets import diabetes, digits
+from aetheria.data.forms import hold_out
 from aetheria.data.images import ImageSource, fashion_mnist, read_idx
 from aetheria.data.text import TokenSource, python_docs, tokens
 from aetheria.errors import AetheriaError
@@ -256,6 +258,29 @@ def test_fashion_mnist_is_the_published_dataset():
         assert columns["inputs"].shape[1:] == (28, 28, 1)
         assert columns["inputs"].min() == 0 and columns["inputs"].max() == 1
         assert np.bincount(columns["labels"]).tolist() == [len(source) // 10] * 10
+
+
+# Tables of scikit-learn
+
+
+def test_the_tables_are_those_of_scikit_learn_bit_for_bit():
+    from sklearn.datasets import load_diabetes, load_digits
+
+    for made, load, scale in ((digits, load_digits, 16.0), (diabetes, load_diabetes, 1.0)):
+        inputs, labels = load(return_X_y=True)
+        splits = made() if made is digits else made(standardize=False)
+        whole = ArraySource({"inputs": inputs / scale, "labels": labels.reshape(len(labels), -1)})
+        want = hold_out(whole, 0.2)
+        for source, expected in ((splits.train, want.train), (splits.eval, want.eval)):
+            found, columns = read_all(source), read_all(expected)
+            assert found["inputs"].tobytes() == columns["inputs"].tobytes()
+            assert found["labels"].tobytes() == columns["labels"].tobytes()
+
+
+def test_without_scikit_learn_a_table_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AetheriaError, match=r"expected scikit-learn, .* pip install 'scikit-learn"):
+        digits()
 
 
 def test_the_names_of_the_datasets_are_registered():
