@@ -82,8 +82,8 @@ def as_source(data: object, where: str, name: str | None) -> Source:
 
     Args:
         data: a `Source`; a mapping of columns; a table with named columns (pandas, polars); a pair
-            `(inputs, labels)`; or a sequence of mappings or of such pairs, one for each example,
-            such as a dataset of Hugging Face or of PyTorch.
+            `(inputs, labels)`; or a sequence of mappings, one for each example, such as a dataset
+            of Hugging Face; or one of such pairs that is no list, such as a dataset of PyTorch.
         where: the name of the data in messages, such as `train split`.
         name: the name of the dataset; None: a program gave it as an object.
 
@@ -103,8 +103,9 @@ def as_source(data: object, where: str, name: str | None) -> Source:
             return ArraySource({"inputs": data[0], "labels": data[1]})
         if _is_sequence_of(data, Mapping):
             return _records(data)
-        if _is_sequence_of(data, tuple) and len(data[0]) == 2:
-            return _records(_Pairs(data) if not isinstance(data, list) else [*_Pairs(data)])
+        # Not a list of pairs, which may as well be two datasets.
+        if not isinstance(data, list | tuple) and _is_sequence_of(data, tuple):
+            return _records(_Pairs(data))
     except AetheriaError as error:
         raise AetheriaError(*(f"{where}, {problem}" for problem in error.problems)) from error
     raise _unknown_form(data, where, name)
@@ -120,8 +121,13 @@ class _Pairs(Sequence[Record]):
         return len(self._pairs)
 
     def __getitem__(self, index: Any) -> Any:
-        inputs, labels = self._pairs[index]
-        return {"inputs": inputs, "labels": labels}
+        pair = self._pairs[index]
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise AetheriaError(
+                f"row {index}: expected a pair (inputs, labels), got {_describe(pair)}; give every "
+                "example both"
+            )
+        return {"inputs": pair[0], "labels": pair[1]}
 
 
 def _advice(name: str | None) -> str:

@@ -62,6 +62,19 @@ class Custom:
         return self._read(indices)
 
 
+class Pairs:
+    """A map-style dataset, as PyTorch has them."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+
 class Lookup:
     """Records behind an index, as Grain's data sources and PyTorch's datasets are."""
 
@@ -187,6 +200,14 @@ REFUSED = {
     "three arrays": (lambda: (X, Y, X), "which returns tuple (ndarray, ndarray, ndarray)"),
     "three splits": (lambda: (ROWS, ROWS, ROWS), "which returns tuple (list, list, list)"),
     "a list of arrays": (lambda: [X, Y], "which returns list (ndarray, ndarray)"),
+    "a list of pairs": (
+        lambda: [*zip(X, Y, strict=True)],
+        "which returns list (tuple, tuple, tuple, tuple, …)",
+    ),
+    "pairs, but one": (
+        lambda: Pairs([*zip(X, Y, strict=True), ()]),
+        f"data, row {len(X)}: expected a pair (inputs, labels), got tuple (); give every example",
+    ),
     "a generator": (lambda: (row for row in ROWS), "which returns generator"),
     "splits that are generators": (
         lambda: both(row for row in ROWS),
