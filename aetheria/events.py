@@ -79,7 +79,8 @@ class TrainMetrics:
             do not count.
         stalls: how long the training loop has waited since the process started.
         examples_per_second: likewise of training, without padding.
-        learning_rate: that of the last update; None: the optimizer does not tell.
+        hyperparameters: those of the last update that the optimizer tells, such as
+            `learning_rate`.
     """
 
     progress: Progress
@@ -87,7 +88,7 @@ class TrainMetrics:
     steps_per_second: float
     stalls: StallTime = StallTime()
     examples_per_second: float = 0.0
-    learning_rate: float | None = None
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

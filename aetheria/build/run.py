@@ -25,7 +25,7 @@ from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.model.optimizers import learning_rate_of, schedules
+from aetheria.model.optimizers import hyperparameters_of, schedules
 from aetheria.observe import EventBus
 from aetheria.observe.listener import RunContext
 from aetheria.snapshots import SnapshotStore
@@ -165,7 +165,7 @@ def build_run(
         stop=stop,
         nonfinite=build_nonfinite(config, plan, feed, record, schedule, writes=leads),
         record=record,
-        learning_rate=learning_rate_of(program.optimizer),
+        hyperparameters=hyperparameters_of(program.optimizer),
     )
     attach = lambda: attach_listeners(bus, chosen, context) if leads else None
     return Run(

@@ -83,7 +83,7 @@ class Engine(Generic[State, Report, Totals]):
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
         record: RunRecord,
-        learning_rate: Callable[[int], float] | None = None,
+        hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
     ):
         self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
@@ -96,7 +96,7 @@ class Engine(Generic[State, Report, Totals]):
             bus,
             self._stalls,
             nonfinite.max_consecutive_skips,
-            learning_rate=learning_rate,
+            hyperparameters=hyperparameters,
         )
         self._batches = TrainBatches(feed, program.steps_per_call, self._stalls)
         self._evaluator = Evaluator(program, feed, stop, self._stalls)

@@ -48,10 +48,10 @@ class TrainReports(Generic[State, Report, Totals]):
         bus: Bus,
         stalls: StallTimer,
         max_consecutive_skips: int,
-        learning_rate: Callable[[int], float] | None = None,
+        hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
     ):
         self._program, self._schedule, self._bus, self._stalls = program, schedule, bus, stalls
-        self._max_consecutive_skips, self._learning_rate = max_consecutive_skips, learning_rate
+        self._max_consecutive_skips, self._hyperparameters = max_consecutive_skips, hyperparameters
         self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
@@ -156,16 +156,16 @@ class TrainReports(Generic[State, Report, Totals]):
         examples_rate: float,
         num_updates: int,
     ) -> None:
-        learning_rate = None
-        if self._learning_rate is not None:
-            learning_rate = self._learning_rate(max(0, num_updates - 1))
+        told: Mapping[str, float] = {}
+        if self._hyperparameters is not None:
+            told = self._hyperparameters(max(0, num_updates - 1))
         self.last = TrainMetrics(
             progress=progress,
             metrics=metrics,
             steps_per_second=rate,
             stalls=self._stalls.totals(),
             examples_per_second=examples_rate,
-            learning_rate=learning_rate,
+            hyperparameters=told,
         )
         self._bus.emit(self.last)
 

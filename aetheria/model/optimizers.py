@@ -204,6 +204,14 @@ def learning_rate_of(
     return _ReadSchedule(optimizer.schedule) if isinstance(optimizer, Optimizer) else None
 
 
+def hyperparameters_of(
+    optimizer: optax.GradientTransformation,
+) -> Callable[[int], Mapping[str, float]] | None:
+    """As `learning_rate_of`, by name, for reports."""
+    read = learning_rate_of(optimizer)
+    return None if read is None else lambda num_updates: {"learning_rate": read(num_updates)}
+
+
 class _ReadSchedule:
     """A schedule on the host: computed for many updates at once, since each call of a schedule is
     several operations of JAX.

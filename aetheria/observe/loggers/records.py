@@ -93,11 +93,7 @@ def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
     """
     values = dict(event.metrics)
     if isinstance(event, TrainMetrics):
-        return (
-            values
-            if event.learning_rate is None
-            else values | {"learning_rate": event.learning_rate}
-        )
+        return {**values, **event.hyperparameters}
     count = event.num_nonfinite_examples
     return values | {"num_nonfinite_examples": count} if count else values
 
