@@ -211,7 +211,7 @@ class _Call:
         project: the project folder.
         model: the model, if it was given as an object.
         data: the data, likewise.
-        loggers: name -> a logger, of those that were given as objects.
+        loggers: those that were given as objects.
         callbacks: likewise.
     """
 
@@ -222,8 +222,8 @@ class _Call:
     project: Path
     model: Model | None
     data: object
-    loggers: Mapping[str, GivenListener]
-    callbacks: Mapping[str, GivenListener]
+    loggers: tuple[GivenListener, ...]
+    callbacks: tuple[GivenListener, ...]
 
     def changed(self, changes: Mapping[str, Any]) -> "_Call":
         """The same with other values of some keys, `loggers` and `callbacks` among them."""
@@ -256,8 +256,8 @@ class _Call:
         """Trains."""
         config = make_config(self.values, self.where, self.origins)
         recorder = HistoryRecorder(earlier)
-        history = GivenListener(lambda context: recorder, HistoryRecorder)
-        listeners = {**self.loggers, **self.callbacks, "history": history}
+        history = GivenListener("history", lambda context: recorder, HistoryRecorder)
+        listeners = (*self.loggers, *self.callbacks, history)
         given = Given(model=self.model, data=self.data, listeners=listeners)
         # Libraries such as Orbax warn on stderr about things that a user cannot change.
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -338,29 +338,22 @@ def _take_data(data: object, values: dict[str, object], keys: Mapping[str, objec
 
 def _take_listeners(
     key: str, listeners: Iterable[ListenerLike] | None, values: dict[str, object]
-) -> dict[str, GivenListener]:
+) -> tuple[GivenListener, ...]:
     """Puts the names of listeners into the values of a config; returns the objects."""
     if listeners is None:
-        return {}
+        return ()
     if isinstance(listeners, str | Mapping) or not isinstance(listeners, Iterable):
         raise ConfigError(
             f"{_WHERE}: {key}: expected a list, got {listeners!r}; write [{listeners!r}]"
         )
-    names: list[object] = []
-    given: dict[str, GivenListener] = {}
-    for each in listeners:
-        if isinstance(each, str | Mapping):
-            names.append(each)
-            continue
-        name, listener = _given_listener(key, each)
-        same = sum(known.partition("#")[0] == name for known in given)
-        given[f"{name}#{same + 1}" if same else name] = listener
-    values[key] = names
-    return given
+    listeners = list(listeners)
+    is_named = lambda each: isinstance(each, str | Mapping)
+    values[key] = [each for each in listeners if is_named(each)]
+    return tuple(_given_listener(key, each) for each in listeners if not is_named(each))
 
 
-def _given_listener(key: str, listener: Any) -> tuple[str, GivenListener]:
-    """Name and maker of a listener: an object, a class, or a function of one event."""
+def _given_listener(key: str, listener: Any) -> GivenListener:
+    """A listener given as an object, a class, or a function of one event."""
     source = listener.func if isinstance(listener, functools.partial) else listener
     if inspect.isclass(source):
         if not callable(getattr(source, "notify", None)):
@@ -368,13 +361,13 @@ def _given_listener(key: str, listener: Any) -> tuple[str, GivenListener]:
                 f"{_WHERE}: {key}: expected a class with a method notify(event), got "
                 f"{source.__name__}; add the method"
             )
-        return source.__name__, GivenListener(listener, source)
+        return GivenListener(source.__name__, listener, source)
     if callable(getattr(listener, "notify", None)):
         known = cast(Listener, listener)
-        return type(listener).__name__, GivenListener(lambda context: known, type(listener))
+        return GivenListener(type(listener).__name__, lambda context: known, type(listener))
     if callable(listener):
         name = getattr(source, "__name__", type(source).__name__)
-        return name, GivenListener(lambda context: _Function(listener), source)
+        return GivenListener(name, lambda context: _Function(listener), source)
     raise ConfigError(
         f"{_WHERE}: {key}: expected a name, {{name: arguments}}, an object with a method "
         f"notify(event), or a function of one event, got a {type(listener).__name__}; give one of "

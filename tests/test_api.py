@@ -216,6 +216,22 @@ def test_listeners_are_names_objects_classes_and_functions(fit, tmp_path):
     assert fit(callbacks=[partial(EarlyStopping, patience=1)]).status == "completed"
 
 
+def test_listeners_of_one_name_are_all_called(fit):
+    """A logger and a callback, two callbacks, and one with the name of what keeps the history."""
+    seen = []
+
+    def history(event):
+        seen.append("history")
+
+    listen = [lambda event, number=number: seen.append(number) for number in range(3)]
+    result = fit(epochs=1, loggers=listen[:1], callbacks=[*listen[1:], history])
+    assert set(seen) == {0, 1, 2, "history"}
+    assert result.history
+    code = json.loads((result.run_dir / "provenance.json").read_text())["code"]
+    names = {"<lambda>", "<lambda>#2", "<lambda>#3", "history", "history#2"}
+    assert names <= {name.removeprefix("callbacks.") for name in code}
+
+
 def test_one_that_raises_is_detached_and_changes_nothing(fit, capsys):
     def broken(event):
         if isinstance(event, TrainMetrics):

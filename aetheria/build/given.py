@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from aetheria.config import MODEL_KEYS, Config
@@ -18,10 +17,12 @@ class GivenListener(NamedTuple):
     """A listener that a program gives.
 
     Attributes:
+        name: what messages call it; several may have one name.
         make: makes it, or returns it.
         source: its class, or the function that it is: what its code is recorded from.
     """
 
+    name: str
     make: Callable[[RunContext], Listener]
     source: object
 
@@ -33,12 +34,12 @@ class Given:
     Attributes:
         model: the model.
         data: the dataset, in any form that a dataset's function may return.
-        listeners: name -> a listener, after those that the config names.
+        listeners: come after those that the config names.
     """
 
     model: Model | None = None
     data: object = None
-    listeners: Mapping[str, GivenListener] = field(default_factory=lambda: MappingProxyType({}))
+    listeners: tuple[GivenListener, ...] = ()
 
 
 NOTHING = Given()

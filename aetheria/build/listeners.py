@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import Any, TypeAlias
 
 from aetheria.build.given import GivenListener
-from aetheria.build.provenance import ListenerChoice
+from aetheria.build.provenance import ListenerChoice, number_name
 from aetheria.config import Config
 from aetheria.errors import ConfigError
 from aetheria.observe import EventBus
@@ -21,7 +21,7 @@ ListenerFactory: TypeAlias = Callable[[RunContext], Listener]
 
 
 def choose_listeners(
-    config: Config, project: Path | None, given: Mapping[str, GivenListener] = MappingProxyType({})
+    config: Config, project: Path | None, given: Sequence[GivenListener] = ()
 ) -> dict[str, ListenerFactory]:
     """Finds and checks what makes the loggers and callbacks, by name; a second one of the same name
     is numbered. Makes none.
@@ -32,14 +32,13 @@ def choose_listeners(
         ("callbacks", CALLBACKS, config.callbacks),
     ):
         for name, arguments in _named(key, items):
-            number = sum(known.split("#")[0] == name for known in chosen)
-            unique = f"{name}#{number + 1}" if number else name
+            unique = number_name(name, chosen)
             factory = find_listener(registry, key, name, project)
             make = prepare_call(factory, f"{key}.{name}", arguments, "context")
             chosen[unique] = functools.partial(_make_listener, make, key, name)
-    for name, listener in given.items():
-        unique = f"{name} (given)" if name in chosen else name
-        chosen[unique] = functools.partial(_make_listener, listener.make, "callbacks", name)
+    for each in given:
+        make = functools.partial(_make_listener, each.make, "callbacks", each.name)
+        chosen[number_name(each.name, chosen)] = make
     return chosen
 
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,10 +128,13 @@ def describe_provenance(
         code["data"] = _digest(DATA.get(config.data_name, project), project)
     if (counterpart := strategy.counterpart(model)) is not None:
         code["counterpart"] = _digest(counterpart, project)
+    names: list[str] = []
     for (key, name), listener in _numbered(listeners).items():
         code[f"{key}.{name}"] = _digest(listener.factory, project)
-    for name, given_listener in given.listeners.items():
-        code[f"callbacks.{name}"] = _digest(given_listener.source, project)
+        names.append(name)
+    for each in given.listeners:
+        names.append(number_name(each.name, names))
+        code[f"callbacks.{names[-1]}"] = _digest(each.source, project)
     settings, machine = _describe_environment(strategy)
     data = {"train": fingerprint(splits.train), "eval": fingerprint(splits.eval)}
     return Provenance(
@@ -155,10 +158,15 @@ def _numbered(
     """Key and name -> listener; the second of one name is `name#2`."""
     numbered: dict[tuple[str, str], ListenerChoice] = {}
     for listener in listeners:
-        same = [n for k, n in numbered if k == listener.key and n.split("#")[0] == listener.name]
-        name = f"{listener.name}#{len(same) + 1}" if same else listener.name
-        numbered[listener.key, name] = listener
+        known = [name for key, name in numbered if key == listener.key]
+        numbered[listener.key, number_name(listener.name, known)] = listener
     return numbered
+
+
+def number_name(name: str, known: Collection[str]) -> str:
+    """The name of a listener among others; that of a second one of the same name is `name#2`."""
+    number = sum(each.partition("#")[0] == name for each in known)
+    return f"{name}#{number + 1}" if number else name
 
 
 def _digest(target: object, project: Path | None) -> CodeDigest | None:
