@@ -11,12 +11,19 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from aetheria.build.given import Given, GivenListener, describe_given_model, with_model_keys
+from aetheria.build import build_retention
+from aetheria.build.given import (
+    Given,
+    GivenListener,
+    check_given_model,
+    describe_given_model,
+    with_model_keys,
+)
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.config.checking import make_config
 from aetheria.config.files import assign, read_values
@@ -26,7 +33,6 @@ from aetheria.observe.history import History, HistoryRecorder
 from aetheria.observe.listener import Listener
 from aetheria.plugins import GIVEN
 from aetheria.plugins.discovery import find_project
-from aetheria.snapshots.retention import Retention, SnapshotInfo
 from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.store import list_snapshots
 from aetheria.training.session import Ended, TrainingSession
@@ -52,7 +58,7 @@ class TrainResult:
         reason: why, in words.
         exit_code: what `aetheria train` would exit with; a batch script passes it on with
             `sys.exit(result.exit_code)`, so that a preempted job is requeued.
-        metrics: the last values of all metrics, such as `loss` and `eval/loss`.
+        metrics: the last values of all metrics, such as `train/loss` and `eval/loss`.
         history: a dict for every record of metrics, and `.to_pandas()`.
         run_dir: the run folder.
         snapshot: the newest snapshot; None: none was saved.
@@ -115,12 +121,7 @@ class TrainResult:
 
     def _find(self, which: str | int) -> Path:
         infos = list_snapshots(self.run_dir / CHECKPOINTS)
-        snapshot = self.config.snapshot
-        found: list[SnapshotInfo] = infos[-1:]
-        if which == "best":
-            found = Retention(monitor=snapshot.monitor, mode=snapshot.mode).best(infos)
-        elif which != "latest":
-            found = [info for info in infos if str(info.step) == str(which)]
+        found = build_retention(self.config).select(infos, str(which))
         if not found:
             there = ", ".join(str(info.step) for info in infos) or "none"
             raise SnapshotError(
@@ -303,20 +304,12 @@ def _take_model(
     if isinstance(model, str):
         values["model_name"] = model
         return None
-    for name in ("model_name", "model_params"):
-        if name in keys:
-            raise ConfigError(
-                f"{_WHERE}: {name}: expected no such key beside a model object, got "
-                f"{keys[name]!r}; set it on the object"
-            )
-    if isinstance(model, Model):
-        model = with_model_keys(model, values)
-    described = describe_given_model(model)
-    values.update(described)
+    _refuse_beside("a model object", ("model_name", "model_params"), keys, "set it on the object")
+    made = with_model_keys(check_given_model(model), values)
+    values.update(describe_given_model(made))
     for name in MODEL_KEYS:
         values.pop(name, None)  # set on the object
-    assert isinstance(model, Model), "described"
-    return model
+    return made
 
 
 def _take_data(data: object, values: dict[str, object], keys: Mapping[str, object]) -> object:
@@ -326,14 +319,18 @@ def _take_data(data: object, values: dict[str, object], keys: Mapping[str, objec
     if isinstance(data, str):
         values["data_name"] = data
         return None
-    for name in ("data_name", "data_params"):
-        if name in keys:
-            raise ConfigError(
-                f"{_WHERE}: {name}: expected no such key beside data, got {keys[name]!r}; give one "
-                "of the two"
-            )
+    _refuse_beside("data", ("data_name", "data_params"), keys, "give one of the two")
     values["data_name"], values["data_params"] = GIVEN, {}
     return data
+
+
+def _refuse_beside(what: str, names: Sequence[str], keys: Mapping[str, object], do: str) -> None:
+    """Raises ConfigError if a key is given whose value an object stands for."""
+    for name in names:
+        if name in keys:
+            raise ConfigError(
+                f"{_WHERE}: {name}: expected no such key beside {what}, got {keys[name]!r}; {do}"
+            )
 
 
 def _take_listeners(

@@ -45,15 +45,8 @@ class Given:
 NOTHING = Given()
 
 
-def describe_given_model(model: object) -> dict[str, Any]:
-    """The keys of a config that describe a model object: its name and its hyperparameters.
-
-    The name is the one that its class is registered by, or else `module:Class`. A field that is no
-    JSON value is left out, so a model that has one cannot be made from the config alone.
-
-    Raises:
-        ConfigError: it is no model.
-    """
+def check_given_model(model: object) -> Model:
+    """Returns a model as it is; raises ConfigError if it is none."""
     if isinstance(model, type) and issubclass(model, Model):
         raise ConfigError(
             f"model: expected an aetheria Model, got the class {model.__name__}; call it: "
@@ -64,6 +57,15 @@ def describe_given_model(model: object) -> dict[str, Any]:
             f"model: expected an aetheria Model, got a {type(model).__name__}; subclass "
             "aetheria.Model, Classifier or Regressor"
         )
+    return model
+
+
+def describe_given_model(model: Model) -> dict[str, Any]:
+    """The keys of a config that describe a model object: its name and its hyperparameters.
+
+    The name is the one that its class is registered by, or else `module:Class`. A field that is no
+    JSON value is left out, so a model that has one cannot be made from the config alone.
+    """
     params: dict[str, Any] = {}
     if dataclasses.is_dataclass(model):
         fields = (item.name for item in dataclasses.fields(model) if item.init)

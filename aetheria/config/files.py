@@ -24,7 +24,7 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong; all problems at once.
     """
-    return override(read_values(file), overrides, str(file))
+    return override(_read(file), overrides, str(file))
 
 
 def override(values: dict[str, object], overrides: Sequence[str], where: str) -> Config:
@@ -40,7 +40,7 @@ def override(values: dict[str, object], overrides: Sequence[str], where: str) ->
         key, equals, text = each.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set: expected key=value, got {shown(each)}; use key=value")
-        _assign(values, key, _parse_value(key, text))
+        assign(values, key, _parse_value(key, text))
         origins[key] = "override"
     check_size(values, where)
     return make_config(values, where, origins)
@@ -64,15 +64,6 @@ def read_values(source: Path | object) -> dict[str, object]:
             "give the path of a config, or only keys: train(model_name=…, epochs=…)"
         )
     return {key: _to_plain(value) for key, value in values.items()}
-
-
-def assign(values: dict[str, object], key: str, value: object) -> None:
-    """Sets a key, which may be dotted, in nested values.
-
-    Raises:
-        ConfigError: a part of the key is no mapping.
-    """
-    _assign(values, key, _to_plain(value))
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -144,7 +135,12 @@ def _to_plain(value: object) -> object:
     return value
 
 
-def _assign(values: dict[str, object], key: str, value: object) -> None:
+def assign(values: dict[str, object], key: str, value: object) -> None:
+    """Sets a key, which may be dotted, in nested values.
+
+    Raises:
+        ConfigError: a part of the key is no mapping.
+    """
     *path, name = key.split(".")
     node = values
     for part in path:
@@ -155,7 +151,7 @@ def _assign(values: dict[str, object], key: str, value: object) -> None:
                 f"{shown(child)}; set it as a whole"
             )
         node = child
-    node[name] = value
+    node[name] = _to_plain(value)
 
 
 def _parse_value(key: str, text: str) -> object:

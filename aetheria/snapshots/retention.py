@@ -60,6 +60,20 @@ class Retention:
         scored = [info for info in infos if math.isfinite(info.metrics.get(self.monitor, math.nan))]
         return sorted(scored, key=lambda info: (sign * info.metrics[self.monitor], info.age_rank))
 
+    def select(self, infos: Sequence[SnapshotInfo], which: str) -> list[SnapshotInfo]:
+        """The snapshots that `latest`, `best` or a step stands for, the first choice first.
+
+        Args:
+            infos: in the order of age, the oldest first.
+            which: the word, or the number of a step.
+        """
+        if which == "best":
+            return self.best(infos)
+        newest_first = list(reversed(infos))
+        if which == "latest":
+            return newest_first
+        return [info for info in newest_first if which.isdigit() and info.step == int(which)]
+
     def expired(self, infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
         """Snapshots that are neither among the newest nor among the best nor kept for good."""
         newest = sorted(infos, key=lambda info: info.age_rank)[-self.keep_last :]

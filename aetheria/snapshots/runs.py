@@ -116,19 +116,18 @@ class RunRequest:
         """Finds the one snapshot that `best`, a step or a path stands for."""
         assert self.resume is not None
         infos = list_snapshots(current / CHECKPOINTS) if current else []
-        if self.resume == "best":
-            found = self.retention.best(infos)
-            what = f"a snapshot with {self.retention.monitor}"
-        elif self.resume.isdigit():
-            found = [info for info in reversed(infos) if info.step == int(self.resume)]
-            what = f"a snapshot of step {self.resume}"
-        else:
+        if self.resume != "best" and not self.resume.isdigit():
             return snapshot_info(find_snapshot(self.resume, [current] if current else []))
+        found = self.retention.select(infos, self.resume)
         if not found:
+            is_best = self.resume == "best"
+            what = f"with {self.retention.monitor}" if is_best else f"of step {self.resume}"
             where = current or RUNS / self.config_name
             there = some(info.path.name for info in infos) if infos else what_is_there(where)
             got = there if infos else f"none ({there})"
-            raise SnapshotError(f"--resume: expected {what} in {where}, got {got}; name one")
+            raise SnapshotError(
+                f"--resume: expected a snapshot {what} in {where}, got {got}; name one"
+            )
         return found[0]
 
     def _from(self, info: SnapshotInfo) -> RunPlan:
