@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from aetheria.build import build_retention
-from aetheria.build.given import (
-    Given,
-    GivenListener,
-    check_given_model,
-    describe_given_model,
-    with_model_keys,
-)
+from aetheria.build.given import Given, GivenListener
+from aetheria.build.given_model import check_given_model, describe_given_model, with_model_keys
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.config.checking import make_config
 from aetheria.config.files import assign, read_values
