@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import yaml
 from flax import linen as nn
-from support.runs import DIGITS
+from support.runs import DIGITS, without_rate
 
 import aetheria
 from aetheria.errors import AetheriaError
@@ -99,11 +100,7 @@ def test_a_run_that_is_continued_is_one_that_was_never_stopped(fit):
     rest = part.resume()
     assert rest.run_dir == part.run_dir
     assert rest.summary["params_sha256"] == whole.summary["params_sha256"]
-    clean = lambda history: [
-        {name: value for name, value in each.items() if not name.endswith("_per_second")}
-        for each in history
-    ]
-    assert clean(rest.history) == clean(whole.history)
+    assert without_rate(rest.history) == without_rate(whole.history)
     longer = rest.resume(epochs=4)
     assert longer.summary["epoch"] == 4
     assert [each["step"] for each in longer.history][: len(rest.history)] == [
@@ -112,31 +109,6 @@ def test_a_run_that_is_continued_is_one_that_was_never_stopped(fit):
     forked = longer.resume(8, learning_rate=0.5)
     assert forked.run_dir != longer.run_dir
     assert forked.summary["lineage"]["step"] == 8
-
-
-@dataclass
-class Table:
-    """Enough of a data frame."""
-
-    data: dict[str, np.ndarray]
-
-    @property
-    def columns(self):
-        return list(self.data)
-
-    def __getitem__(self, name):
-        return Column(self.data[name])
-
-    def to_numpy(self):
-        raise AssertionError("the columns are of several dtypes")
-
-
-@dataclass
-class Column:
-    values: np.ndarray
-
-    def to_numpy(self):
-        return self.values
 
 
 class Pairs:
@@ -149,8 +121,6 @@ class Pairs:
         return INPUTS[index], int(LABELS[index])
 
 
-CELLS = np.empty(len(INPUTS), object)
-CELLS[:] = [*INPUTS]
 COLUMNS = {"inputs": INPUTS, "labels": LABELS}
 HALVES = [
     {name: column[half] for name, column in COLUMNS.items()}
@@ -159,7 +129,7 @@ HALVES = [
 FORMS = {
     "a pair of arrays": (INPUTS, LABELS),
     "columns": COLUMNS,
-    "a table": Table({"inputs": CELLS, "labels": LABELS}),
+    "a table": pandas.DataFrame({"inputs": [*INPUTS], "labels": LABELS}),
     "records": [{"inputs": x, "labels": y} for x, y in zip(INPUTS, LABELS, strict=True)],
     "pairs": Pairs(),
     "a source": aetheria.ArraySource(COLUMNS),
@@ -378,7 +348,6 @@ def test_many_runs_in_one_process_leave_nothing_behind(fit):
 
 def test_curves_are_drawn(fit, tmp_path):
     result = fit(epochs=2, log_every_steps=1)
-    pytest.importorskip("matplotlib")
     figure = result.plot()
     assert [axes.get_title() for axes in figure.axes] == ["loss", "grad_norm", "accuracy"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["train", "eval"]
@@ -390,7 +359,6 @@ def test_curves_are_drawn(fit, tmp_path):
 
 
 def test_the_history_becomes_a_table(fit):
-    pandas = pytest.importorskip("pandas")
     table = fit(epochs=1).history.to_pandas()
     assert isinstance(table, pandas.DataFrame)
     assert {"step", "split", "loss", "accuracy"} <= set(table.columns)

@@ -145,13 +145,12 @@ def build_run(
     plan = fit_snapshot(plan, config, program)
     check_monitor(config, program.eval_metrics)
     stop, bus = build_stop(peers), EventBus({})
-    readable = schedules(program.optimizer)
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
         stop=stop,
         eval_metrics=program.eval_metrics,
-        schedules=readable,
+        schedules=schedules(program.optimizer),
         is_fork=plan.parent is not None,
         started_at=time.time() if options.started_at is None else options.started_at,
     )

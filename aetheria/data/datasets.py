@@ -67,7 +67,7 @@ def _read(name: str, delimiter: str | None = None) -> np.ndarray:
     if file is None:
         raise AetheriaError(
             f"data_name: expected scikit-learn, whose {name} has this dataset, got none installed; "
-            "pip install 'scikit-learn>=1.3'"
+            "pip install 'scikit-learn>=1.5'"
         )
     return np.loadtxt(file, delimiter=delimiter)
 

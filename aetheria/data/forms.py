@@ -15,6 +15,7 @@ from aetheria.errors import AetheriaError
 EVAL_FRACTION = 0.2  # held out of a dataset that has no evaluation split
 _SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # no run reaches that epoch, so no training order equals this
 _MAX_STACKED_BYTES = 256 << 20
+_SPLITS = "DataSplits(train=…, eval=…)"
 _HELD_OUT = ("eval", "validation", "valid", "val", "dev", "test")  # what people call that split
 
 
@@ -131,7 +132,7 @@ class _Pairs(Sequence[Record]):
 
 
 def _advice(name: str | None) -> str:
-    return f"{'give' if name is None else 'return'} DataSplits(train=…, eval=…)"
+    return f"{'give' if name is None else 'return'} {_SPLITS}"
 
 
 def _unknown_form(data: object, where: str, name: str | None) -> AetheriaError:
@@ -163,7 +164,7 @@ def hold_out(source: Source, eval_fraction: float) -> DataSplits:
     if size < 2:
         raise AetheriaError(
             f"data: expected at least 2 examples, one to train on and one held out, got {size}; "
-            f"{_advice('')}"
+            f"return {_SPLITS}"
         )
     num_eval = min(max(1, round(size * eval_fraction)), size - 1)
     order = epoch_order(_SPLIT_SEED, _SPLIT_EPOCH, size)

@@ -102,8 +102,8 @@ class Lion:
         )
 
 
-_BLOCK = 4096  # updates whose learning rates are read at once
 UpdateRule: TypeAlias = AdamW | Adam | SGD | Lion
+_BLOCK = 4096  # updates whose learning rates are read at once
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):
@@ -135,6 +135,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     schedule: optax.Schedule
     max_grad_norm: float
     ema_decay: float
+    _read: Callable[[int], float]
 
     def __new__(
         cls,
@@ -152,11 +153,12 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         self = super().__new__(cls, made.init, made.update)
         self.rule, self.max_grad_norm, self.ema_decay = rule, max_grad_norm, ema_decay
         self.schedule = given if callable(given) else optax.constant_schedule(given)
+        self._read = _ReadSchedule(self.schedule)
         return self
 
     def learning_rate(self, num_updates: int) -> float:
         """Returns the learning rate of the update after `num_updates` updates."""
-        return float(np.asarray(self.schedule(num_updates)))
+        return self._read(num_updates)
 
     def learning_rates(self, num_updates: int) -> np.ndarray:
         """Returns the learning rates of the first updates, f64 [num_updates], each the value that a
@@ -191,25 +193,20 @@ def schedules(
     >>> schedules(optax.sgd(0.1))
     {}
     """
-    read = learning_rate_of(optimizer)
-    return {} if read is None else {"learning rate": lambda step: read(max(0, step - 1))}
-
-
-def learning_rate_of(
-    optimizer: optax.GradientTransformation,
-) -> Callable[[int], float] | None:
-    """Returns a function from the number of updates so far to the learning rate of the next one, in
-    seven digits; None: the optimizer hides its schedule, as those of optax do.
-    """
-    return _ReadSchedule(optimizer.schedule) if isinstance(optimizer, Optimizer) else None
+    if not isinstance(optimizer, Optimizer):
+        return {}
+    return {"learning rate": lambda step: optimizer.learning_rate(max(0, step - 1))}
 
 
 def hyperparameters_of(
     optimizer: optax.GradientTransformation,
 ) -> Callable[[int], Mapping[str, float]] | None:
-    """As `learning_rate_of`, by name, for reports."""
-    read = learning_rate_of(optimizer)
-    return None if read is None else lambda num_updates: {"learning_rate": read(num_updates)}
+    """Returns a function from the number of updates so far to the hyperparameters of the next one,
+    by name, in seven digits; None: the optimizer hides them, as those of optax do.
+    """
+    if not isinstance(optimizer, Optimizer):
+        return None
+    return lambda count: {"learning_rate": float(f"{optimizer.learning_rate(count):.7g}")}
 
 
 class _ReadSchedule:
@@ -226,7 +223,7 @@ class _ReadSchedule:
         if first != self._first:
             counts = np.arange(first, first + _BLOCK)
             self._first, self._block = first, np.asarray(self._schedule(counts))
-        return float(f"{self._block[num_updates - first]:.7g}")
+        return float(self._block[num_updates - first])
 
 
 def has_weight_decay(rule: UpdateRule, path: str) -> bool:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aetheria.errors import AetheriaError
+from aetheria.observe.loggers.records import RATES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTERS = {"step", "micro_step", "epoch", "examples_seen", "split", "num_examples"}
-_RATES = {"steps_per_second", "examples_per_second"}
-_HIDDEN = {*_COUNTERS, *_RATES, "learning_rate", "num_nonfinite_examples"}  # unless asked for
+_HIDDEN = {*_COUNTERS, *RATES, "learning_rate", "num_nonfinite_examples"}  # unless asked for
 _PANEL_INCHES = (4.5, 3.2)
 
 

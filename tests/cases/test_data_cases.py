@@ -62,21 +62,8 @@ class Custom:
         return self._read(indices)
 
 
-class Pairs:
-    """A map-style dataset, as PyTorch has them."""
-
-    def __init__(self, pairs):
-        self.pairs = pairs
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, index):
-        return self.pairs[index]
-
-
 class Lookup:
-    """Records behind an index, as Grain's data sources and PyTorch's datasets are."""
+    """Records or pairs behind an index, as Grain's data sources and PyTorch's datasets are."""
 
     def __init__(self, rows):
         self._rows = rows
@@ -205,7 +192,7 @@ REFUSED = {
         "which returns list (tuple, tuple, tuple, tuple, …)",
     ),
     "pairs, but one": (
-        lambda: Pairs([*zip(X, Y, strict=True), ()]),
+        lambda: Lookup([*zip(X, Y, strict=True), ()]),
         f"data, row {len(X)}: expected a pair (inputs, labels), got tuple (); give every example",
     ),
     "a generator": (lambda: (row for row in ROWS), "which returns generator"),

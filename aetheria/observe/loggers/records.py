@@ -21,6 +21,8 @@ from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
+RATES = ("steps_per_second", "examples_per_second")  # fields of `TrainMetrics`
+
 
 @register_logger("jsonl")
 class JsonlLogger:
@@ -100,10 +102,7 @@ def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
 
 def rates(event: TrainMetrics) -> dict[str, float]:
     """How fast a run trains: the figures that differ from machine to machine."""
-    return {
-        "steps_per_second": event.steps_per_second,
-        "examples_per_second": event.examples_per_second,
-    }
+    return {name: getattr(event, name) for name in RATES}
 
 
 def _counters(progress: Progress, split: str) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.virtual_devices import flags_for_devices
+from aetheria.observe.loggers.records import RATES
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.manifest import part_sha256
@@ -204,8 +205,8 @@ class ChildRun:
         lines = (self.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         metrics = [json.loads(line) for line in lines]
         for line in metrics:
-            line.pop("steps_per_second", None)
-            line.pop("examples_per_second", None)
+            for name in RATES:
+                line.pop(name, None)
         snapshot = read_snapshot(find_snapshot(str(self.workdir), []))
         first = list_snapshots(self.workdir / CHECKPOINTS)[0]
         initial = _digests(read_snapshot(first.path)) if first.step == 0 else {}

@@ -21,7 +21,7 @@ from aetheria.hardware.layout.leaves import (
     evaluated_leaves,
     named_leaves,
 )
-from aetheria.hardware.layout.state import make_init
+from aetheria.hardware.layout.state import init_options, make_init
 from aetheria.model.by_name import NamedModel, RecordedModel, remake_model
 from aetheria.model.example_spec import example_shapes
 from aetheria.model.fitting import optimizer_of
@@ -140,7 +140,10 @@ def first_snapshot(
     """A state of step 0 that begins with these weights: its arrays, and its record."""
     model, spec = build_model(config, project), weights.example_spec
     precision = Precision.parse(config.mixed_precision)
-    init = jax.jit(make_init(model, optimizer_of(model, 1), precision))
+    init = jax.jit(
+        make_init(model, optimizer_of(model, 1), precision),
+        compiler_options=init_options(jax.default_backend()),
+    )
     arrays = named_leaves(init(jax.random.key(config.seed), _example(spec, str(weights.path))))
     arrays = {path: np.array(array) for path, array in arrays.items()}
     for path, array in arrays.items():
