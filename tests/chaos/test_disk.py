@@ -13,7 +13,7 @@ import pytest
 from support.runs import DIGITS, without_rate
 
 from aetheria.cli.main import main
-from aetheria.events import TrainMetrics
+from aetheria.events import SnapshotFailed, TrainMetrics
 from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.retention import Retention
@@ -51,23 +51,23 @@ def disk(tmp_path):
 
 class Filler:
     """Callback: fills the disk at one step, to the last byte, when the save under way has ended,
-    and frees it at another.
+    and frees it when so many saves have failed.
     """
 
-    def __init__(self, context, full_from: int, full_until: int | None = None):
+    def __init__(self, context, full_from: int, failures: int | None = None):
         self._checkpoints = context.run_dir / "checkpoints"
         self._ballast = context.run_dir.parent / "ballast"
-        self._from, self._until = full_from, full_until
+        self._from, self._failures = full_from, failures
 
     def notify(self, event):
-        if not isinstance(event, TrainMetrics):
-            return
-        if event.progress.step == self._from:
+        if isinstance(event, TrainMetrics) and event.progress.step == self._from:
             while not (self._checkpoints / "snapshot_ep2").exists():
                 time.sleep(0.01)
             fill(self._ballast)
-        if event.progress.step == self._until:
-            self._ballast.unlink()
+        if isinstance(event, SnapshotFailed) and self._failures is not None:
+            self._failures -= 1
+            if self._failures == 0:
+                self._ballast.unlink()
 
 
 def fill(path: Path):
@@ -90,7 +90,7 @@ def filler(**steps):
 
 def test_a_disk_that_is_full_for_a_while_costs_snapshots_and_nothing_else(disk, train, capfd):
     whole = train("whole", **CHANGES)
-    run = train("run", **CHANGES, callbacks=filler(full_from=50, full_until=120))
+    run = train("run", **CHANGES, callbacks=filler(full_from=50, failures=3))
     assert run.exit_code == 0
     failures = run.summary["snapshot_failures"]
     assert [failure["step"] for failure in failures] == [69, 92, 115]
@@ -125,7 +125,7 @@ def test_a_disk_that_stays_full_leaves_the_snapshot_before(disk, train, capfd):
 def test_curves_are_whole_after_an_outage(disk, train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train("run", **CHANGES, callbacks=filler(full_from=50, full_until=60))
+    run = train("run", **CHANGES, callbacks=filler(full_from=50, failures=1))
     curves = EventAccumulator(str(run.run_dir / "tensorboard")).Reload()
     assert [point.step for point in curves.Scalars("train/loss")] == [*range(1, 139)]
 
