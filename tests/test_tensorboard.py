@@ -7,12 +7,12 @@ import pytest
 import yaml
 from support.metric_files import curve
 from support.runs import DIGITS, Finished
-from tensorboardX import SummaryWriter
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted, Progress, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.event_file import EventFile
 from aetheria.observe.loggers.tensorboard import TensorBoardLogger
 
 TRAIN_STEPS, EVAL_STEPS = list(range(5, 46, 5)), [23, 46]
@@ -70,8 +70,9 @@ def test_the_check_sees_steps_that_a_resume_writes_again(runs, tmp_path):
     """The control: a plain writer that goes on from step 23 in the folder of a whole run."""
     folder = tmp_path / "tensorboard"
     shutil.copytree(runs["resumed"].run_dir / "tensorboard", folder)
-    with SummaryWriter(str(folder), filename_suffix=".again") as writer:
-        writer.add_scalar("train/loss", 1.0, 25)
+    again = EventFile(folder / "events.000009.tfevents")
+    again.add_scalars(25, {"train/loss": 1.0})
+    again.close()
     assert steps(folder).count(25) == 2
 
 
@@ -126,3 +127,32 @@ def test_a_fresh_start_forgets_a_run_killed_before_its_first_snapshot(tmp_path):
 def test_a_run_that_fails_before_it_starts_writes_nothing(tmp_path):
     TensorBoardLogger(RunContext(run_dir=tmp_path, config={}, stop=StopSignal())).notify(ENDED)
     assert list(tmp_path.iterdir()) == []
+
+
+VALUES = [0.0, -1.5, 0.1, 1e-45, 1e300, -1e300, float("inf"), float("nan")]
+
+
+@pytest.fixture
+def event_file(tmp_path):
+    """One value at each of some steps that take one to six bytes."""
+    file = EventFile(tmp_path / "events.tfevents")
+    for number, value in enumerate(VALUES):
+        file.add_scalars(60 ** (number + 1), {"train/β": value, "x" * 200: 1})
+    file.close()
+    return tmp_path / "events.tfevents"
+
+
+def test_any_number_and_step_is_read_back_as_written(event_file):
+    with np.errstate(over="ignore"):
+        expected = np.float32(VALUES)
+    points = curve(event_file.parent, "train/β")
+    assert [step for step, _ in points] == [60 ** (number + 1) for number in range(len(VALUES))]
+    np.testing.assert_array_equal([value for _, value in points], expected)
+    assert len(curve(event_file.parent, "x" * 200)) == len(VALUES)
+
+
+def test_the_reader_checks_the_checksums(event_file):
+    content = bytearray(event_file.read_bytes())
+    content[-10] ^= 1
+    event_file.write_bytes(content)
+    assert len(curve(event_file.parent, "train/β")) == len(VALUES) - 1
