@@ -27,7 +27,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read whe
 pytest.register_assert_rewrite("support")
 
 from support import long  # noqa: E402
-from support.compile_cache import make_cache, quick_compilation, session_cache  # noqa: E402
+from support.compile_cache import make_cache, no_cache, quick_compilation, session_cache  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
@@ -74,10 +74,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="module", autouse=True)
 def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
     """The session's cache, but for modules with the marker `uncached`."""
-    if request.node.get_closest_marker("uncached") is not None:
-        yield
-        return
-    with session_cache():
+    uncached = request.node.get_closest_marker("uncached") is not None
+    with no_cache() if uncached else session_cache():
         yield
 
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.compile_cache import session_cache
+from jax.experimental.compilation_cache import compilation_cache
 from support.programs import make_spec
 from support.small_programs import Recorded, make_chunk
 
 from aetheria.hardware.jax import each_device
+from aetheria.hardware.jax.compile_cache import in_folder
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.strategy import select_strategy
 
@@ -72,13 +73,36 @@ def test_where_an_executable_cannot_be_moved_each_device_is_compiled_for(monkeyp
     assert num_compilations == 3
 
 
-def test_with_a_persistent_cache_each_device_has_an_entry_of_its_own():
-    with session_cache():
-        answers, _ = on_all(jax.devices()[:3])
-        with compilations() as compiled:
-            again, _ = on_all(jax.devices()[:3])
-    assert answers == again == on_all(jax.devices()[:3])[0]
-    assert not compiled or len(compiled) == 3  # read back, which JAX counts as well
+def test_what_was_compiled_once_is_loaded_from_the_cache_on_every_device(tmp_path):
+    plain, _ = on_all(jax.devices()[:3])
+    jax.config.update("jax_enable_compilation_cache", True)
+    try:
+        with in_folder(tmp_path):
+            first, num_first = on_all(jax.devices()[:3])
+            num_entries = len(list(tmp_path.iterdir()))
+            again, num_again = on_all(jax.devices()[:3])
+    finally:
+        jax.config.update("jax_enable_compilation_cache", False)
+    assert plain == first == again
+    assert num_first == num_again == 1  # JAX counts what it reads back as well
+    assert num_entries == len(list(tmp_path.iterdir())) > 0
+
+
+def test_with_a_cache_of_jax_itself_each_device_has_an_entry_of_its_own(tmp_path):
+    plain, _ = on_all(jax.devices()[:3])
+    names = ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
+    values = (True, str(tmp_path))
+    before = [getattr(jax.config, name) for name in names]
+    try:
+        for name, value in zip(names, values, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        answers, num_compilations = on_all(jax.devices()[:3])
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    assert answers == plain and num_compilations == 3
 
 
 def test_more_devices_compile_no_more_programs_of_an_elastic_run():

@@ -13,6 +13,7 @@ from aetheria.build.model import build_predict_program as build_predict_program
 from aetheria.build.model import is_elastic as is_elastic
 from aetheria.build.processes import describe_devices as describe_devices
 from aetheria.build.processes import join_peers as join_peers
+from aetheria.build.processes import keep_compiled as keep_compiled
 from aetheria.build.processes import prepare_environment as prepare_environment
 from aetheria.build.run import Run as Run
 from aetheria.build.run import RunOptions as RunOptions

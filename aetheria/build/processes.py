@@ -1,6 +1,8 @@
 """What the process needs before jax starts, and the other processes of the run."""
 
+import contextlib
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from aetheria.config import Config
@@ -30,6 +32,15 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
         environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if config.strategy != "gpu":
         keep_freed_memory(environ)
+
+
+def keep_compiled(config: Config, environ: Mapping[str, str]) -> AbstractContextManager[None]:
+    """What this run compiles is kept for later starts meanwhile, and read from there."""
+    if not config.compile_cache:
+        return contextlib.nullcontext()
+    from aetheria.hardware.jax import compile_cache
+
+    return compile_cache.keep_compiled(environ)
 
 
 def join_peers(options: DistributedConfig, environ: Mapping[str, str]) -> Peers:

@@ -104,6 +104,10 @@ class Config:
             `on_nonfinite`.
         watchdog_seconds: How long the run may make no progress before it ends with exit code 76;
             startup and compilation do not count; 0: no limit.
+        compile_cache: Keep compiled programs in the user's cache folder
+            (`$XDG_CACHE_HOME/aetheria` or `~/.cache/aetheria`, at most 2 GiB), so that a later
+            start on the same machine need not compile; `JAX_COMPILATION_CACHE_DIR` names another
+            folder.
         log_every_steps: The interval between logs of training metrics in optimizer steps; each
             metric is the mean over the steps since the last log.
         eval_every_steps: The interval between evaluations in optimizer steps; null: the model is
@@ -137,6 +141,7 @@ class Config:
     on_nonfinite: Literal["skip", "halt", "rollback"] = _field("skip", "schedule")
     max_consecutive_skips: PositiveInt = _field(10, "schedule")
     watchdog_seconds: NonNegativeFloat = _field(1800.0, "free")
+    compile_cache: bool = _field(True, "free")
     log_every_steps: PositiveInt = _field(10, "free")
     eval_every_steps: PositiveInt | None = _field(None, "free")
     loggers: Listeners = _field(("console", "jsonl", "csv", "tensorboard"), "free")

@@ -20,6 +20,7 @@ from aetheria.build import (
     build_run,
     describe_devices,
     join_peers,
+    keep_compiled,
     prepare_environment,
 )
 from aetheria.config import Config
@@ -117,7 +118,7 @@ class TrainingSession:
         prepare_environment(self.config, os.environ)
         peers = join_peers(self.distributed, os.environ)
         try:
-            with held:
+            with held, keep_compiled(self.config, os.environ):
                 return self._train(peers, held)
         except AetheriaError:
             raise

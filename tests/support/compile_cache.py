@@ -11,9 +11,9 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
 UNOPTIMIZED = "--xla_backend_optimization_level=0"
@@ -26,51 +26,38 @@ def make_cache() -> None:
     """
     if _FOLDER not in os.environ:
         folder = tempfile.mkdtemp(prefix="aetheria-compiled-")
-        os.environ[_FOLDER] = folder
+        os.environ[_FOLDER] = os.environ["XDG_CACHE_HOME"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def quick_compilation(*, num_devices: int = 1) -> dict[str, str]:
-    """Environment variables for a child process that proves no bits: the session's cache, and
-    XLA without its optimizations.
+    """Environment variables for a child process that proves no bits: XLA without its
+    optimizations.
     """
     devices = f"--xla_force_host_platform_device_count={num_devices}"
-    return {"XLA_FLAGS": f"{devices} {UNOPTIMIZED}", **_cache_variables()}
+    return {"XLA_FLAGS": f"{devices} {UNOPTIMIZED}"}
 
 
 @contextmanager
 def session_cache() -> Iterator[None]:
     """This process, and those that it starts, compile with the session's cache meanwhile."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
+    from aetheria.hardware.jax.compile_cache import in_folder
 
-    values = {
-        "jax_compilation_cache_dir": os.environ[_FOLDER],
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
+    with in_folder(Path(os.environ[_FOLDER])):
+        yield
+
+
+@contextmanager
+def no_cache() -> Iterator[None]:
+    """Neither this process nor one that it starts reads or keeps a compiled program meanwhile."""
+    import jax
+
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    os.environ[name.upper()] = "false"
+    jax.config.update(name, False)
     try:
-        _use(values, compilation_cache.reset_cache)
-        os.environ.update(_cache_variables())
         yield
     finally:
-        for name in _cache_variables():
-            del os.environ[name]
-        _use(before, compilation_cache.reset_cache)
-
-
-def _use(values: Mapping[str, Any], reset: Callable[[], None]) -> None:
-    import jax
-
-    for name, value in values.items():
-        jax.config.update(name, value)
-    reset()  # jax decides once whether it has a cache, unless it is asked to begin again
-
-
-def _cache_variables() -> dict[str, str]:
-    return {
-        "JAX_COMPILATION_CACHE_DIR": os.environ[_FOLDER],
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+        del os.environ[name.upper()]
+        jax.config.update(name, before)

@@ -5,6 +5,7 @@ took eight times as long until the first step. One executable, loaded once for e
 means that all of them run the very same instructions.
 """
 
+import contextlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from aetheria.hardware.jax.compile_cache import active_cache
 from aetheria.hardware.jax.mesh import Device
 
 
@@ -41,13 +43,17 @@ class EachDevice:
         return self._loaded[place](*arguments)
 
     def _compile(self, arguments: Sequence[Any]) -> list[Any]:
-        # An executable from JAX's persistent cache lacks functions once it is loaded again (jax
-        # 0.10.2: "Function … not found"); with such a cache, each device has an entry of its own.
-        if len(self._devices) == 1 or _has_cache():
+        cache = active_cache()
+        # A cache of JAX's own hides what it holds; with one, each device has an entry of its own.
+        if len(self._devices) == 1 or (cache is None and _has_cache()):
             return [self._function] * len(self._devices)
-        compiled = self._function.lower(*arguments).compile()
+        lowered = self._function.lower(*arguments)
+        with contextlib.nullcontext([]) if cache is None else cache.watched() as seen:
+            compiled = lowered.compile()
         try:
-            return [compiled, *(_load(compiled, device) for device in self._devices[1:])]
+            payload = _serialize(compiled, seen)
+            others = [_load(compiled, payload, device) for device in self._devices[1:]]
+            return [compiled, *others]
         except Exception:
             # Loading elsewhere is no public API of JAX. Without it, each device is compiled for,
             # which takes longer and computes the same.
@@ -59,14 +65,49 @@ def _has_cache() -> bool:
     return getattr(jax.config, "jax_compilation_cache_dir", None) is not None
 
 
-def _load(compiled: jax.stages.Compiled, device: Device) -> jax.stages.Compiled:
-    """Loads an executable, and the shardings of its arguments and results, on another device.
+def _serialize(compiled: jax.stages.Compiled, seen: Sequence[bytes]) -> bytes:
+    """Serializes an executable, and the shardings of its arguments and results.
+
+    Args:
+        compiled: what to serialize.
+        seen: what the compilation read from the cache or wrote to it. One that was read cannot be
+            serialized a second time: it then lacks functions (jax 0.10.2: "Function … not found").
+
+    Raises:
+        Exception: this version of JAX works in another way, or the program calls the host.
+    """
+    from jax._src import compilation_cache, lib
+    from jax.experimental import serialize_executable
+
+    if not seen:
+        return serialize_executable.serialize(compiled)[0]
+    content = compilation_cache.decompress_executable(seen[-1])
+    executable, _ = compilation_cache.extract_executable_and_time(content)
+
+    jaxlib: Any = lib
+    executables = (jaxlib.xla_client.LoadedExecutable, jaxlib._jax.Executable)
+
+    class Kept(serialize_executable._JaxPjrtPickler):
+        def persistent_id(self, obj: Any) -> Any:
+            if isinstance(obj, executables):
+                return ("exec", executable)
+            return super().persistent_id(obj)
+
+    with io.BytesIO() as file:
+        arguments = jax.tree.leaves(compiled.args_info)
+        unloaded: Any = compiled._executable
+        Kept(file).dump((unloaded._unloaded_executable, arguments, compiled._no_kwargs))
+        return file.getvalue()
+
+
+def _load(compiled: jax.stages.Compiled, payload: bytes, device: Device) -> jax.stages.Compiled:
+    """Loads what was serialized on another device.
 
     `serialize_executable.deserialize_and_load` leaves the executable of a CPU on the device that
     its options name (jax 0.10.2, 0.12.0.1), so this gives it other options.
 
     Raises:
-        Exception: this version of JAX works in another way, or the program calls the host.
+        Exception: this version of JAX works in another way.
     """
     from jax._src.compiler import get_compile_options
     from jax.experimental import serialize_executable
@@ -84,8 +125,8 @@ def _load(compiled: jax.stages.Compiled, device: Device) -> jax.stages.Compiled:
                 )
             return super().persistent_load(pid)
 
-    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
     unloaded, arguments, no_kwargs = OnDevice(io.BytesIO(payload), client, [device]).load()
+    in_tree = jax.tree.structure(compiled.args_info)
     return jax.stages.Compiled(
-        unloaded.load(), [], in_tree.unflatten(arguments), out_tree, no_kwargs=no_kwargs
+        unloaded.load(), [], in_tree.unflatten(arguments), compiled.out_tree, no_kwargs=no_kwargs
     )

@@ -121,13 +121,13 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """The environment variables: a CPU simulates the requested number of devices."""
+        # With a cache, a row could run the program that was compiled for another row.
+        own = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         if self.devices is None:
-            return dict(os.environ)
+            return own
         flags = flags_for_devices(os.environ, self.devices // self.processes)
         threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # read by XLA
-        # With a cache, a row could run the program that was compiled for another row.
-        cache = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        return {**os.environ, "XLA_FLAGS": flags, **threads, **cache}
+        return {**own, "XLA_FLAGS": flags, **threads}
 
 
 @dataclass(frozen=True, kw_only=True)
