@@ -5,6 +5,7 @@
     python scripts/bench.py --peers FOLDER      # with these
     python scripts/bench.py --device gpu [--mixed-precision]
     python scripts/bench.py --saves [--pairs 5] # what a snapshot costs, by size; no works
+    python scripts/bench.py --startup [--pairs 5] [--works mlp,cnn]  # seconds to the first step
 
 Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
 machine whose speed drifts serves all alike, and a figure is the median of the rounds' ratios.
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import startup
 from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, SAVE_SIZES, SAVES
 from benchmarks.environments import make_environments, missing
 from benchmarks.figures import reduce_work, saves_table, table
@@ -52,6 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--peers", type=_folder, metavar="FOLDER", help="where --setup made the environments")
     add("--setup", type=_folder, metavar="FOLDER", help="make the peers' environments, and leave")
     add("--saves", action="store_true", help="measure saves of 1, 100 and 1,000 MB, and leave")
+    add("--startup", action="store_true", help="measure starts of mlp and cnn, and leave")
     add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
     add("--json", action="store_true", help="figures for programs, and each round's")
     options = parser.parse_args(arguments)
@@ -159,6 +162,24 @@ def run_saves(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_startup(options: argparse.Namespace) -> int:
+    """Measures and prints what a start costs; returns the exit code."""
+    works: dict[str, Any] = {}
+    for work in (work for work in options.works if work in startup.WORKS):
+        try:
+            works[work] = startup.measure_startup(work, options.pairs, options.launcher, _say)
+        except AetheriaError as error:
+            _say(f"{work}: skipped: {error}")
+        except subprocess.CalledProcessError as error:
+            _say(f"bench: startup of {work}: {error}; it said\n{error.output}")
+            return 1
+    if not works:
+        _say(f"--works: expected some of {', '.join(startup.WORKS)} for --startup; use mlp")
+        return 2
+    print(json.dumps({"startup": works}, indent=2) if options.json else startup.report(works))
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs and prints; returns the exit code."""
     options = parse(arguments)
@@ -175,6 +196,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if options.saves:
         return run_saves(options)
+    if options.startup:
+        return run_startup(options)
     contestants, reports, failed = choose(options), {}, False
     if not contestants:
         return 2
