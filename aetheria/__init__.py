@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from aetheria.data import RecordSource as RecordSource
     from aetheria.inference import Predictor as Predictor
     from aetheria.model.adapters import LinenModel as LinenModel
-    from aetheria.model.adapters import NnxModel as NnxModel
     from aetheria.model.averaging import with_average as with_average
     from aetheria.model.classes import Classes as Classes
     from aetheria.model.clipping import clip as clip
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from aetheria.model.model import LossOutput as LossOutput
     from aetheria.model.model import Model as Model
     from aetheria.model.model import WeightedSum as WeightedSum
+    from aetheria.model.nnx_adapter import NnxModel as NnxModel
     from aetheria.model.optimizers import SGD as SGD
     from aetheria.model.optimizers import Adam as Adam
     from aetheria.model.optimizers import AdamW as AdamW
@@ -48,12 +48,13 @@ _EXPORTS = {
     "aetheria.api": ("TrainResult", "train"),
     "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
     "aetheria.inference": ("Predictor",),
-    "aetheria.model.adapters": ("LinenModel", "NnxModel"),
+    "aetheria.model.adapters": ("LinenModel",),
     "aetheria.model.averaging": ("with_average",),
     "aetheria.model.classes": ("Classes",),
     "aetheria.model.clipping": ("clip",),
     "aetheria.model.metrics": ("weighted",),
     "aetheria.model.model": ("LossOutput", "Model", "WeightedSum"),
+    "aetheria.model.nnx_adapter": ("NnxModel",),
     "aetheria.model.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Optimizer", "warmup_cosine"),
     "aetheria.model.sharding": ("fsdp_rules", "split_batch"),
     "aetheria.model.tasks": ("Classifier", "Regressor"),

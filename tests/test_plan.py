@@ -17,11 +17,11 @@ from support.meshes import SimpleMLP, Whole, bytes_on_each_device
 from support.programs import make_spec
 from support.runs import DIGITS
 
+from aetheria.hardware.jax.operations import count_operations
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.tools.plan.analysis import analyze
 from aetheria.tools.plan.collectives import Collective, find_collectives
 from aetheria.tools.plan.machine import Machine
-from aetheria.tools.plan.operations import count_operations
 
 pytestmark = pytest.mark.uncached
 
@@ -199,7 +199,7 @@ def test_a_loop_of_unknown_length_is_reported():
     def loop(x):
         return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x)
 
-    assert count_operations(jax.make_jaxpr(loop)(jnp.ones((4, 4)))) == (2 * 4**3, 1)
+    assert count_operations(jax.make_jaxpr(loop)(jnp.ones((4, 4))))[:2] == (2 * 4**3, 1)
 
 
 def test_recomputation_is_counted():

@@ -190,6 +190,7 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
         seed=config.seed,
         mixed_precision=config.mixed_precision,
         max_consecutive_skips=config.max_consecutive_skips,
+        chunk_size=feed.chunk_size,
     )
 
 

@@ -108,6 +108,10 @@ class Feed:
         """
         return _serve(self.splits.train, self._read_train(examples_seen, max_global_batches))
 
+    def chunk_size(self, max_global_batches: int) -> int:
+        """How many global batches each chunk of `train_chunks` holds, padded ones included."""
+        return self._global_batches_per_read(self.splits.train, max_global_batches)
+
     def train_indices(self, examples_seen: int) -> list[int]:
         """The indices in the training split of the global batch that begins at a position."""
         epoch, start = divmod(examples_seen, len(self.splits.train))
@@ -124,7 +128,7 @@ class Feed:
     def _read_train(self, examples_seen: int, max_global_batches: int) -> Iterator[Chunk]:
         source = self.splits.train
         epoch, start = divmod(examples_seen, len(source))
-        num_global_batches = self._global_batches_per_read(source, max_global_batches)
+        num_global_batches = self.chunk_size(max_global_batches)
         stride = self.batch_size * num_global_batches
         while True:
             order = epoch_order(self.seed, epoch, len(source))

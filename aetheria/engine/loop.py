@@ -98,7 +98,7 @@ class Engine(Generic[State, Report, Totals]):
             nonfinite.max_consecutive_skips,
             hyperparameters=hyperparameters,
         )
-        self._batches = TrainBatches(feed, program.steps_per_call, self._stalls)
+        self._batches = TrainBatches(feed, lambda: program.steps_per_call, self._stalls)
         self._evaluator = Evaluator(program, feed, stop, self._stalls)
         self._phase = Phase.STARTING
         self._now = RunState()
@@ -168,6 +168,7 @@ class Engine(Generic[State, Report, Totals]):
             self._state = self._program.init()
         else:
             self._restore(restored, ignore_until_step=self._nonfinite.ignore_until_at_start)
+        self._snapshots.prepare()
         self._bus.emit(
             RunStarted(
                 progress=self._now.progress,

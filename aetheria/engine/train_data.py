@@ -1,6 +1,6 @@
 """The training data from a position on, cut where the loop wants to stop."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aetheria.engine.interfaces import Chunk, DataFeed
@@ -16,16 +16,22 @@ class Taken(NamedTuple):
 
 
 class TrainBatches:
-    """Takes global batches from a feed; `seek` first, `close` last."""
+    """Takes global batches from a feed; `seek` first, `close` last.
 
-    def __init__(self, feed: DataFeed, max_global_batches: int, stalls: StallTimer):
-        self._feed, self._max_global_batches, self._stalls = feed, max_global_batches, stalls
+    Args:
+        feed: where they come from.
+        most: how many a chunk may hold; asked at a `seek`, since a program may trace to know it.
+        stalls: is told of the time that is spent waiting for data.
+    """
+
+    def __init__(self, feed: DataFeed, most: Callable[[], int], stalls: StallTimer):
+        self._feed, self._most, self._stalls = feed, most, stalls
         self._chunks: Generator[Chunk, None, None] | None = None
 
     def seek(self, examples_seen: int) -> None:
         """Goes to the global batch that begins there; what was read ahead is dropped."""
         self.close()
-        self._chunks = self._feed.train_chunks(examples_seen, self._max_global_batches)
+        self._chunks = self._feed.train_chunks(examples_seen, self._most())
         self._chunk, self._next = Chunk({}, ()), 0
 
     def take(self, most: int) -> Taken:

@@ -1,15 +1,15 @@
-"""Adapters: a network of a library (Flax Linen, Flax NNX) as a `Model`.
+"""Adapters: a network of a library as a `Model`; here of Flax Linen, in `nnx_adapter` of Flax NNX.
 
 A subclass defines the network, how its outputs are scored, and the optimizer.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx
+from flax import linen
 
 from aetheria.errors import ModelError
 from aetheria.model.contract import call_hook, check_score, kind, where
@@ -20,14 +20,13 @@ from aetheria.model.model import (
     Model,
     ModelState,
     Params,
-    Tree,
     WeightedSum,
 )
 from aetheria.model.precision import widen
 from aetheria.model.sharding import axis_size, split_batch
 
 Metrics: TypeAlias = dict[str, WeightedSum]
-Module = TypeVar("Module", linen.Module, nnx.Module)
+Module = TypeVar("Module")
 
 _OTHER_STREAMS = 1
 
@@ -80,7 +79,7 @@ class LinenModel(NetworkModel):
         """Makes the module. Called while tracing; the module holds no arrays."""
 
     def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        module = _checked(self, self.network(), linen.Module)
+        module = check_module(self, self.network(), linen.Module)
         variables = module.init(rng, example_batch["inputs"], train=False)
         model_state = {name: tree for name, tree in variables.items() if name != "params"}
         return variables.get("params", {}), model_state
@@ -102,7 +101,12 @@ class LinenModel(NetworkModel):
         return widen(outputs), {**model_state, **changed}
 
 
-def _checked(model: Model, module: object, wanted: type[Module]) -> Module:
+def check_module(model: Model, module: object, wanted: type[Module]) -> Module:
+    """Returns what `network` returned.
+
+    Raises:
+        ModelError: it is no module of the library.
+    """
     if isinstance(module, wanted):
         return module
     got = f"the class {module.__name__}" if isinstance(module, type) else kind(module)
@@ -139,52 +143,3 @@ def _split_outputs(batch_size: int) -> Callable[..., Arrays]:
         return jax.tree.map(split, call(*args, **kwargs))
 
     return intercept
-
-
-class NnxModel(NetworkModel):
-    """A Flax NNX module as a Model. The module is called as `module(inputs)`."""
-
-    @abstractmethod
-    def network(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the module with its parameters."""
-
-    def init(self, rng: jax.Array, example_batch: Batch) -> tuple[Params, ModelState]:
-        module = _checked(self, self.network(nnx.Rngs(rng)), nnx.Module)
-        return self._split(module)
-
-    def apply(
-        self,
-        params: Params,
-        model_state: ModelState,
-        inputs: Arrays,
-        rng: jax.Array | None,
-        train: bool,
-    ) -> tuple[Arrays, ModelState]:
-        # The graph is rebuilt from shapes alone in every trace, so the model holds no array.
-        shapes = nnx.eval_shape(lambda: self.network(nnx.Rngs(0)))
-        graph, _, streams, _ = nnx.split(shapes, nnx.Param, nnx.RngState, ...)
-        key = jax.random.key(0) if rng is None else rng
-        module: Any = nnx.merge(graph, params, model_state, _reseeded(streams, key))
-        module.train() if train else module.eval()
-        outputs = module(inputs)
-        return widen(outputs), self._split(module)[1]
-
-    @staticmethod
-    def _split(module: nnx.Module) -> tuple[Params, ModelState]:
-        # RNG streams are seeded from the step's key, and intermediates belong to one call.
-        transient = (nnx.RngState, nnx.Intermediate)
-        _, params, _, rest = nnx.split(module, nnx.Param, transient, ...)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
-
-def _reseeded(streams: Tree, key: jax.Array) -> Tree:
-    """Gives every RNG stream a key of its own, whatever its name, and a count of zero."""
-    # Not nnx.reseed: it goes by name, and a stream that falls back to `default` has another name.
-    leaves, treedef = jax.tree.flatten(streams)
-    fresh = [
-        jax.random.split(jax.random.fold_in(key, index), leaf.shape)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else jnp.zeros(leaf.shape, leaf.dtype)
-        for index, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, fresh)

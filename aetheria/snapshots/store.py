@@ -4,6 +4,7 @@ Each is a folder `snapshot_ep5` or `snapshot_step120`; see `aetheria.snapshots.s
 """
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -57,9 +58,6 @@ class SnapshotStore:
     """
 
     def __init__(self, folder: Path, retention: Retention):
-        # Imported here and not at the first save: the loop would wait for it a tenth of a second.
-        import aetheria.snapshots.orbax_items  # noqa: F401
-
         self._folder, self._retention = folder, retention
         self._kept = list_snapshots(folder)
         self._thread: threading.Thread | None = None
@@ -67,6 +65,13 @@ class SnapshotStore:
         self.failures: list[FailedSave] = []
         self._written: set[Path] = set()
         self._num_attempts = 0
+
+    def prepare(self) -> None:
+        """Imports in a thread what a save needs: 0.3 s, in which the first step compiles. At the
+        first save, the loop would wait for a part of it.
+        """
+        name = "aetheria.snapshots.orbax_items"
+        threading.Thread(target=importlib.import_module, args=(name,), name=name).start()
 
     def busy(self) -> bool:
         """Whether a save is still under way."""

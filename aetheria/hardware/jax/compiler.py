@@ -5,6 +5,7 @@ on the machine it runs on.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -59,6 +60,25 @@ def jit_for(platform: str) -> Jit:
         return jax.jit(rewrite(function, rules, around), compiler_options=chosen, **how)
 
     return jit
+
+
+def begin_to_compile(lowered: jax.stages.Lowered) -> Callable[[], None]:
+    """Compiles in a thread, while the caller traces something else or waits for another compiler.
+
+    A call of the function with arguments of the same shapes then finds it compiled. What fails here
+    fails again in that call, where it is reported.
+
+    Returns:
+        Waits for the thread.
+    """
+
+    def compile_it() -> None:
+        with contextlib.suppress(Exception):
+            lowered.compile()
+
+    thread = threading.Thread(target=compile_it, name="aetheria-compiler")
+    thread.start()
+    return thread.join
 
 
 class TraceCounter:

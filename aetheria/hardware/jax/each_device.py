@@ -39,15 +39,15 @@ class EachDevice:
         """
         if not self._loaded:
             assert place == 0, "compiled for the first device"
-            self._loaded = self._compile(arguments)
+            # Lowered here: a frame less at every error in a user's network.
+            self._loaded = self._compile(self._function.lower(*arguments))
         return self._loaded[place](*arguments)
 
-    def _compile(self, arguments: Sequence[Any]) -> list[Any]:
+    def _compile(self, lowered: jax.stages.Lowered) -> list[Any]:
         cache = active_cache()
         # A cache of JAX's own hides what it holds; with one, each device has an entry of its own.
         if len(self._devices) == 1 or (cache is None and _has_cache()):
             return [self._function] * len(self._devices)
-        lowered = self._function.lower(*arguments)
         with contextlib.nullcontext([]) if cache is None else cache.watched() as seen:
             compiled = lowered.compile()
         try:

@@ -5,7 +5,7 @@ decides nothing about a run: no cadence, no file, no event.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import jax
@@ -14,13 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aetheria.engine.interfaces import GuardCounters, HostReport
-from aetheria.hardware.jax.compiler import TraceCounter, jit_for
+from aetheria.hardware.jax.compiler import TraceCounter, begin_to_compile, jit_for
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
+from aetheria.hardware.jax.operations import Operations, count_operations
 from aetheria.hardware.jax.placement import Placement, place_state
 from aetheria.hardware.jax.run_ahead import RunAhead
 from aetheria.hardware.jax.step import make_eval_step, make_train_step, make_train_steps
-from aetheria.hardware.jax.steps_per_call import choose_steps_per_call, count_flops
+from aetheria.hardware.jax.steps_per_call import choose_steps_per_call
 from aetheria.hardware.jax.transfers import (
     all_transfers,
     no_implicit_transfers,
@@ -64,7 +65,7 @@ class JaxProgram:
         self._placement = at = Placement(
             mesh, place_state(model.partition_rules(), signature.state, mesh)
         )
-        self._example_global_batch = spec.example_global_batch
+        self._example_global_batch, self._chunk_size = spec.example_global_batch, spec.chunk_size
         self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
         self._traces = TraceCounter("train_step", "eval_step")
         platform = mesh.devices.flat[0].platform
@@ -102,6 +103,7 @@ class JaxProgram:
         self._place_rows = jax.jit(lambda rows: rows, out_shardings=at.whole)
         self._ahead = RunAhead()
         self._export = make_export(at.state)
+        self._wait_for_train_steps: Callable[[], None] | None = None
 
     @functools.cached_property
     def _rows_of_no_step(self) -> jax.Array:
@@ -110,19 +112,18 @@ class JaxProgram:
     @property
     def steps_per_call(self) -> int:
         """How many steps to offer in one call; a function of the model and the data's shapes."""
-        return choose_steps_per_call(self._mesh, self._step_flops)
+        return choose_steps_per_call(self._mesh, lambda: self._step_operations)
 
-    def _step_flops(self) -> float:
-        at, shapes = self._placement.global_batch, self._example_global_batch
+    @functools.cached_property
+    def _step_operations(self) -> Operations:
+        at = self._placement.global_batch
         global_batch = {
             name: jax.ShapeDtypeStruct(column.shape, column.dtype, sharding=at)
-            for name, column in shapes.items()
+            for name, column in self._example_global_batch.items()
         }
-        # On the mesh, as the train steps are traced, so that both share one trace. The slices are
-        # a loop, whose body is counted once.
+        # On the mesh, as the train steps are traced, so that both share one trace.
         with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
-            lowered = self._step.lower(self.abstract_state, global_batch)
-            return len(shapes["mask"]) * count_flops(lowered)
+            return count_operations(self._step.trace(self.abstract_state, global_batch).jaxpr)
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -166,7 +167,26 @@ class JaxProgram:
     def init(self) -> TrainState:
         """Makes the state of step 0 from the run's seed, already placed."""
         with all_transfers():
-            return self._init(jax.random.key(self._seed), self._example)
+            key = jax.random.key(self._seed)
+            wait = begin_to_compile(self._init.lower(key, self._example))
+            self._begin_train_steps()
+            wait()
+            return self._init(key, self._example)
+
+    def _begin_train_steps(self) -> None:
+        """Compiles them in the background; of several processes, all have to compile in one order,
+        so that each does it where it needs them.
+        """
+        if self._mesh.is_multi_process or self._chunk_size is None:
+            return
+        size = self._chunk_size(self.steps_per_call)
+        chunk = {
+            name: jax.ShapeDtypeStruct((size, *column.shape), column.dtype)
+            for name, column in self._example_global_batch.items()
+        }
+        rows = self._rows_of_no_step
+        lowered = self._train_steps.lower(self.abstract_state, chunk, 0, 1, rows)
+        self._wait_for_train_steps = begin_to_compile(lowered)
 
     def train_steps(
         self,
@@ -179,6 +199,9 @@ class JaxProgram:
         """Takes `count` steps in one call, on the chunk's global batches from `start` on; the state
         is donated, the report to add to is not.
         """
+        if self._wait_for_train_steps is not None:
+            self._wait_for_train_steps()
+            self._wait_for_train_steps = None
         with sends_to_device():
             rows = self._rows_of_no_step if since is None else since.values
             chunk = arrays
@@ -244,6 +267,7 @@ class JaxProgram:
             out_shardings=self._placement.state,
         )
         with all_transfers():
+            self._begin_train_steps()
             return place([np.asarray(arrays[path]) for path in leaf_paths(self._abstract)])
 
     def unfreeze(self, state: TrainState, ignore_until_step: int) -> TrainState:

@@ -1,6 +1,6 @@
 """What every backend needs to know of a run to make its program. No device and no model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ class ProgramSpec:
         seed: the run's seed.
         mixed_precision: whether to compute in bfloat16; or a precision policy.
         max_consecutive_skips: non-finite global batches in a row after which the state freezes.
+        chunk_size: the most steps in a call -> the global batches in each chunk of the data; None:
+            not known, so that nothing is compiled before the first chunk.
     """
 
     example_global_batch: Mapping[str, np.ndarray]
@@ -24,3 +26,4 @@ class ProgramSpec:
     seed: int
     mixed_precision: bool | str
     max_consecutive_skips: int
+    chunk_size: Callable[[int], int] | None = None

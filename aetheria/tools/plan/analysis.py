@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeAlias
 
 import jax
 
+from aetheria.hardware.jax.operations import count_operations
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.layout.leaves import copied_parameter, named_leaves
 from aetheria.hardware.layout.state import TrainState
 from aetheria.tools.plan.collectives import Collective, find_collectives
 from aetheria.tools.plan.machine import Machine
-from aetheria.tools.plan.operations import count_operations
 from aetheria.tools.plan.text import Part
 
 Tree: TypeAlias = Any  # a pytree of shapes with shardings

@@ -1,22 +1,23 @@
 """Counts the floating-point operations of a traced function, loops included."""
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 
 class Operations(NamedTuple):
-    """Operations of matrix products and convolutions.
+    """Operations of a computation.
 
     Attributes:
-        flops: the number of operations; a multiplication and an addition are two.
-        unknown_loops: loops of unknown length with operations inside, whose bodies count once.
+        flops: those of matrix products and convolutions; a multiplication and an addition are two.
+        unknown_loops: loops of unknown length with products inside, whose bodies count once.
+        elements: what everything else writes, in elements of arrays.
     """
 
     flops: int
     unknown_loops: int
+    elements: int
 
 
 def count_operations(jaxpr: ClosedJaxpr | Jaxpr) -> Operations:
@@ -29,26 +30,34 @@ def count_operations(jaxpr: ClosedJaxpr | Jaxpr) -> Operations:
     >>> import jax, jax.numpy as jnp
     >>> def layers(x, kernels):
     ...     return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0]
-    >>> count_operations(jax.make_jaxpr(layers)(jnp.ones((8, 4)), jnp.ones((3, 4, 4))))
-    Operations(flops=768, unknown_loops=0)
+    >>> count_operations(jax.make_jaxpr(layers)(jnp.ones((8, 4)), jnp.ones((3, 4, 4)))).flops
+    768
     """
-    flops = unknown = 0
+    total = Operations(0, 0, 0)
     for eqn in jaxpr.eqns:
         inner = [count_operations(each) for each in jaxprs_in_params(eqn.params)]
+        times = 1
         match eqn.primitive.name:
             case "dot_general":
-                flops += _dot(eqn)
+                own = Operations(_dot(eqn), 0, 0)
             case "conv_general_dilated":
-                flops += _convolution(eqn)
+                own = Operations(_convolution(eqn), 0, 0)
             case "cond" if inner:
-                inner = [max(inner)]
+                own, inner = Operations(0, 0, 0), [max(inner)]
             case "scan":
-                flops += (eqn.params["length"] - 1) * sum(each.flops for each in inner)
+                own, times = Operations(0, 0, 0), eqn.params["length"]
             case "while":
-                unknown += any(each.flops for each in inner)
-        flops += sum(each.flops for each in inner)
-        unknown += sum(each.unknown_loops for each in inner)
-    return Operations(flops, unknown)
+                own = Operations(0, any(each.flops for each in inner), 0)
+            case _ if inner:
+                own = Operations(0, 0, 0)
+            case _:
+                own = Operations(0, 0, sum(math.prod(_shape(out)) for out in eqn.outvars))
+        total = Operations(
+            total.flops + own.flops + times * sum(each.flops for each in inner),
+            total.unknown_loops + own.unknown_loops + sum(each.unknown_loops for each in inner),
+            total.elements + own.elements + times * sum(each.elements for each in inner),
+        )
+    return total
 
 
 def _dot(eqn: JaxprEqn) -> int:
@@ -65,4 +74,4 @@ def _convolution(eqn: JaxprEqn) -> int:
 
 
 def _shape(var: Var | Literal) -> tuple[int, ...]:
-    return cast(jax.ShapeDtypeStruct, var.aval).shape
+    return getattr(var.aval, "shape", ())  # a token has none
