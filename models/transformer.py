@@ -199,4 +199,6 @@ class Transformer(Classifier):
         ]
 
     def update_rule(self):
+        if self.rule != "adamw":
+            return super().update_rule()
         return AdamW(weight_decay=self.weight_decay, b2=0.95, decay_mask=_MATRICES)

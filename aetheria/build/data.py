@@ -9,6 +9,7 @@ from aetheria.config import MAX_WHOLE, Config
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data
 from aetheria.data.error_context import missing_file
+from aetheria.data.forms import first_examples
 from aetheria.engine import Schedule
 from aetheria.errors import ConfigError
 from aetheria.model.model import Model
@@ -27,6 +28,9 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         with missing_file(f"data_name {config.data_name!r}"):
             returned = call_with(dataset, "data_params", config.data_params)
         splits, notes = check_data(returned, config.data_name, model.class_columns())
+    if config.overfit_batches:
+        splits = first_examples(splits.train, config.overfit_batches * config.batch_size)
+        notes.append(f"overfit_batches: {len(splits.train)} examples to train and evaluate on")
     if config.batch_size > len(splits.train):
         notes.append(
             f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "

@@ -33,7 +33,7 @@ from aetheria.model.by_name import RecordedModel
 from aetheria.model.model import Model
 from aetheria.plugins import DATA, MODELS
 from aetheria.plugins.code import digest_code
-from aetheria.plugins.resolved import resolve_arguments, to_json
+from aetheria.plugins.resolved import resolve_arguments, without_added
 
 
 class ListenerChoice(NamedTuple):
@@ -187,7 +187,7 @@ def model_fields(model: Model) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(model):
         return {}
-    return {f.name: to_json(getattr(model, f.name)) for f in dataclasses.fields(model)}
+    return without_added(model, {f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
 
 
 def resolve_model(config: Config, project: Path | None) -> dict[str, Any]:

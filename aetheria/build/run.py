@@ -48,6 +48,7 @@ class Run:
         make_listeners: makes the listeners and attaches them, once. The run folder must exist: a
             logger may open a file as it is made.
         record: what every snapshot records of the run.
+        schedule: its length and cadences.
         changes: a line for everything that differs from the snapshot that the run resumes from.
         notes: lines that a user should see at the start.
         devices: those of this process, in words.
@@ -61,6 +62,7 @@ class Run:
     bus: EventBus
     make_listeners: Callable[[], None]
     record: RunRecord
+    schedule: Schedule
     changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
@@ -178,6 +180,7 @@ def build_run(
         bus=bus,
         make_listeners=functools.cache(attach),
         record=record,
+        schedule=schedule,
         changes=tuple(changes),
     )
 

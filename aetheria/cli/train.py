@@ -1,6 +1,7 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
 import contextlib
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,17 @@ from aetheria.cli import values
 from aetheria.cli.fields import ConfigFields
 from aetheria.cli.flag import Flag, Section
 from aetheria.cli.terminal import safe_output
-from aetheria.config.files import load_config
+from aetheria.config.files import load_config, to_yaml
+from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.processes.address import MAX_PROCESSES
 from aetheria.hardware.processes.distributed_config import DistributedConfig
+
+_FAST = ("max_steps=2", "overfit_batches=2", "log_every_steps=1", "loggers=[console]")
+_CONTRADICTIONS = (
+    ("fast_dev_run", "workdir"),
+    ("fast_dev_run", "resume"),
+    ("name", "workdir"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,8 @@ class TrainCommand(ConfigFields):
     Examples:
         aetheria train configs/mlp.py --set epochs=3
         aetheria train config.yaml --workdir=run --resume=auto
+        aetheria train config.py:small --dry-run
+        aetheria train config.yaml --resume=runs/mlp/1@best --name=longer
 
     Exit codes:
         0: the run is complete
@@ -60,18 +71,32 @@ class TrainCommand(ConfigFields):
 
     Attributes:
         workdir: the run folder (default: the next runs/<config name>/<n>).
-        resume: auto, latest, best, a step, or the path of a snapshot (default: start afresh).
+        name: the run folder is the next runs/<name>/<n>.
+        resume: auto, latest, best, a step, the path of a snapshot, or RUN@best, RUN@latest or
+            RUN@STEP (default: start afresh).
         overwrite: replace an earlier run in --workdir.
         accept_changes: resume although the config, a default in the code, a setting of JAX or the
             data has changed since the snapshot, so that the rest of the run differs.
         stop_at_step: take a snapshot at step N and exit with 75; the run can be resumed.
+        overfit_batches: train and evaluate on the first N global batches alone, to see whether the
+            model can learn them by heart.
+        print_config: print the whole config as YAML, defaults and overrides included, and exit.
+        dry_run: check the config, the data and the model as a run does, say what it would do, and
+            exit; nothing is compiled or written.
+        fast_dev_run: take two steps, evaluate and save on two global batches in a temporary folder,
+            to see whether everything works; nothing is kept.
     """
 
     workdir: Annotated[Path | None, Flag(values.local_path, "DIR")] = None
+    name: Annotated[str | None, Flag(values.folder_name, "NAME")] = None
     resume: Annotated[str | None, Flag(metavar="WHAT")] = None
     overwrite: bool = False
     accept_changes: bool = False
     stop_at_step: Annotated[int | None, Flag(values.positive("a step"), "N")] = None
+    overfit_batches: Annotated[int | None, Flag(values.positive("a number"), "N")] = None
+    print_config: bool = False
+    dry_run: bool = False
+    fast_dev_run: bool = False
     distributed: Annotated[
         DistributedFlags,
         Section("Several processes started by hand (torchrun and srun need none of these)"),
@@ -84,7 +109,10 @@ class TrainCommand(ConfigFields):
             AetheriaError: the request cannot be met; nothing was written.
         """
         started_at = time.perf_counter()
-        config = load_config(self.config_file, self.overrides)
+        config = load_config(self.config_file, self._all_overrides())
+        if self.print_config:
+            print(to_yaml(config), end="")
+            return int(ExitCode.OK)
         # Imported late: a wrong key is reported before numpy is loaded.
         from aetheria.hardware.processes.signals import leave_on_signals
 
@@ -92,11 +120,15 @@ class TrainCommand(ConfigFields):
             from aetheria.plugins.discovery import find_project
             from aetheria.training.session import TrainingSession
 
+            workdir = self.workdir
+            if self.fast_dev_run:
+                folder = held.enter_context(tempfile.TemporaryDirectory(prefix="aetheria-"))
+                workdir = Path(folder) / "run"
             session = TrainingSession(
                 config=config,
-                config_name=self.config_file.stem,
+                config_name=self.name or self.config_file.stem,
                 project=find_project(self.config_file, self.project),
-                workdir=self.workdir,
+                workdir=workdir,
                 resume=self.resume,
                 overwrite=self.overwrite,
                 accept_changes=self.accept_changes,
@@ -105,4 +137,29 @@ class TrainCommand(ConfigFields):
                 traceback=self.traceback,
                 started_at=started_at,
             )
-            return session.run(held).exit_code
+            if self.dry_run:
+                from aetheria.training.dry_run import describe
+
+                print(*describe(session), sep="\n")
+                return int(ExitCode.OK)
+            ended = session.run(held)
+        if self.fast_dev_run:
+            print("fast dev run: trained, evaluated and saved; nothing was kept")
+        return ended.exit_code
+
+    def _all_overrides(self) -> list[str]:
+        """Those given, and those that options stand for.
+
+        Raises:
+            AetheriaError: two options contradict each other.
+        """
+        for name, other in _CONTRADICTIONS:
+            if getattr(self, name) and getattr(self, other) is not None:
+                raise AetheriaError(
+                    f"--{name.replace('_', '-')}: expected it without --{other}, got both; leave "
+                    "one out"
+                )
+        overrides = [*self.overrides, *(_FAST if self.fast_dev_run else ())]
+        if self.overfit_batches is not None:
+            overrides.append(f"overfit_batches={self.overfit_batches}")
+        return overrides

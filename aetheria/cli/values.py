@@ -126,3 +126,11 @@ def size_bytes(text: str) -> int:
     raise ValueError(
         f"expected a size such as 80GB or 24GiB, of at most 1024 TiB, got {shown(text)}"
     )
+
+
+def folder_name(text: str) -> str:
+    """Reads the name of a folder, without any above it."""
+    local_path(text)
+    if "/" in text or text in (".", ".."):
+        raise ValueError(f"expected a name without slashes, got {shown(text)}")
+    return text

@@ -1,6 +1,7 @@
 """Reads config files (Python with ml_collections, YAML, JSON) and applies overrides to them."""
 
 import ast
+import inspect
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config file, applies overrides, and checks the result.
 
     Args:
-        file: a `.py` file with `get_config()`, or a `.yaml`, `.yml` or `.json` file.
+        file: a `.py` file with `get_config()`, or a `.yaml`, `.yml` or `.json` file. As with
+            ml_collections, `config.py:variant` calls `get_config("variant")`.
         overrides: `key=value` texts; a key may be dotted, a value is read as YAML.
 
     Raises:
@@ -46,6 +48,13 @@ def override(values: dict[str, object], overrides: Sequence[str], where: str) ->
     return make_config(values, where, origins)
 
 
+def to_yaml(config: Config) -> str:
+    """Writes every key of a config, as a file that `load_config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(_to_plain(config.to_dict()), sort_keys=False, allow_unicode=True)
+
+
 def read_values(source: Path | object) -> dict[str, object]:
     """Reads the values of a config as they are written; `make_config` checks them.
 
@@ -67,8 +76,9 @@ def read_values(source: Path | object) -> dict[str, object]:
 
 
 def _read(file: Path) -> dict[str, object]:
+    file, variant = _split_variant(file)
     readers: dict[str, Callable[[Path], object]] = {
-        ".py": _read_python,
+        ".py": lambda file: _read_python(file, variant),
         ".yaml": _read_yaml,
         ".yml": _read_yaml,
         ".json": _read_json,
@@ -94,14 +104,27 @@ def _read(file: Path) -> dict[str, object]:
     return {key: _to_plain(value) for key, value in values.items()}
 
 
-def _read_python(file: Path) -> object:
+def _split_variant(file: Path) -> tuple[Path, str | None]:
+    """Splits `config.py:variant`.
+
+    >>> _split_variant(Path("configs/mlp.py:small")), _split_variant(Path("a.yaml"))
+    ((PosixPath('configs/mlp.py'), 'small'), (PosixPath('a.yaml'), None))
+    """
+    name, colon, variant = str(file).rpartition(":")
+    if colon and name.lower().endswith(".py") and not file.exists():
+        return Path(name), variant
+    return file, None
+
+
+def _read_python(file: Path, variant: str | None) -> object:
     # runpy instead of an import: the bytecode cache of an import misses an edit within the same
     # second.
     try:
         names = runpy.run_path(str(file), run_name=f"_aetheria_config_{file.stem}")
         if "get_config" not in names:
             raise ConfigError(f"{file}: expected a function get_config(), got none; write one")
-        config = names["get_config"]()
+        get_config = names["get_config"]
+        config = get_config(*_variant_argument(file, get_config, variant))
         return config.to_dict() if hasattr(config, "to_dict") else config
     except ConfigError:
         raise
@@ -110,6 +133,30 @@ def _read_python(file: Path) -> object:
         raise ConfigError(
             f"{file}: expected a get_config() that returns a config, got {reason}; fix the file"
         ) from error
+
+
+def _variant_argument(
+    file: Path, get_config: Callable[..., object], variant: str | None
+) -> tuple[str, ...]:
+    """What `get_config` is called with.
+
+    Raises:
+        ConfigError: it takes no variant, or needs one.
+    """
+    parameters = inspect.signature(get_config).parameters.values()
+    if variant is not None and not parameters:
+        raise ConfigError(
+            f"{file}:{variant}: expected a get_config(variant), got one without parameters; name "
+            f"{file} alone"
+        )
+    needs_one = sum(
+        each.default is each.empty for each in parameters if each.kind < each.VAR_POSITIONAL
+    )
+    if variant is None and needs_one:
+        raise ConfigError(
+            f"{file}: expected a variant, which its get_config takes, got none; name {file}:VARIANT"
+        )
+    return () if variant is None else (variant,)
 
 
 def _read_yaml(file: Path) -> object:

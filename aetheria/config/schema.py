@@ -72,6 +72,8 @@ class Config:
         epochs: Passes over the training split.
         max_steps: The length of the run in optimizer steps, whatever `epochs` is; null: `epochs`
             decides.
+        overfit_batches: Train and evaluate on the first global batches of the training split alone,
+            this many, to see whether the model can learn them by heart; 0: on all data.
         batch_size: The global batch: examples in one optimizer step, over all devices.
         learning_rate: Passed to the model; null: the model's own default.
         max_grad_norm: Passed to the model, which clips the gradient to this global norm; 0: no
@@ -123,6 +125,7 @@ class Config:
     data_params: dict[str, Any] = _field({}, "structural")
     epochs: PositiveInt = _field(10, "schedule")
     max_steps: PositiveInt | None = _field(None, "schedule")
+    overfit_batches: NonNegativeInt = _field(0, "schedule")
     batch_size: PositiveInt = _field(64, "schedule")
     learning_rate: NonNegativeFloat | None = _field(None, "schedule", passed_to_model=True)
     max_grad_norm: NonNegativeFloat | None = _field(None, "schedule", passed_to_model=True)

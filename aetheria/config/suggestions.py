@@ -46,11 +46,15 @@ _VALUES = {
     ("on_nonfinite", "raise"): "use 'halt'",
     ("on_nonfinite", "ignore"): "use 'skip'",
 }
-# What other trainers configure and a model decides here.
-_DECIDED_BY_MODEL = (
-    *("optimizer", "optim", "scheduler", "lr_scheduler", "schedule", "weight_decay"),
-    *("warmup", "warmup_steps", "momentum", "betas", "loss", "criterion"),
-)
+# What other trainers configure and a model decides here; and a Classifier's name for it.
+_DECIDED_BY_MODEL = {
+    **dict.fromkeys(("optimizer", "optim"), "rule"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "schedule"), "schedule"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "warmup_steps"),
+    "weight_decay": "weight_decay",
+    "momentum": "momentum",
+    **dict.fromkeys(("betas", "loss", "criterion"), ""),
+}
 _MAX_NAME_LENGTH = 60  # a longer name resembles no key, and comparing it takes long
 
 
@@ -60,11 +64,14 @@ def unknown_key(where: str, name: str, known: Sequence[str]) -> str:
     >>> unknown_key("a.yaml", "epoch", ["epochs", "seed"])
     "a.yaml: epoch: expected a known key, got 'epoch'; did you mean 'epochs'?"
     """
-    if name.lower() in _DECIDED_BY_MODEL:
+    hyperparameter = _DECIDED_BY_MODEL.get(name.lower())
+    if hyperparameter:
         advice = (
-            "the model chooses it: give a hyperparameter of the model in model_params, or change "
-            "its optimizer or loss"
+            f"the model chooses it: use model_params.{hyperparameter} if it is a Classifier or a "
+            "Regressor, else a hyperparameter of its own"
         )
+    elif hyperparameter is not None:
+        advice = "the model chooses it: give a hyperparameter in model_params, or change the model"
     elif near := find_key(name, known):
         advice = f"did you mean {near!r}?"
     else:

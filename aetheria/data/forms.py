@@ -171,6 +171,12 @@ def hold_out(source: Source, eval_fraction: float) -> DataSplits:
     return DataSplits(train=_take(source, order[num_eval:]), eval=_take(source, order[:num_eval]))
 
 
+def first_examples(source: Source, count: int) -> DataSplits:
+    """The first examples of a source, `count` at most, for both training and evaluation."""
+    few = _take(source, np.arange(min(count, len(source))))
+    return DataSplits(train=few, eval=few)
+
+
 class SubsetSource:
     """Some examples of another source, in a given order.
 

@@ -168,17 +168,55 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
 
 def warmup_cosine(
-    learning_rate: float, total_steps: int, *, warmup_fraction: float = 0.1
+    learning_rate: float,
+    total_steps: int,
+    *,
+    warmup_fraction: float = 0.1,
+    warmup_steps: int | None = None,
 ) -> optax.Schedule:
     """Returns a schedule that rises linearly to `learning_rate` during the warm-up, then falls to
     zero along a cosine.
 
     Source: Loshchilov & Hutter, "SGDR" (arXiv:1608.03983), one cycle.
+
+    Args:
+        learning_rate: the largest value.
+        total_steps: the length of the run.
+        warmup_fraction: the share of it that is the warm-up, one step at least.
+        warmup_steps: the length of the warm-up, instead of `warmup_fraction`.
     """
-    warmup_steps = max(1, int(total_steps * warmup_fraction))
+    steps = max(1, int(total_steps * warmup_fraction)) if warmup_steps is None else warmup_steps
     return optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup_steps, max(total_steps, warmup_steps + 1)
+        0.0, learning_rate, steps, max(total_steps, steps + 1)
     )
+
+
+def warmup_linear(
+    learning_rate: float, total_steps: int, *, warmup_steps: int | None = None
+) -> optax.Schedule:
+    """As `warmup_cosine`, but falls along a line."""
+    steps = max(1, total_steps // 10) if warmup_steps is None else warmup_steps
+    fall = optax.linear_schedule(learning_rate, 0.0, max(total_steps - steps, 1))
+    return _after_warmup(learning_rate, steps, fall)
+
+
+def warmup_constant(
+    learning_rate: float, total_steps: int, *, warmup_steps: int | None = None
+) -> optax.Schedule:
+    """As `warmup_cosine`, but stays at `learning_rate`."""
+    steps = max(1, total_steps // 10) if warmup_steps is None else warmup_steps
+    return _after_warmup(learning_rate, steps, optax.constant_schedule(learning_rate))
+
+
+def _after_warmup(learning_rate: float, steps: int, schedule: optax.Schedule) -> optax.Schedule:
+    if not steps:
+        return schedule
+    rise = optax.linear_schedule(0.0, learning_rate, steps)
+    return optax.join_schedules([rise, schedule], [steps])
+
+
+# By the names that a config may use.
+SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": warmup_constant}
 
 
 def schedules(

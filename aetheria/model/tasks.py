@@ -1,16 +1,30 @@
 """Classifiers and regressors: networks with the usual loss, metrics and optimizer, written once."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import jax
 import optax
 from jaxtyping import Array, Float
 
+from aetheria.errors import ModelError, shown
 from aetheria.model.adapters import LinenModel, Metrics
 from aetheria.model.classes import Classes
 from aetheria.model.metrics import weighted
 from aetheria.model.model import Batch, WeightedSum
-from aetheria.model.optimizers import AdamW, Optimizer, UpdateRule, warmup_cosine
+from aetheria.model.optimizers import (
+    SCHEDULES,
+    SGD,
+    Adam,
+    AdamW,
+    Lion,
+    Optimizer,
+    UpdateRule,
+)
+from aetheria.plugins.resolved import ADDED
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +34,21 @@ class SupervisedModel(LinenModel):
     The fields are keyword-only, so a subclass may add fields of its own in any order.
 
     Attributes:
+        rule: how the optimizer updates: `adamw`, `adam`, `sgd` or `lion`.
+        momentum: of `sgd`; 0: none.
+        schedule: the learning rate after the warm-up: it falls to zero along a `cosine` or a line
+            (`linear`), or stays (`constant`).
+        warmup_steps: the steps in which it rises from zero; None: a tenth of the run.
         learning_rate: its largest value, at the end of the warm-up.
-        weight_decay: see `AdamW`.
+        weight_decay: of `adamw` and `lion`.
         max_grad_norm: gradients are clipped to this global norm; 0 turns clipping off.
         ema_decay: the decay of the averaged parameters; 0 keeps no average.
     """
 
+    rule: str = field(default="adamw", metadata=ADDED)
+    momentum: float = field(default=0.9, metadata=ADDED)
+    schedule: str = field(default="cosine", metadata=ADDED)
+    warmup_steps: int | None = field(default=None, metadata=ADDED)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
@@ -33,12 +56,19 @@ class SupervisedModel(LinenModel):
 
     def update_rule(self) -> UpdateRule:
         """Returns the rule of the optimizer; override it for another rule or other settings."""
-        return AdamW(weight_decay=self.weight_decay)
+        rules: dict[str, UpdateRule] = {
+            "adamw": AdamW(weight_decay=self.weight_decay),
+            "adam": Adam(),
+            "sgd": SGD(momentum=self.momentum),
+            "lion": Lion(weight_decay=self.weight_decay),
+        }
+        return _one_of("rule", self.rule, rules)
 
     def optimizer(self, total_steps: int) -> optax.GradientTransformation:
+        make_schedule = _one_of("schedule", self.schedule, SCHEDULES)
         return Optimizer(
             self.update_rule(),
-            warmup_cosine(self.learning_rate, total_steps),
+            make_schedule(self.learning_rate, total_steps, warmup_steps=self.warmup_steps),
             max_grad_norm=self.max_grad_norm,
             ema_decay=self.ema_decay,
         )
@@ -97,6 +127,15 @@ class Regressor(SupervisedModel):
 
     def score(self, outputs: jax.Array, batch: Batch) -> tuple[WeightedSum, Metrics]:
         return squared_error(outputs, batch)
+
+
+def _one_of(field: str, value: str, choices: Mapping[str, Chosen]) -> Chosen:
+    if value not in choices:
+        raise ModelError(
+            f"model_params.{field}: expected one of {', '.join(choices)}, got {shown(value)}; use "
+            "one of these"
+        )
+    return choices[value]
 
 
 def cross_entropy(

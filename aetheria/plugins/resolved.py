@@ -10,12 +10,16 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aetheria.config.json_types import JsonObject
 from aetheria.plugins.arguments import prepare_call
 
 DESCRIPTION = "__repr__"
+# Metadata of a dataclass's field that its class had not at first, and whose default is what the
+# class did then: while it has that value it is not recorded, so that older records agree.
+ADDED: Mapping[str, Any] = MappingProxyType({"added": True})
 # The address of an object in memory, and the prefix that depends on the project's path.
 _PLACES = re.compile(r" at 0x[0-9a-fA-F]+|_aetheria_project_[0-9a-f]{8}\.")
 
@@ -46,8 +50,15 @@ def resolve_arguments(
     {'width': 16, 'scale': 1.0, 'activation': {'__repr__': 'abs'}}
     """
     given = prepare_call(factory, where, arguments, positional).keywords
-    values = {**_defaults(factory, num_positional=1 if positional else 0), **given}
-    return {name: to_json(value) for name, value in values.items()}
+    defaults = _defaults(factory, num_positional=1 if positional else 0)
+    return without_added(factory, {**defaults, **given})
+
+
+def without_added(factory: object, values: Mapping[str, object]) -> dict[str, Any]:
+    """The values as JSON, without those of fields marked `ADDED` that have their defaults."""
+    fields = dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ()
+    unset = {f.name for f in fields if "added" in f.metadata and values.get(f.name) == f.default}
+    return {name: to_json(value) for name, value in values.items() if name not in unset}
 
 
 def restore_arguments(factory: Callable[..., object], recorded: JsonObject) -> dict[str, Any]:

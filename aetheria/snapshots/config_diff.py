@@ -58,7 +58,9 @@ def config_changes(before: RunRecord, now: RunRecord) -> Iterator[Change]:
     Hyperparameters are compared as they were resolved: a config may now name what was the default.
     A snapshot without resolved ones is compared by its config alone.
     """
-    old, new = before.config, _config(now)
+    # A key that an older release did not have stands for what that release did.
+    defaults = _object(to_json(Config(model_name="").to_dict()))
+    old, new = {**defaults, **before.config}, _config(now)
     by_value = [
         key
         for key, name in _PARAMETERS.items()

@@ -202,9 +202,17 @@ class TrainingSession:
             lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,
         )
         plan = all_or_none(peers, lambda: _share_plan(peers, found))
-        return all_or_none(peers, lambda: self._build(peers, plan))
+        return all_or_none(peers, lambda: self.build(peers, plan))
 
-    def _build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
+    def build(self, peers: Peers, plan: RunPlan) -> tuple[Run, list[str]]:
+        """Checks the request and wires the run; compiles and writes nothing.
+
+        Returns:
+            The run, and lines that a user should see at the start.
+
+        Raises:
+            AetheriaError: the request cannot be met.
+        """
         options = RunOptions(
             stop_at_step=self.stop_at_step,
             accept_changes=self.accept_changes,
