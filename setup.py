@@ -1,5 +1,6 @@
-"""The packages are found; the shipped models, which lie beside `aetheria/`, are named."""
+"""The packages are found; the shipped models and configs, beside `aetheria/`, are named."""
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["aetheria", "aetheria.*"]), "aetheria.models"])
+found = find_packages(include=["aetheria", "aetheria.*"])
+setup(packages=[*found, "aetheria.models", "aetheria.configs"])

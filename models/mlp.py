@@ -27,8 +27,8 @@ class _Layers(nn.Module):
 @register_model("SimpleMLP")
 @dataclass(frozen=True)
 class SimpleMLP(Classifier):
-    """Inputs f32 [batch, input_dim]. Labels i32 [batch]; for a regression f32 [batch] or
-    [batch, 1].
+    """A multilayer perceptron. Inputs f32 [batch, input_dim]. Labels i32 [batch]; for a regression
+    f32 [batch] or [batch, 1].
 
     Outputs f32 [batch, num_classes] logits, or [batch, 1].
     """

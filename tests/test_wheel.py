@@ -67,11 +67,11 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess:
 def wheel(tmp_path_factory):
     """A wheel of the repository, built from a copy: a build leaves files in its folder."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("aetheria", "models"):
+    for name in ("aetheria", "models", "configs"):
         shutil.copytree(
             REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, source)
     if importlib.util.find_spec("build") is not None:
@@ -109,7 +109,8 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel, python, tmp_path):
         *(path.relative_to(REPOSITORY) for path in (REPOSITORY / "aetheria").rglob("*.py")),
         *(
             "aetheria" / path.relative_to(REPOSITORY)
-            for path in (REPOSITORY / "models").rglob("*.py")
+            for folder in ("models", "configs")
+            for path in (REPOSITORY / folder).rglob("*.py")
         ),
     ]
     assert packed == {path.as_posix() for path in sources}
@@ -132,6 +133,15 @@ def test_the_quick_start_runs_from_an_empty_folder(python, tmp_path):
     assert [summary["status"] for summary in summaries] == ["completed"] * 2
     assert summaries[0]["params_sha256"] == summaries[1]["params_sha256"]
     assert summaries[0]["final"] == summaries[1]["final"]
+
+    # The files that are no modules are there: the template of a project, which trains at once, and
+    # the example configs.
+    assert "config.yaml" in run(python, "-m", "aetheria", "init", "new", cwd=tmp_path).stdout
+    done = run(
+        python, "-m", "aetheria", "train", "config.yaml", "--fast-dev-run", cwd=tmp_path / "new"
+    )
+    assert "nothing was kept" in done.stdout
+    assert "configs/mlp.py" in run(python, "-m", "aetheria", "models", cwd=tmp_path).stdout
 
     answer = json.loads(run(python, "-c", PREDICT, cwd=tmp_path).stdout)
     assert answer["snapshot"] == "runs/config/2/checkpoints/snapshot_ep10"

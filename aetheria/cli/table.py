@@ -9,11 +9,12 @@ def print_table(
     """Prints rows under their headers; the columns in `right` are flushed right."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in headers:
         table.add_column(header, no_wrap=True, justify="right" if header in right else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(highlight=False, width=120).print(table)

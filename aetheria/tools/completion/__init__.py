@@ -1,0 +1,5 @@
+"""Completes commands and options in a shell."""
+
+COMMANDS = {
+    ("completion",): "aetheria.tools.completion.command:CompletionCommand",
+}

@@ -1,0 +1,5 @@
+"""Makes the folder of a new project."""
+
+COMMANDS = {
+    ("init",): "aetheria.tools.new_project.command:InitCommand",
+}
