@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aetheria.data import ArraySource as ArraySource
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
+    from aetheria.data.tables import read_table as read_table
     from aetheria.inference import Predictor as Predictor
     from aetheria.model.adapters import LinenModel as LinenModel
     from aetheria.model.averaging import with_average as with_average
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "aetheria.api": ("TrainResult", "train"),
     "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
+    "aetheria.data.tables": ("read_table",),
     "aetheria.inference": ("Predictor",),
     "aetheria.model.adapters": ("LinenModel",),
     "aetheria.model.averaging": ("with_average",),

@@ -8,6 +8,7 @@ import numpy as np
 
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
+from aetheria.data.encoding import TableEncoding, as_cells
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
@@ -29,6 +30,7 @@ class _Source(NamedTuple):
     model: RecordedModel
     example_spec: JsonObject
     mixed_precision: bool | str
+    encoding: TableEncoding | None = None
 
 
 class _Loaded(NamedTuple):
@@ -37,6 +39,7 @@ class _Loaded(NamedTuple):
     path: Path
     program: PredictProgram
     weights: Weights
+    encoding: TableEncoding | None
 
 
 class Predictor:
@@ -102,10 +105,11 @@ class Predictor:
         """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
         returns NumPy outputs f32 [batch, ...].
 
-        The answer depends on the inputs alone: the same from one thread or from many.
+        Of a model that was trained on a table, `inputs` may be rows of that table: a data frame, a
+        dict of columns, or a list of dicts. The answer depends on the inputs alone: the same from
+        one thread or from many.
         """
-        loaded = self._loaded
-        return loaded.program.run(loaded.weights, inputs)
+        return self._run(inputs)
 
     def predict_proba(self, inputs: Any) -> Any:
         """Predicts class probabilities f32 [batch, num_classes].
@@ -113,8 +117,32 @@ class Predictor:
         Raises:
             AetheriaError: the model has no classes.
         """
+        return self._run(inputs, probabilities=True)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class number; empty: the snapshot knows none."""
+        encoding = self._loaded.encoding
+        return () if encoding is None else encoding.classes
+
+    def predict_classes(self, inputs: Any) -> list[str]:
+        """Predicts the name of the most probable class of each example.
+
+        Raises:
+            AetheriaError: the model was not trained on classes with names.
+        """
+        if not (classes := self.classes):
+            raise AetheriaError(
+                "predict_classes: expected a model that was trained on a table with class names, "
+                f"got {self.snapshot}; use predict_proba"
+            )
+        return [classes[number] for number in self._run(inputs).argmax(-1)]
+
+    def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
         loaded = self._loaded
-        return loaded.program.run(loaded.weights, inputs, probabilities=True)
+        if loaded.encoding is not None and (cells := as_cells(inputs)) is not None:
+            inputs = loaded.encoding.encode(cells)
+        return loaded.program.run(loaded.weights, inputs, probabilities=probabilities)
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Loads other weights (None: reads the same path again). Calls under way finish with the
@@ -140,7 +168,7 @@ class Predictor:
         weights = program.place(source.arrays)
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
-        return _Loaded(source.path, program, weights)
+        return _Loaded(source.path, program, weights, source.encoding)
 
     def _read(self, checkpoint_path: str, project: Path) -> _Source:
         file = Path(checkpoint_path)
@@ -151,4 +179,8 @@ class Predictor:
             return _Source(file, weights.arrays, model, weights.example_spec, False)
         snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
         run, model = snapshot.record.run, recorded_model(snapshot.record.run)
-        return _Source(snapshot.path, snapshot.arrays, model, run.example_spec, run.mixed_precision)
+        encoding = None
+        if run.encoding is not None:
+            encoding = TableEncoding.from_json(run.encoding, str(snapshot.path))
+        spec, precision = run.example_spec, run.mixed_precision
+        return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding)

@@ -59,6 +59,7 @@ def describe_run(
     lineage: Lineage | None,
     resolved: ResolvedArguments,
     provenance: Provenance | None = None,
+    encoding: JsonObject | None = None,
 ) -> RunRecord:
     """Makes what the record of every snapshot says of its run."""
     return RunRecord(
@@ -68,6 +69,7 @@ def describe_run(
         lineage=lineage,
         resolved=resolved,
         provenance=provenance,
+        encoding=encoding,
     )
 
 

@@ -136,6 +136,7 @@ def build_run(
             strategy=strategy,
             given=given,
         ),
+        encoding=None if feed.splits.encoding is None else feed.splits.encoding.to_json(),
     )
     changes = []
     if plan.snapshot is not None:

@@ -65,7 +65,8 @@ def check_data(returned: object, name: str | None, classes: Mapping[str, Classes
             "ones in every run"
         )
         return CheckedData(splits, notes)
-    splits = DataSplits(train=checked["train split"], eval=checked["eval split"])
+    encoding = returned.encoding if isinstance(returned, DataSplits) else None
+    splits = DataSplits(checked["train split"], checked["eval split"], encoding)
     _check_agreement(splits)
     return CheckedData(splits, notes)
 

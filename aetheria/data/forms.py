@@ -160,7 +160,12 @@ def hold_out(source: Source, eval_fraction: float) -> DataSplits:
     Raises:
         AetheriaError: there are fewer than two examples.
     """
-    size = len(source)
+    train, held_out = split_rows(len(source), eval_fraction)
+    return DataSplits(train=_take(source, train), eval=_take(source, held_out))
+
+
+def split_rows(size: int, eval_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """The rows to train on and those that are held out, by a fixed seed; see `hold_out`."""
     if size < 2:
         raise AetheriaError(
             f"data: expected at least 2 examples, one to train on and one held out, got {size}; "
@@ -168,7 +173,7 @@ def hold_out(source: Source, eval_fraction: float) -> DataSplits:
         )
     num_eval = min(max(1, round(size * eval_fraction)), size - 1)
     order = epoch_order(_SPLIT_SEED, _SPLIT_EPOCH, size)
-    return DataSplits(train=_take(source, order[num_eval:]), eval=_take(source, order[:num_eval]))
+    return order[num_eval:], order[:num_eval]
 
 
 def first_examples(source: Source, count: int) -> DataSplits:

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from aetheria.data.columns import as_column, cast_like, shape_text
+from aetheria.data.encoding import TableEncoding
 from aetheria.errors import AetheriaError
 from aetheria.model.nesting import flat_columns
 
@@ -50,10 +51,16 @@ class DataSplits:
 
     The function may also give a split in one of the plain forms that
     `aetheria.data.forms.as_source` lists, such as a dict of arrays.
+
+    Attributes:
+        train: to train on.
+        eval: to evaluate on.
+        encoding: how `inputs` and `labels` were made of a table; None: as they are.
     """
 
     train: Source
     eval: Source
+    encoding: TableEncoding | None = None
 
 
 class ArraySource:

@@ -163,6 +163,8 @@ class RunRecord:
         lineage: what the run started from; None: it started afresh.
         resolved: arguments, defaults included; None: an older release did not record them.
         provenance: None: an older release did not record it, or the run was imported.
+        encoding: how the columns of a table became `inputs` and `labels`; None: they were given as
+            they are.
     """
 
     config: JsonObject
@@ -171,6 +173,7 @@ class RunRecord:
     lineage: Lineage | None = None
     resolved: ResolvedArguments | None = None
     provenance: Provenance | None = None
+    encoding: JsonObject | None = None
 
     def __post_init__(self) -> None:
         """Raises SnapshotError if this is no config of a run."""

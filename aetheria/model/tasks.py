@@ -145,12 +145,12 @@ def cross_entropy(
 
     Args:
         logits: f32 [batch, ..., num_classes].
-        batch: `labels` i32 [batch, ...], and `mask` f32 [batch].
+        batch: `labels` i32 [batch, ...], `mask` f32 [batch], and perhaps `weight` f32 [batch].
 
     Returns:
         The summed loss, and the metric `accuracy`.
     """
-    labels, mask = batch["labels"], batch["mask"]
+    labels, mask = batch["labels"], example_weights(batch)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return weighted(loss, mask), {"accuracy": weighted(logits.argmax(-1) == labels, mask)}
 
@@ -160,11 +160,20 @@ def squared_error(outputs: Float[Array, "batch ..."], batch: Batch) -> tuple[Wei
 
     Args:
         outputs: f32 [batch, ...].
-        batch: `labels`, as many numbers as `outputs`, and `mask` f32 [batch].
+        batch: `labels`, as many numbers as `outputs`, `mask` f32 [batch], and perhaps `weight` f32
+            [batch].
 
     Returns:
         The summed loss, and the metric `mae` (mean absolute error).
     """
     # Labels [batch] beside outputs [batch, 1] would broadcast to a square.
     error = outputs - batch["labels"].reshape(outputs.shape)
-    return weighted(error**2, batch["mask"]), {"mae": weighted(abs(error), batch["mask"])}
+    weights = example_weights(batch)
+    return weighted(error**2, weights), {"mae": weighted(abs(error), weights)}
+
+
+def example_weights(batch: Batch) -> jax.Array:
+    """What each example counts, f32 [batch]: the column `weight` of the data if it has one, and 0
+    for padding.
+    """
+    return batch["mask"] * batch["weight"] if "weight" in batch else batch["mask"]

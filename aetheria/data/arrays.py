@@ -1,0 +1,115 @@
+"""Arrays in NumPy's files: `.npz`, and `.npy` that are read row by row, not as a whole."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from aetheria.data.columns import as_column
+from aetheria.data.forms import EVAL_FRACTION, hold_out
+from aetheria.data.sources import ArraySource, Columns, DataSplits, Source
+from aetheria.errors import AetheriaError, shown
+from aetheria.plugins import register_data
+
+
+class MappedSource:
+    """Columns in memory-mapped files: a read copies the rows that it asks for.
+
+    Args:
+        columns: column name -> [num_examples, ...], of one length.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray]):
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def read(self, indices: np.ndarray) -> Columns:
+        return {name: as_column(name, c[indices], indices) for name, c in self._columns.items()}
+
+
+@register_data("npz")
+def npz(
+    *, file: str, eval_file: str | None = None, eval_fraction: float = EVAL_FRACTION
+) -> DataSplits:
+    """A `.npz` file with an array for each column, such as `inputs` and `labels`, read into memory.
+
+    Args:
+        file: relative to the current folder.
+        eval_file: as `file`, to evaluate on; None: `eval_fraction` of the examples is held out.
+        eval_fraction: see `eval_file`.
+
+    Raises:
+        AetheriaError: a file is missing or none of NumPy's, or its arrays do not fit together.
+    """
+    train = ArraySource(_read_npz(file))
+    if eval_file is None:
+        return hold_out(train, eval_fraction)
+    return DataSplits(train=train, eval=ArraySource(_read_npz(eval_file)))
+
+
+@register_data("npy")
+def npy(
+    *,
+    files: dict[str, str],
+    eval_files: dict[str, str] | None = None,
+    eval_fraction: float = EVAL_FRACTION,
+) -> DataSplits:
+    """Columns in `.npy` files, memory-mapped: data larger than memory is read as it is needed.
+
+    Args:
+        files: column name -> file, such as `{inputs: x.npy, labels: y.npy}`.
+        eval_files: as `files`, to evaluate on; None: `eval_fraction` of the examples is held out.
+        eval_fraction: see `eval_files`.
+
+    Raises:
+        AetheriaError: a file is missing or none of NumPy's, or the columns differ in length.
+    """
+    train = _map(files)
+    if eval_files is None:
+        return hold_out(train, eval_fraction)
+    return DataSplits(train=train, eval=_map(eval_files))
+
+
+def _read_npz(file: str) -> dict[str, np.ndarray]:
+    path = Path(file).expanduser()
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("a single array")
+        with arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, KeyError) as error:
+        raise _not_numpy(path, "a .npz file of arrays of numbers", error) from error
+
+
+def _map(files: Mapping[str, str]) -> Source:
+    if not isinstance(files, Mapping) or not files:
+        raise AetheriaError(
+            f"data_params.files: expected columns and their files, got {shown(files)}; give "
+            "{inputs: x.npy, labels: y.npy}"
+        )
+    columns = {name: _map_one(Path(file).expanduser()) for name, file in files.items()}
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise AetheriaError(
+            f"data_params.files: expected columns of one length, got {sizes}; give every example "
+            "every column"
+        )
+    return MappedSource(columns)
+
+
+def _map_one(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            raise ValueError("no array of examples")
+    except (ValueError, EOFError) as error:
+        raise _not_numpy(path, "a .npy file with an array of numbers", error) from error
+    return array
+
+
+def _not_numpy(path: Path, what: str, error: Exception) -> AetheriaError:
+    text = " ".join(str(error).split())[:120]
+    return AetheriaError(f"{path}: expected {what}, got {text}; save it with numpy.save")
