@@ -61,6 +61,10 @@ class SimpleMLP(Classifier):
     def score(self, outputs, batch):
         return super().score(outputs, batch) if self.num_classes else squared_error(outputs, batch)
 
+    def tallies(self, params, model_state, batch):
+        of = "classes" if self.num_classes else "numbers"
+        return self.score_tallies(of, params, model_state, batch)
+
     def probabilities(self, outputs):
         if not self.num_classes:
             return Model.probabilities(self, outputs)  # raises: there are no classes

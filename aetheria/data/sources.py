@@ -3,14 +3,16 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from aetheria.data.columns import as_column, cast_like, shape_text
-from aetheria.data.encoding import TableEncoding
 from aetheria.errors import AetheriaError
 from aetheria.model.nesting import flat_columns
+
+if TYPE_CHECKING:  # loaded with a table alone
+    from aetheria.data.encoding import TableEncoding
 
 # Column name -> [num_examples, ...].
 Columns: TypeAlias = Mapping[str, np.ndarray]
@@ -60,7 +62,7 @@ class DataSplits:
 
     train: Source
     eval: Source
-    encoding: TableEncoding | None = None
+    encoding: "TableEncoding | None" = None
 
 
 class ArraySource:

@@ -4,7 +4,7 @@ hook's name and place, instead of an error of jax from inside a compiled step.
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from aetheria.errors import AetheriaError, ModelError
 from aetheria.model.model import Arrays, LossOutput, Model, ModelState, Params, Tree, WeightedSum
+from aetheria.model.tallies import Tallies, Tally, finished_names
 from aetheria.plugins.user_code import headline, is_users, place_of, user_frames
 
 
@@ -172,6 +173,29 @@ def _refuse_sum(at: str, expected: str, got: object, cause: Exception | None = N
         f"{at}: expected {expected}, got {kind(got)}; return weighted(values, batch['mask']) with "
         "values [batch], not their mean"
     ) from cause
+
+
+def check_tallies(model: Model, tallies: object, others: Collection[str]) -> Tallies:
+    """Checks what `tallies` returned.
+
+    Raises:
+        ModelError: it is no dict of tallies, or a number has the name of another metric.
+    """
+    at = where(model, "tallies")
+    items = [*tallies.values()] if isinstance(tallies, Mapping) else [tallies]
+    if wrong := [item for item in items if not isinstance(item, Tally)]:
+        raise ModelError(
+            f"{at}: expected a dict of aetheria.Tally, got {kind(wrong[0])}; return {{}} for none"
+        )
+    assert isinstance(tallies, Mapping), "checked"
+    names = finished_names(tallies)
+    taken = {"loss", *others}
+    for name in names:
+        if name in taken or names.count(name) > 1:
+            raise ModelError(
+                f"{at}: expected names of their own, got a second {name!r}; rename one"
+            )
+    return tallies
 
 
 def _check_metrics(at: str, metrics: object) -> None:

@@ -10,6 +10,7 @@ import optax
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 from aetheria.model.sharding import PartitionRules
+from aetheria.model.tallies import Tallies
 
 # A pytree of arrays (or, while shapes alone are computed, of `jax.ShapeDtypeStruct`).
 Tree: TypeAlias = Any
@@ -82,6 +83,14 @@ class Model(ABC):
     @abstractmethod
     def predict(self, params: Params, model_state: ModelState, inputs: Arrays) -> Arrays:
         """Computes outputs for `inputs` [batch, ...]; every output leads with the batch."""
+
+    def tallies(self, params: Params, model_state: ModelState, batch: Batch) -> Tallies:
+        """Counts what no mean says of an evaluation, such as a confusion matrix: name -> Tally.
+
+        Called in evaluation alone, beside `loss`. The counts of all batches are added, on any
+        number of devices, before `Tally.finish` makes metrics of them.
+        """
+        return {}
 
     def class_columns(self) -> Mapping[str, Classes]:
         """Returns which columns hold class numbers or tokens, such as `{"labels": Classes(10)}`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import jax
 import optax
@@ -12,7 +12,7 @@ from aetheria.errors import ModelError, shown
 from aetheria.model.adapters import LinenModel, Metrics
 from aetheria.model.classes import Classes
 from aetheria.model.metrics import weighted
-from aetheria.model.model import Batch, WeightedSum
+from aetheria.model.model import Batch, ModelState, Params, WeightedSum
 from aetheria.model.optimizers import (
     SCHEDULES,
     SGD,
@@ -22,6 +22,7 @@ from aetheria.model.optimizers import (
     Optimizer,
     UpdateRule,
 )
+from aetheria.model.tallies import Tallies
 from aetheria.plugins.resolved import ADDED
 
 Chosen = TypeVar("Chosen")
@@ -39,6 +40,9 @@ class SupervisedModel(LinenModel):
         schedule: the learning rate after the warm-up: it falls to zero along a `cosine` or a line
             (`linear`), or stays (`constant`).
         warmup_steps: the steps in which it rises from zero; None: a tenth of the run.
+        metrics: what an evaluation reports beside its means: of a classifier `f1`, `precision`,
+            `recall`, `auroc`, `confusion` and `perplexity`, of a regressor `rmse` and `r2`; see
+            `aetheria.model.scores`.
         learning_rate: its largest value, at the end of the warm-up.
         weight_decay: of `adamw` and `lion`.
         max_grad_norm: gradients are clipped to this global norm; 0 turns clipping off.
@@ -49,10 +53,36 @@ class SupervisedModel(LinenModel):
     momentum: float = field(default=0.9, metadata=ADDED)
     schedule: str = field(default="cosine", metadata=ADDED)
     warmup_steps: int | None = field(default=None, metadata=ADDED)
+    metrics: tuple[str, ...] = field(default=(), metadata=ADDED)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0
+
+    def score_tallies(
+        self,
+        of: Literal["classes", "numbers"],
+        params: Params,
+        model_state: ModelState,
+        batch: Batch,
+    ) -> Tallies:
+        """The tallies that `metrics` names, for outputs that are logits of classes, or numbers.
+
+        Raises:
+            ModelError: a name is unknown.
+        """
+        if not self.metrics:
+            return {}
+        from aetheria.model import scores
+
+        known, make = {
+            "classes": (scores.CLASS_METRICS, scores.class_tallies),
+            "numbers": (scores.NUMBER_METRICS, scores.number_tallies),
+        }[of]
+        for name in self.metrics:
+            _one_of("metrics", name, dict.fromkeys(known))
+        outputs, _ = self.apply(params, model_state, batch["inputs"], None, False)
+        return make(self.metrics, outputs, batch["labels"], example_weights(batch))
 
     def update_rule(self) -> UpdateRule:
         """Returns the rule of the optimizer; override it for another rule or other settings."""
@@ -106,6 +136,9 @@ class Classifier(SupervisedModel):
 
     num_classes: int
 
+    def tallies(self, params: Params, model_state: ModelState, batch: Batch) -> Tallies:
+        return self.score_tallies("classes", params, model_state, batch)
+
     def class_columns(self) -> dict[str, Classes]:
         num_classes = getattr(self, "num_classes", 0)
         return {"labels": Classes(num_classes)} if num_classes else {}
@@ -124,6 +157,9 @@ class Regressor(SupervisedModel):
     The network's outputs are f32 [batch, ...]. The column `labels` has as many numbers an example:
     [batch] fits outputs [batch, 1].
     """
+
+    def tallies(self, params: Params, model_state: ModelState, batch: Batch) -> Tallies:
+        return self.score_tallies("numbers", params, model_state, batch)
 
     def score(self, outputs: jax.Array, batch: Batch) -> tuple[WeightedSum, Metrics]:
         return squared_error(outputs, batch)

@@ -44,6 +44,7 @@ from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, init_op
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
+from aetheria.model.tallies import finished
 
 
 class JaxProgram:
@@ -232,8 +233,10 @@ class JaxProgram:
         """Waits for the device and turns sums into weighted means."""
         if isinstance(report, Sums):
             with all_transfers():
-                values, num_examples = jax.device_get((pack_values(report), report.num_examples))
-            return HostReport(means(self._signature.eval_rows, values), int(num_examples), None)
+                fetched = pack_values(report), report.num_examples, report.tallies
+                values, num_examples, tallies = jax.device_get(fetched)
+            metrics = means(self._signature.eval_rows, values) | finished(tallies)
+            return HostReport(metrics, int(num_examples), None)
         with reads_from_device():
             # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
             values, counters = np.asarray(report.values), np.asarray(report.counters)

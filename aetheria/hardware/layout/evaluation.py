@@ -9,6 +9,7 @@ import jax
 
 from aetheria.hardware.layout.state import Sums, TrainState, sums_of
 from aetheria.model.averaging import AverageState
+from aetheria.model.contract import call_hook, check_tallies
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision
 
@@ -20,7 +21,9 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
         params = precision.cast_params(evaluated(state).params)
         batch = precision.cast_batch(batch)
         key = jax.random.wrap_key_data(state.base_key)
-        return sums_of(model.loss(params, state.model_state, batch, key, False), batch)
+        sums = sums_of(model.loss(params, state.model_state, batch, key, False), batch)
+        tallies = call_hook(model, "tallies", params, state.model_state, batch)
+        return sums._replace(tallies=check_tallies(model, tallies, sums.metrics))
 
     return eval_sums
 

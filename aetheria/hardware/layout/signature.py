@@ -20,6 +20,7 @@ from aetheria.model.metrics import traced_shapes
 from aetheria.model.missing_column import named_missing_column
 from aetheria.model.model import Batch, LossOutput, Model
 from aetheria.model.precision import Precision, widen
+from aetheria.model.tallies import finished_names
 
 
 class ProgramSignature(NamedTuple):
@@ -54,7 +55,8 @@ class ProgramSignature(NamedTuple):
     @property
     def eval_metrics(self) -> tuple[str, ...]:
         """The names that an evaluation reports, as events spell them."""
-        return tuple(f"eval/{name}" for name in self.eval_rows)
+        finished = finished_names(self.eval_sums.tallies)
+        return tuple(f"eval/{name}" for name in (*self.eval_rows, *finished))
 
     @property
     def state_bytes(self) -> int:

@@ -17,6 +17,7 @@ from aetheria.model.contract import call_hook, check_init, in_hook
 from aetheria.model.model import Batch, LossOutput, Model, ModelState, Params, WeightedSum
 from aetheria.model.nesting import nested_columns
 from aetheria.model.precision import FLOAT32, Precision, at_least_float32
+from aetheria.model.tallies import Tallies
 
 
 class TrainState(NamedTuple):
@@ -43,12 +44,15 @@ class TrainState(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over micro-batches: the loss, its weight, the metrics, and the real examples."""
+    """Sums over micro-batches: the loss, its weight, the metrics, the real examples, and in an
+    evaluation what the model counts beside these.
+    """
 
     total: jax.Array
     weight: jax.Array
     metrics: Mapping[str, tuple[jax.Array, jax.Array] | WeightedSum]
     num_examples: jax.Array
+    tallies: Tallies = {}  # noqa: RUF012 (never changed)
 
 
 class StepOutput(NamedTuple):

@@ -57,6 +57,11 @@ class TorchProgram:
         self._abstract = jax.eval_shape(export_leaves, self._signature.state)
         self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
         self._optimizer = optimizer = described(self._signature.optimizer, model)
+        if tallies := self._signature.eval_sums.tallies:
+            raise ConfigError(
+                f"strategy: expected with 'torch' a model whose metrics are means, got "
+                f"{', '.join(tallies)}; leave these out, or use another strategy"
+            )
         if "inputs" not in self._example:
             raise ConfigError(
                 f"strategy: expected with 'torch' data with one column 'inputs', got "
