@@ -176,11 +176,18 @@ def test_the_doctor_finds_this_machine_well_and_says_what_is_not(monkeypatch, tm
 def test_a_new_project_trains_and_its_test_passes(here, capsys):
     assert main(["init", "new"]) == 0
     assert "wrote new/models/spirals.py" in capsys.readouterr().out
-    assert refusal(capsys, "init", "new").startswith("init: expected a folder without new/")
+    assert refusal(capsys, "init", "new") == (
+        "init: expected a folder without new/config.yaml, got one with it; name another folder"
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=here / "new", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+    (here / "mine").mkdir()
+    (here / "mine" / ".gitignore").write_text("mine")
+    assert main(["init", "mine"]) == 0
+    assert (here / "mine" / ".gitignore").read_text() == "mine"
+    capsys.readouterr()
     (here / "file").write_text("")
     assert "that can be written to" in refusal(capsys, "init", "file/below")
 

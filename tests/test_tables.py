@@ -293,6 +293,9 @@ ARRAYS = {
     "text as npy": ("npy", {"files": {"inputs": "text"}}, "expected a .npy file with an array of"),
     "lengths": ("npy", {"files": {"inputs": "x.npy", "labels": "y.npy"}}, "columns of one length"),
     "objects": ("npy", {"files": {"inputs": "o.npy"}}, "expected a .npy file with an array of"),
+    "a cut file": ("npz", {"file": "cut.npz"}, "a .npz file of arrays of numbers, got"),
+    "a claim": ("npy", {"files": {"inputs": "claim.npy"}}, "expected a .npy file with an array of"),
+    "a number": ("npy", {"files": {"inputs": 3}}, "expected columns and their files, got {'inputs"),
     "no files": ("npy", {"files": {}}, "expected columns and their files, got {}"),
 }
 
@@ -306,6 +309,12 @@ def test_a_file_without_arrays_is_one_line(tmp_path, monkeypatch, capsys, case):
     np.save("y.npy", np.ones(3, "f"))
     np.save("o.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "text").write_text("no arrays")
+    np.savez("all.npz", inputs=np.ones((400, 2)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "all.npz").read_bytes()[:-50])
+    claimed = (
+        (tmp_path / "x.npy").read_bytes().replace(b"(4, 2), }          ", b"(400000000000, 2), }")
+    )
+    (tmp_path / "claim.npy").write_bytes(claimed)
     name, params, expected = ARRAYS[case]
     config = {**MODEL, "data_name": name, "data_params": params}
     (tmp_path / "config.json").write_text(json.dumps(config))

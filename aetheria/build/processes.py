@@ -34,9 +34,15 @@ def prepare_environment(config: Config, environ: MutableMapping[str, str]) -> No
         keep_freed_memory(environ)
 
 
-def keep_compiled(config: Config, environ: Mapping[str, str]) -> AbstractContextManager[None]:
-    """What this run compiles is kept for later starts meanwhile, and read from there."""
-    if not config.compile_cache:
+def keep_compiled(
+    config: Config, peers: Peers, environ: Mapping[str, str]
+) -> AbstractContextManager[None]:
+    """What this run compiles is kept for later starts meanwhile, and read from there.
+
+    Not of several processes: on GPUs they share out what they measure for the compiler, so that one
+    that finds a program on its disk would leave the others waiting.
+    """
+    if not config.compile_cache or peers.count > 1:
         return contextlib.nullcontext()
     from aetheria.hardware.jax import compile_cache
 

@@ -108,8 +108,8 @@ class Config:
             startup and compilation do not count; 0: no limit.
         compile_cache: Keep compiled programs in the user's cache folder
             (`$XDG_CACHE_HOME/aetheria` or `~/.cache/aetheria`, at most 2 GiB), so that a later
-            start on the same machine need not compile; `JAX_COMPILATION_CACHE_DIR` names another
-            folder.
+            start on the same machine need not compile; not in a run of several processes.
+            `JAX_COMPILATION_CACHE_DIR` names another folder.
         log_every_steps: The interval between logs of training metrics in optimizer steps; each
             metric is the mean over the steps since the last log.
         eval_every_steps: The interval between evaluations in optimizer steps; null: the model is

@@ -1,5 +1,7 @@
 """Arrays in NumPy's files: `.npz`, and `.npy` that are read row by row, not as a whole."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from aetheria.data.forms import EVAL_FRACTION, hold_out
 from aetheria.data.sources import ArraySource, Columns, DataSplits, Source
 from aetheria.errors import AetheriaError, shown
 from aetheria.plugins import register_data
+
+# What NumPy raises for a file that is none of its own, is damaged, or claims to be enormous.
+_DAMAGED = (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class MappedSource:
@@ -80,12 +85,13 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
             raise ValueError("a single array")
         with arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         raise _not_numpy(path, "a .npz file of arrays of numbers", error) from error
 
 
 def _map(files: Mapping[str, str]) -> Source:
-    if not isinstance(files, Mapping) or not files:
+    are_files = isinstance(files, Mapping) and all(isinstance(f, str) for f in files.values())
+    if not are_files or not files:
         raise AetheriaError(
             f"data_params.files: expected columns and their files, got {shown(files)}; give "
             "{inputs: x.npy, labels: y.npy}"
@@ -105,7 +111,7 @@ def _map_one(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or not array.ndim:
             raise ValueError("no array of examples")
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise _not_numpy(path, "a .npy file with an array of numbers", error) from error
     return array
 

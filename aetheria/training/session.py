@@ -118,7 +118,7 @@ class TrainingSession:
         prepare_environment(self.config, os.environ)
         peers = join_peers(self.distributed, os.environ)
         try:
-            with held, keep_compiled(self.config, os.environ):
+            with held, keep_compiled(self.config, peers, os.environ):
                 return self._train(peers, held)
         except AetheriaError:
             raise

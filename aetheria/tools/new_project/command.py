@@ -40,6 +40,8 @@ class InitCommand:
             self.folder / file.relative_to(_TEMPLATE).with_suffix(""): file.read_text("utf-8")
             for file in sorted(_TEMPLATE.rglob(f"*{_ENDING}"))
         }
+        if (ignored := self.folder / ".gitignore").exists():
+            del contents[ignored]
         if there := [str(path) for path in contents if path.exists()]:
             raise AetheriaError(
                 f"init: expected a folder without {there[0]}, got one with it; name another folder"
