@@ -119,7 +119,7 @@ def test_several_mistakes_are_reported_at_once(refused, config):
         (("train", "config.toml"), "expected a config ending in"),
         (("train",), "aetheria train: expected CONFIG, got none; see aetheria train --help"),
         (("train", "config.yaml", "--nope"), "expected an option of this command, got --nope"),
-        (("trian", "config.yaml"), "aetheria: expected one of train, debug"),
+        (("trian", "config.yaml"), "aetheria: expected one of train, comp"),
         (("trian", "config.yaml"), "got 'trian'; did you mean 'train'?; see aetheria --help"),
         (("fit", "config.yaml"), "did you mean 'train'?"),
         (("config.yaml",), "got 'config.yaml'; did you mean 'train config.yaml'?"),
@@ -253,7 +253,7 @@ def test_every_command_has_examples_that_parse_and_its_exit_codes(capsys):
         _, _, rest = capsys.readouterr().out.partition("\nExamples:\n")
         examples, _, codes = rest.partition("\n\nExit codes:\n")
         lines = [shlex.split(line) for line in examples.splitlines()]
-        assert len(lines) == 2, command
+        assert len(lines) >= (2 if flags else 1), command
         for words in lines:
             assert words[: len(command.split()) + 1] == ["aetheria", *command.split()], flags
             parse(words[1:])

@@ -460,7 +460,8 @@ def test_registering_the_same_object_again_is_no_clash():
         (
             {"hiden_dim": 3},
             ["model_params.hiden_dim: expected one of input_dim, hidden_dim, num_layers, "
-             "num_classes, dropout, learning_rate, weight_decay, max_grad_norm, "
+             "num_classes, dropout, rule, momentum, schedule, warmup_steps, metrics, "
+             "learning_rate, weight_decay, max_grad_norm, "
              "ema_decay, got 'hiden_dim'; did you mean 'hidden_dim'?"],
         ),
         (

@@ -20,11 +20,13 @@ complete -o default -F _aetheria aetheria
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionCommand:
-    """Prints a script by which a shell completes the commands and options of aetheria.
+    """Prints a script by which a shell completes the commands and options of aetheria: in ~/.bashrc
+    or ~/.zshrc, write eval "$(aetheria completion bash)"; fish reads it from
+    ~/.config/fish/completions/aetheria.fish.
 
     Examples:
-        eval "$(aetheria completion bash)"
-        aetheria completion fish > ~/.config/fish/completions/aetheria.fish
+        aetheria completion bash
+        aetheria completion fish
 
     Exit codes:
         0: printed

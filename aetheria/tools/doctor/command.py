@@ -38,11 +38,11 @@ class DoctorCommand:
 
     Examples:
         aetheria doctor
-        JAX_PLATFORMS=cpu aetheria doctor
 
     Exit codes:
         0: all is well
         1: something has to be mended
+        2: a mistake
     """
 
     def execute(self) -> int:
