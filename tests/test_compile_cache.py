@@ -73,6 +73,19 @@ def test_cold_warm_damaged_and_without_a_cache_the_run_is_the_same(train, home, 
     assert active_cache() is None and jax.config.jax_compilation_cache_dir is None
 
 
+def test_elastic_runs_that_follow_each_other_in_a_process_are_the_same(train, home):
+    """The second finds nothing in memory and reads; the third finds in memory what the second has
+    read, which cannot be serialized again for the other devices.
+    """
+    elastic = {"reproducibility": "elastic", "strategy": "mesh", "mesh": {"data": 4}}
+    cold = train_counted(train, "cold", **elastic)
+    jax.clear_caches()
+    warm = train_counted(train, "warm", **elastic)
+    third = train_counted(train, "third", **elastic)
+    assert cold[0] == warm[0] == third[0]
+    assert warm[2] == third[2] == 0, "nothing was compiled again"
+
+
 def as_file(home):
     home.write_text("")
 

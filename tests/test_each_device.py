@@ -54,6 +54,13 @@ def on_all(devices):
     return [np.asarray(answer).tobytes() for answer, _ in answers], len(compiled)
 
 
+@pytest.fixture
+def cache_on():
+    jax.config.update("jax_enable_compilation_cache", True)
+    yield
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def test_eight_devices_run_one_compilation():
     answers, num_compilations = on_all(jax.devices())
     assert len(answers) == 8 and len(set(answers)) == 1
@@ -73,19 +80,29 @@ def test_where_an_executable_cannot_be_moved_each_device_is_compiled_for(monkeyp
     assert num_compilations == 3
 
 
-def test_what_was_compiled_once_is_loaded_from_the_cache_on_every_device(tmp_path):
+def test_what_was_compiled_once_is_loaded_from_the_cache_on_every_device(tmp_path, cache_on):
     plain, _ = on_all(jax.devices()[:3])
-    jax.config.update("jax_enable_compilation_cache", True)
-    try:
-        with in_folder(tmp_path):
-            first, num_first = on_all(jax.devices()[:3])
-            num_entries = len(list(tmp_path.iterdir()))
-            again, num_again = on_all(jax.devices()[:3])
-    finally:
-        jax.config.update("jax_enable_compilation_cache", False)
+    with in_folder(tmp_path):
+        first, num_first = on_all(jax.devices()[:3])
+        num_entries = len(list(tmp_path.iterdir()))
+        again, num_again = on_all(jax.devices()[:3])
     assert plain == first == again
     assert num_first == num_again == 1  # JAX counts what it reads back as well
     assert num_entries == len(list(tmp_path.iterdir())) > 0
+
+
+def test_a_function_that_another_has_jitted_too_is_compiled_for_each_device(tmp_path, cache_on):
+    double = jax.jit(lambda x: x * 2 + 1)
+
+    def answers():
+        function = EachDevice(double, jax.devices()[:3])
+        placed = [jax.device_put(np.arange(4.0), device) for device in jax.devices()[:3]]
+        return [np.asarray(function(place, each)).tolist() for place, each in enumerate(placed)]
+
+    with in_folder(tmp_path):
+        first = answers()
+        jax.clear_caches()
+        assert answers() == answers() == first == [[1.0, 3.0, 5.0, 7.0]] * 3
 
 
 def test_with_a_cache_of_jax_itself_each_device_has_an_entry_of_its_own(tmp_path):

@@ -21,7 +21,9 @@ class EachDevice:
     """A compiled function on each of several devices.
 
     Its arguments always have the same shapes and dtypes. The first call has to be on the first
-    device, which is the one that is compiled for.
+    device, which is the one that is compiled for. No other object may have jitted the same
+    function: JAX would give the executable that it has, which may have come from the cache and then
+    cannot be serialized.
 
     Args:
         function: the result of `jax.jit`.
@@ -51,6 +53,8 @@ class EachDevice:
         with contextlib.nullcontext([]) if cache is None else cache.watched() as seen:
             compiled = lowered.compile()
         try:
+            if cache is not None and not seen and jax.process_index() == 0:
+                raise ValueError("compiled before in this process, and perhaps read from the cache")
             payload = _serialize(compiled, seen)
             others = [_load(compiled, payload, device) for device in self._devices[1:]]
             return [compiled, *others]

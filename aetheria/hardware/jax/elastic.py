@@ -71,8 +71,10 @@ class ElasticProgram:
             make_lane_gradient(model, precision), around=self._traces.around("train_step")
         )
         self._lane_gradient = EachDevice(gradient, mine)
-        self._add_lanes = EachDevice(jax.jit(add_lanes, donate_argnums=0), mine)
-        self._add_totals = EachDevice(jax.jit(add_lanes, donate_argnums=0), mine)
+        # Functions of their own, as EachDevice needs them.
+        add_lanes_of, add_totals_of = (lambda a, b: add_lanes(a, b) for _ in range(2))
+        self._add_lanes = EachDevice(jax.jit(add_lanes_of, donate_argnums=0), mine)
+        self._add_totals = EachDevice(jax.jit(add_totals_of, donate_argnums=0), mine)
         self._over_devices = DeviceSum(devices, mine)
         add = make_adder(first.train_rows)
         update = make_lane_update(first.optimizer, spec.max_consecutive_skips, add)
