@@ -53,9 +53,9 @@ class FromConfusion:
             "f1": _ratio(2 * right, true + taken),
         }[self.score]
         if len(counts) == 2:
-            return [scores[1] if counts.any() else math.nan]
+            return [float(scores[1]) if counts.any() else math.nan]
         occurs = true + taken > 0
-        return [scores[occurs].mean() if occurs.any() else math.nan]
+        return [float(scores[occurs].mean()) if occurs.any() else math.nan]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Auroc:
         below = np.cumsum(negative, axis=1) - negative
         wins = (positive * (below + negative / 2)).sum(1)
         pairs = positive.sum(1) * negative.sum(1)
-        return [(wins[pairs > 0] / pairs[pairs > 0]).mean() if (pairs > 0).any() else math.nan]
+        known = pairs > 0
+        return [float((wins[known] / pairs[known]).mean()) if known.any() else math.nan]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class FromNumbers:
         if self.score == "rmse":
             return [math.sqrt(error / weight)]
         variance = squares - labels**2 / weight
-        return [1 - error / variance if variance > 0 else math.nan]
+        return [float(1 - error / variance) if variance > 0 else math.nan]
 
 
 def number_tallies(
