@@ -7,12 +7,13 @@ once, from the counts of all examples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
 
 
+@runtime_checkable
 class Finish(Protocol):
     """What is made of counts. A frozen dataclass: compiled programs are told apart by it."""
 
