@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -212,4 +213,5 @@ def example_weights(batch: Batch) -> jax.Array:
     """What each example counts, f32 [batch]: the column `weight` of the data if it has one, and 0
     for padding.
     """
-    return batch["mask"] * batch["weight"] if "weight" in batch else batch["mask"]
+    mask = jnp.asarray(batch["mask"])
+    return mask * batch["weight"] if "weight" in batch else mask
