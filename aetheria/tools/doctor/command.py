@@ -13,7 +13,7 @@ from pathlib import Path
 from aetheria.errors import ExitCode
 
 # Extra -> the module that it brings.
-_EXTRAS = {"torch": "torch", "wandb": "wandb", "plot": "matplotlib"}
+_EXTRAS = {"torch": "torch", "wandb": "wandb", "plot": "matplotlib", "data": "pyarrow"}
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
