@@ -9,4 +9,5 @@ from aetheria.hardware.torch.mapping import embedding as embedding
 from aetheria.hardware.torch.mapping import layer_norm as layer_norm
 from aetheria.hardware.torch.twin import TorchTwin as TorchTwin
 from aetheria.hardware.torch.twin import WeightedSum as WeightedSum
+from aetheria.hardware.torch.twin import example_weights as example_weights
 from aetheria.hardware.torch.twin import weighted as weighted

@@ -13,6 +13,7 @@ from aetheria.pytorch import (
     batch_norm,
     conv2d,
     dense,
+    example_weights,
     register_counterpart,
     weighted,
 )
@@ -91,10 +92,10 @@ class Twin(TorchTwin):
 
     def loss(self, outputs, batch):
         loss = F.cross_entropy(outputs, batch["labels"].long(), reduction="none")
-        return weighted(loss, batch["mask"])
+        return weighted(loss, example_weights(batch))
 
     def metrics(self, outputs, batch):
-        return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
+        return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], example_weights(batch))}
 
 
 def _infer_inputs(model, shapes):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import nn
 from torch.nn import functional as F
 
-from aetheria.pytorch import TorchTwin, dense, register_counterpart, weighted
+from aetheria.pytorch import TorchTwin, dense, example_weights, register_counterpart, weighted
 
 from .mlp import SimpleMLP
 
@@ -46,13 +46,15 @@ class Twin(TorchTwin):
     def loss(self, outputs, batch):
         if self.model.num_classes:
             loss = F.cross_entropy(outputs, batch["labels"].long(), reduction="none")
-            return weighted(loss, batch["mask"])
-        return weighted(self._error(outputs, batch) ** 2, batch["mask"])
+            return weighted(loss, example_weights(batch))
+        return weighted(self._error(outputs, batch) ** 2, example_weights(batch))
 
     def metrics(self, outputs, batch):
         if self.model.num_classes:
-            return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
-        return {"mae": weighted(self._error(outputs, batch).abs(), batch["mask"])}
+            return {
+                "accuracy": weighted(outputs.argmax(-1) == batch["labels"], example_weights(batch))
+            }
+        return {"mae": weighted(self._error(outputs, batch).abs(), example_weights(batch))}
 
     @staticmethod
     def _error(outputs, batch):

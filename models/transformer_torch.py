@@ -11,6 +11,7 @@ from aetheria.pytorch import (
     TorchTwin,
     dense,
     embedding,
+    example_weights,
     layer_norm,
     register_counterpart,
     weighted,
@@ -122,10 +123,10 @@ class Twin(TorchTwin):
     def loss(self, outputs, batch):
         labels = batch["labels"].long()
         loss = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
-        return weighted(loss.view(labels.shape), batch["mask"])
+        return weighted(loss.view(labels.shape), example_weights(batch))
 
     def metrics(self, outputs, batch):
-        return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], batch["mask"])}
+        return {"accuracy": weighted(outputs.argmax(-1) == batch["labels"], example_weights(batch))}
 
 
 def _infer_inputs(model, shapes):

@@ -78,6 +78,7 @@ def test_elastic_runs_that_follow_each_other_in_a_process_are_the_same(train, ho
     read, which cannot be serialized again for the other devices.
     """
     elastic = {"reproducibility": "elastic", "strategy": "mesh", "mesh": {"data": 4}}
+    jax.clear_caches()  # of what another test has compiled and not kept here
     cold = train_counted(train, "cold", **elastic)
     jax.clear_caches()
     warm = train_counted(train, "warm", **elastic)

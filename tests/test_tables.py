@@ -175,6 +175,44 @@ def test_a_weight_of_zero_leaves_an_example_out(tmp_path):
         assert unweighted[name] != pytest.approx(half[name], rel=1e-3)
 
 
+def test_nothing_is_nothing_in_every_spelling():
+    ages = [31.0, None, "", float("nan"), np.float32("nan"), pd.NA, pd.NaT, 33]
+    columns = {"age": ages, "churn": ["no", "yes"] * 4}
+    encoding = aetheria.read_table(columns, label="churn", eval_file=columns).encoding
+    assert encoding.columns == (NumberColumn("age", 32.0, 1.0),)
+    np.testing.assert_equal(encoding.encode(columns)[:, 0], [-1, 0, 0, 0, 0, 0, 0, 1])
+
+
+def test_columns_of_different_lengths_are_no_rows():
+    ragged = {"age": [1.0, 2.0, 3.0], "churn": ["no", "yes"]}
+    with pytest.raises(AetheriaError, match="rows: expected columns of one length, got 2, 3; give"):
+        aetheria.read_table(ragged, label="churn")
+
+
+def test_a_few_batches_of_a_table_keep_its_encoding(file, tmp_path):
+    model = {**MODEL, "model_params": {"input_dim": 5, "num_classes": 2}}
+    options = {"epochs": 1, "overfit_batches": 1, "workdir": tmp_path / "run"}
+    result = aetheria.train(model, data=read(file), **options)
+    assert result.predictor().classes == ("no", "yes")
+
+
+def test_with_pytorch_a_weight_counts_as_much(file, tmp_path):
+    pytest.importorskip("torch")
+    model = {**MODEL, "model_params": {"input_dim": 5, "num_classes": 2}}
+    data = {"weighted": read(file), "plain": read(file, weight=None, features=["age", "plan"])}
+
+    def train(strategy, which):
+        workdir = tmp_path / f"{strategy}-{which}"
+        options = {"strategy": strategy, "epochs": 2, "workdir": workdir}
+        return aetheria.train(model, data=data[which], **options).metrics
+
+    ours, theirs = train("auto", "weighted"), train("torch", "weighted")
+    for name in ("train/loss", "eval/loss", "eval/accuracy"):
+        assert theirs[name] == pytest.approx(ours[name], rel=1e-4), name
+    plain = train("torch", "plain")  # the control
+    assert plain["eval/loss"] != pytest.approx(ours["eval/loss"], rel=1e-2)
+
+
 MISTAKES = {
     "no such label": (
         {"label": "chrun"},
@@ -188,6 +226,11 @@ MISTAKES = {
     "a missing number": (
         {"label": "age"},
         "expected a number to predict, got nothing in row 7",
+    ),
+    "a huge number": ({"file": {"n": [10**400, 2], "churn": [1, 10**400]}}, "got 1000000000"),
+    "a large number": (
+        {"file": {"n": [1, 2], "churn": [1, 1e300]}},
+        "numbers that fit float32",
     ),
     "a fraction": (
         {"eval_fraction": 1.5},
@@ -204,6 +247,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named(file, mistake):
     options, expected = MISTAKES[mistake]
+    if isinstance(options.get("file"), dict):
+        options = {**options, "weight": None, "classes": False}
     with pytest.raises(AetheriaError) as caught:
         read(**{"file": file, **options})
     assert expected in str(caught.value) and "\n" not in str(caught.value)
@@ -248,6 +293,7 @@ def test_an_unknown_class_of_the_evaluation_names_file_and_row(file, tmp_path):
         {"columns": [], "label": 3, "classes": []},
         {"columns": [{"name": "a", "mean": 0.0, "std": 0.0}], "label": "b", "classes": []},
         {"columns": [{"name": "a", "mean": float("nan"), "std": 1.0}], "label": "b", "classes": []},
+        {"columns": [{"name": "a", "mean": 10**400, "std": 1.0}], "label": "b", "classes": []},
         {"columns": [{"name": "a", "categories": [3]}], "label": "b", "classes": []},
         {"columns": [{"name": "a", "categories": []}], "label": "b", "classes": [None]},
     ],

@@ -29,7 +29,7 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
             returned = call_with(dataset, "data_params", config.data_params)
         splits, notes = check_data(returned, config.data_name, model.class_columns())
     if config.overfit_batches:
-        splits = first_examples(splits.train, config.overfit_batches * config.batch_size)
+        splits = first_examples(splits, config.overfit_batches * config.batch_size)
         notes.append(f"overfit_batches: {len(splits.train)} examples to train and evaluate on")
     if config.batch_size > len(splits.train):
         notes.append(

@@ -77,13 +77,13 @@ def npy(
     return DataSplits(train=train, eval=_map(eval_files))
 
 
-def _read_npz(file: str) -> dict[str, np.ndarray]:
-    path = Path(file).expanduser()
+def _read_npz(name: str) -> dict[str, np.ndarray]:
+    path = Path(name).expanduser()
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("a single array")
-        with arrays:
+        with path.open("rb") as file:  # which NumPy leaves open if it is damaged
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("a single array")
             return {name: arrays[name] for name in arrays.files}
     except _DAMAGED as error:
         raise _not_numpy(path, "a .npz file of arrays of numbers", error) from error

@@ -33,8 +33,6 @@ class NumberColumn:
     mean: float
     std: float
 
-    width = 1
-
     def encode(self, cells: Sequence[Any]) -> np.ndarray:
         """Returns f32 [num_rows, 1].
 
@@ -58,15 +56,10 @@ class CategoryColumn:
     name: str
     categories: tuple[str, ...]
 
-    @property
-    def width(self) -> int:
-        """How many numbers a cell becomes."""
-        return len(self.categories)
-
     def encode(self, cells: Sequence[Any]) -> np.ndarray:
         """Returns f32 [num_rows, num_categories]."""
         places = {category: place for place, category in enumerate(self.categories)}
-        encoded = np.zeros((len(cells), self.width), np.float32)
+        encoded = np.zeros((len(cells), len(places)), np.float32)
         for row, cell in enumerate(cells):
             if (place := places.get(as_text(cell))) is not None:
                 encoded[row, place] = 1.0
@@ -132,7 +125,7 @@ class TableEncoding:
                     made = tuple(_column(column) for column in columns)
                     names = tuple(_text(name) for name in classes)
                     return cls(columns=made, label=label, classes=names)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
         raise SnapshotError(
             f"{where}: expected an encoding of table columns, got {shown(said)}; use another file"
@@ -145,7 +138,20 @@ def as_cells(rows: Any) -> Cells | None:
 
     >>> as_cells([{"age": 3, "plan": "a"}, {"age": 4, "plan": "b"}])
     {'age': [3, 4], 'plan': ['a', 'b']}
+
+    Raises:
+        AetheriaError: the columns differ in length.
     """
+    cells = _by_column(rows)
+    if cells is not None and len(sizes := {len(column) for column in cells.values()}) > 1:
+        raise AetheriaError(
+            f"rows: expected columns of one length, got {', '.join(map(str, sorted(sizes)))}; give "
+            "every row every column"
+        )
+    return cells
+
+
+def _by_column(rows: Any) -> Cells | None:
     if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
         return {str(name): _listed(rows[name]) for name in rows.columns}
     if isinstance(rows, Mapping):
@@ -164,8 +170,7 @@ def learn_column(name: str, cells: Sequence[Any]) -> NumberColumn | CategoryColu
     Raises:
         AetheriaError: there are too many categories, or no number at all.
     """
-    if all_numbers(cells):
-        numbers = np.array([_number(name, row, cell) for row, cell in enumerate(cells)])
+    if (numbers := as_numbers(cells)) is not None:
         known = numbers[~np.isnan(numbers)]
         if not known.size:
             raise AetheriaError(
@@ -182,14 +187,26 @@ def learn_column(name: str, cells: Sequence[Any]) -> NumberColumn | CategoryColu
     return CategoryColumn(name, tuple(categories))
 
 
-def all_numbers(cells: Sequence[Any]) -> bool:
-    """Whether every cell is a number or missing; truth values count as text."""
-    return all(is_missing(cell) or _as_number(cell) is not None for cell in cells)
+def as_numbers(cells: Sequence[Any]) -> np.ndarray | None:
+    """The cells as f64 [num_rows], NaN where one is missing; None: one of them is no number. Truth
+    values count as text.
+    """
+    numbers = np.full(len(cells), math.nan)
+    for row, cell in enumerate(cells):
+        if not is_missing(cell):
+            if (number := as_number(cell)) is None:
+                return None
+            numbers[row] = number
+    return numbers
 
 
 def is_missing(cell: Any) -> bool:
-    """Whether there is nothing in a cell."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+    """Whether there is nothing in a cell; of pandas' values for that, too, which compare with
+    nothing.
+    """
+    if isinstance(cell, str | float | np.floating):
+        return cell == "" or cell != cell
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType")
 
 
 def as_text(cell: Any) -> str:
@@ -200,7 +217,7 @@ def as_text(cell: Any) -> str:
 def _number(name: str, row: int, cell: Any) -> float:
     if is_missing(cell):
         return math.nan
-    if (number := _as_number(cell)) is None:
+    if (number := as_number(cell)) is None:
         raise AetheriaError(
             f"column {name!r}: expected a number, as in training, got {shown(cell)} in row {row}; "
             "correct it"
@@ -208,12 +225,13 @@ def _number(name: str, row: int, cell: Any) -> float:
     return number
 
 
-def _as_number(cell: Any) -> float | None:
+def as_number(cell: Any) -> float | None:
+    """A finite number; None: the cell is none, or a truth value."""
     if isinstance(cell, bool | np.bool_):
         return None
     try:
         number = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

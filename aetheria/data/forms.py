@@ -4,6 +4,7 @@ Only forms with one obvious meaning are accepted; any other is refused in one li
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -176,10 +177,10 @@ def split_rows(size: int, eval_fraction: float) -> tuple[np.ndarray, np.ndarray]
     return order[num_eval:], order[:num_eval]
 
 
-def first_examples(source: Source, count: int) -> DataSplits:
-    """The first examples of a source, `count` at most, for both training and evaluation."""
-    few = _take(source, np.arange(min(count, len(source))))
-    return DataSplits(train=few, eval=few)
+def first_examples(splits: DataSplits, count: int) -> DataSplits:
+    """The first examples of the training split, `count` at most, to train and evaluate on."""
+    few = _take(splits.train, np.arange(min(count, len(splits.train))))
+    return replace(splits, train=few, eval=few)
 
 
 class SubsetSource:

@@ -11,8 +11,9 @@ import numpy as np
 from aetheria.data.encoding import (
     Cells,
     TableEncoding,
-    all_numbers,
     as_cells,
+    as_number,
+    as_numbers,
     as_text,
     is_missing,
     learn_column,
@@ -92,14 +93,13 @@ def read_table(
 def _columns(cells: Cells, encoding: TableEncoding, weight: str | None) -> dict[str, np.ndarray]:
     columns = {"inputs": encoding.encode(cells), "labels": _labels(cells, encoding)}
     if weight is not None:
-        numbers = _numbers(cells, weight, "a weight of 0 or more", least=0.0)
-        columns["weight"] = numbers.astype(np.float32)
+        columns["weight"] = _numbers(cells, weight, "a weight of 0 or more", least=0.0)
     return columns
 
 
 def _labels(cells: Cells, encoding: TableEncoding) -> np.ndarray:
     if not encoding.classes:
-        return _numbers(cells, encoding.label, "a number to predict").astype(np.float32)
+        return _numbers(cells, encoding.label, "a number to predict")
     numbers = {name: number for number, name in enumerate(encoding.classes)}
     labels = np.zeros(len(cells[encoding.label]), np.int32)
     for row, cell in enumerate(cells[encoding.label]):
@@ -115,7 +115,7 @@ def _labels(cells: Cells, encoding: TableEncoding) -> np.ndarray:
 
 def _class_names(cells: Sequence[Any], classes: bool | None) -> tuple[str, ...]:
     if classes is None:
-        classes = not all_numbers(cells)
+        classes = as_numbers(cells) is None
     names = sorted({as_text(cell) for cell in cells if not is_missing(cell)}, key=_sort_key)
     return tuple(names) if classes else ()
 
@@ -131,16 +131,14 @@ def _sort_key(name: str) -> tuple[float, str]:
 def _numbers(cells: Cells, name: str, what: str, *, least: float = -math.inf) -> np.ndarray:
     numbers = np.zeros(len(cells[name]))
     for row, cell in enumerate(cells[name]):
-        try:
-            numbers[row] = math.nan if is_missing(cell) else float(cell)
-        except (TypeError, ValueError):
-            numbers[row] = math.nan
-        if not least <= numbers[row] < math.inf:
+        number = float(cell) if isinstance(cell, bool) else as_number(cell)
+        if number is None or number < least:
             got = "nothing" if is_missing(cell) else shown(cell)
             raise AetheriaError(
                 f"column {name!r}: expected {what}, got {got} in row {row}; correct it or leave "
                 "the row out"
             )
+        numbers[row] = number
     return numbers
 
 

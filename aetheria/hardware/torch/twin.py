@@ -50,6 +50,15 @@ class TorchTwin(ABC):
         return inputs
 
 
+def example_weights(batch: Mapping[str, Tensor]) -> Tensor:
+    """What each example counts, [batch]: the counterpart of `aetheria.model.tasks.example_weights`.
+
+    >>> example_weights({"mask": torch.tensor([1.0, 0.0]), "weight": torch.tensor([3.0, 3.0])})
+    tensor([3., 0.])
+    """
+    return batch["mask"] * batch["weight"] if "weight" in batch else batch["mask"]
+
+
 def weighted(values: Tensor, weights: Tensor) -> WeightedSum:
     """Sums `values` by `weights`: the counterpart of `aetheria.weighted`.
 
