@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import startup
 from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, SAVE_SIZES, SAVES
 from benchmarks.environments import make_environments, missing
-from benchmarks.figures import reduce_work, saves_table, table
+from benchmarks.figures import reduce_work, saves_table, starts_table, table
 from benchmarks.processes import ContestantError, measure
 from benchmarks.works import WORKS, describe
 
@@ -176,7 +176,14 @@ def run_startup(options: argparse.Namespace) -> int:
     if not works:
         _say(f"--works: expected some of {', '.join(startup.WORKS)} for --startup; use mlp")
         return 2
-    print(json.dumps({"startup": works}, indent=2) if options.json else startup.report(works))
+    if options.json:
+        print(json.dumps({"startup": works}, indent=2))
+        return 0
+    for work, rounds in works.items():
+        print(
+            f"startup of configs/{work}.py, {len(rounds)} rounds (medians, least to most)\n"
+            f"{starts_table(rounds)}"
+        )
     return 0
 
 

@@ -15,7 +15,7 @@ SCRIPTS = REPOSITORY / "scripts"
 sys.path.append(str(SCRIPTS))
 
 from benchmarks.contestants import CONTESTANTS  # noqa: E402
-from benchmarks.figures import reduce_work, saves_table, table  # noqa: E402
+from benchmarks.figures import reduce_work, saves_table, starts_table, table  # noqa: E402
 
 
 def bench(*arguments, **options):
@@ -117,6 +117,20 @@ def test_a_save_is_held_against_a_raw_write_and_orbax_alone():
     assert "1000 MB" in text
     assert "whole / orbax: 0.750 (0.500 to 0.750)   at most 1: met" in text
     assert "whole / raw: 3.000 (2.000 to 3.000)   at most 2: MISSED" in text
+
+
+def test_a_start_is_held_against_the_script_of_its_round():
+    start = {"first_step": 4.0, "whole": 5.0, "cpu": 6.0, "peak_rss_mib": 300.0}
+    cold, warm = {**start, "first_step": 5.0}, {**start, "peak_rss_mib": 450.0}
+    slow = {name: 2 * figure for name, figure in start.items()}
+    rounds = [
+        {"by hand": start, "cold": cold, "warm": warm},
+        {"by hand": slow, "cold": {**slow, "first_step": 14.0}, "warm": slow},
+    ]
+    text = starts_table(rounds)
+    assert "cold / by hand, first_step: 1.500 (1.250 to 1.750)   at most 1.3: MISSED" in text
+    assert "warm / by hand, first_step: 1.000 (1.000 to 1.000)   at most 1: met" in text
+    assert "warm / by hand, peak_rss_mib: 1.250 (1.000 to 1.500)   at most 1.3: met" in text
 
 
 def test_a_save_is_measured_at_each_size(tmp_path):

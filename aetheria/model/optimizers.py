@@ -185,7 +185,7 @@ def warmup_cosine(
         warmup_fraction: the share of it that is the warm-up, one step at least.
         warmup_steps: the length of the warm-up, instead of `warmup_fraction`.
     """
-    steps = max(1, int(total_steps * warmup_fraction)) if warmup_steps is None else warmup_steps
+    steps = _num_warmup(total_steps, warmup_steps, warmup_fraction)
     return optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, steps, max(total_steps, steps + 1)
     )
@@ -195,7 +195,7 @@ def warmup_linear(
     learning_rate: float, total_steps: int, *, warmup_steps: int | None = None
 ) -> optax.Schedule:
     """As `warmup_cosine`, but falls along a line."""
-    steps = max(1, total_steps // 10) if warmup_steps is None else warmup_steps
+    steps = _num_warmup(total_steps, warmup_steps)
     fall = optax.linear_schedule(learning_rate, 0.0, max(total_steps - steps, 1))
     return _after_warmup(learning_rate, steps, fall)
 
@@ -204,8 +204,12 @@ def warmup_constant(
     learning_rate: float, total_steps: int, *, warmup_steps: int | None = None
 ) -> optax.Schedule:
     """As `warmup_cosine`, but stays at `learning_rate`."""
-    steps = max(1, total_steps // 10) if warmup_steps is None else warmup_steps
+    steps = _num_warmup(total_steps, warmup_steps)
     return _after_warmup(learning_rate, steps, optax.constant_schedule(learning_rate))
+
+
+def _num_warmup(total_steps: int, warmup_steps: int | None, fraction: float = 0.1) -> int:
+    return max(1, int(total_steps * fraction)) if warmup_steps is None else warmup_steps
 
 
 def _after_warmup(learning_rate: float, steps: int, schedule: optax.Schedule) -> optax.Schedule:

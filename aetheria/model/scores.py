@@ -26,19 +26,20 @@ def confusion_counts(
 
 
 @dataclass(frozen=True)
-class FromConfusion:
-    """Scores of a confusion matrix: of class 1 if there are two classes, else the mean over those
-    classes that occur.
-
-    Attributes:
-        score: `f1`, `precision` or `recall`.
-    """
+class _OneScore:
+    """Makes a single number, which is reported by its own name."""
 
     score: str
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.score,)
+
+
+class FromConfusion(_OneScore):
+    """Scores of a confusion matrix: of class 1 if there are two classes, else the mean over those
+    classes that occur. `score` is `f1`, `precision` or `recall`.
+    """
 
     def __call__(self, counts: np.ndarray) -> list[float]:
         """
@@ -92,21 +93,16 @@ def score_counts(
     return zeros.at[rows, is_of, bins].add(jnp.broadcast_to(weights[:, None], bins.shape))
 
 
-@dataclass(frozen=True)
-class Auroc:
+class Auroc(_OneScore):
     """The area under the ROC curve, of class 1 if there are two classes, else the mean over those
     that occur. Scores are compared in 1,000 bins of log-odds; two in one bin count as a tie.
     """
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("auroc",)
 
     def __call__(self, counts: np.ndarray) -> list[float]:
         """
         >>> counts = np.zeros((1, 2, 4))
         >>> counts[0] = [[3, 1, 0, 0], [0, 1, 2, 0]]  # negatives and positives by rising score
-        >>> [round(area, 4) for area in Auroc()(counts)]
+        >>> [round(area, 4) for area in Auroc("auroc")(counts)]
         [0.9583]
         """
         negative, positive = counts[:, 0], counts[:, 1]
@@ -117,13 +113,8 @@ class Auroc:
         return [float((wins[known] / pairs[known]).mean()) if known.any() else math.nan]
 
 
-@dataclass(frozen=True)
-class Perplexity:
+class Perplexity(_OneScore):
     """The exponential of the mean loss; counts are the loss's sum and weight."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("perplexity",)
 
     def __call__(self, counts: np.ndarray) -> list[float]:
         total, weight = counts
@@ -146,7 +137,7 @@ def class_tallies(
         weights: f32 [batch], 0 for padding.
     """
     num_classes = logits.shape[-1]
-    weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape).ravel()
+    weights = _spread(weights, labels.shape).ravel()
     log_probs = jax.nn.log_softmax(logits).reshape(-1, num_classes)
     labels = labels.ravel()
     # Called where it is asked for: of a large vocabulary it does not fit the memory.
@@ -155,32 +146,23 @@ def class_tallies(
     for name in names:
         match name:
             case "auroc":
-                made[name] = Tally(score_counts(log_probs, labels, weights), Auroc())
+                made[name] = Tally(score_counts(log_probs, labels, weights), Auroc(name))
             case "confusion":
                 made[name] = Tally(confusion(), Confusion(num_classes))
             case "perplexity":
                 losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
                 sums = jnp.stack([(losses * weights).sum(), weights.sum()])
-                made[name] = Tally(sums, Perplexity())
+                made[name] = Tally(sums, Perplexity(name))
             case _:
                 made[name] = Tally(confusion(), FromConfusion(name))
     return made
 
 
-@dataclass(frozen=True)
-class FromNumbers:
-    """Scores of predicted numbers.
-
-    Attributes:
-        score: `rmse`, the root of the mean squared error, or `r2`, the share of the labels'
-            variance that is explained.
+class FromNumbers(_OneScore):
+    """Scores of predicted numbers: `rmse`, the root of the mean squared error, or `r2`, the share
+    of the labels' variance that is explained. Sums are float32, so the variance of labels that are
+    far from zero for their spread loses digits; standardize such labels.
     """
-
-    score: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.score,)
 
     def __call__(self, counts: np.ndarray) -> list[float]:
         """Args: `counts`: sums of weights, squared errors, labels and squared labels.
@@ -206,10 +188,15 @@ def number_tallies(
 ) -> dict[str, Tally]:
     """Tallies of some of `NUMBER_METRICS`; `labels` has as many numbers as `outputs`."""
     labels = labels.reshape(outputs.shape).astype(jnp.float32)
-    weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (outputs.ndim - 1)), outputs.shape)
+    weights = _spread(weights, outputs.shape)
     terms = (jnp.ones_like(labels), (outputs - labels) ** 2, labels, labels**2)
     sums = jnp.stack([(term * weights).sum() for term in terms])
     return {name: Tally(sums, FromNumbers(name)) for name in names}
+
+
+def _spread(weights: Array, shape: tuple[int, ...]) -> Array:
+    """Weights of examples [batch] as weights of their values [batch, ...]."""
+    return jnp.broadcast_to(weights.reshape(-1, *[1] * (len(shape) - 1)), shape)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

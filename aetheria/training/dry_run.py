@@ -2,9 +2,8 @@
 
 import os
 
-from aetheria.build import build_retention, prepare_environment
+from aetheria.build import prepare_environment
 from aetheria.engine.interfaces import SingleProcess
-from aetheria.snapshots.runs import RunRequest
 from aetheria.snapshots.sizes import size_text
 from aetheria.training.session import TrainingSession
 
@@ -18,14 +17,7 @@ def describe(session: TrainingSession) -> list[str]:
     """
     config = session.config
     prepare_environment(config, os.environ)
-    request = RunRequest(
-        config_name=session.config_name,
-        workdir=session.workdir,
-        resume=session.resume,
-        overwrite=session.overwrite,
-        retention=build_retention(config),
-    )
-    run, notes = session.build(SingleProcess(), request.resolve())
+    run, notes = session.build(SingleProcess(), session.request.resolve())
     schedule = run.schedule
     columns = ", ".join(
         f"{name} {column['dtype']} {column['shape']}"

@@ -106,6 +106,17 @@ class TrainingSession:
     owns_process: bool = True
     started_at: float = field(default_factory=time.perf_counter)
 
+    @property
+    def request(self) -> RunRequest:
+        """Which folder and which snapshot the run asks for."""
+        return RunRequest(
+            config_name=self.config_name,
+            workdir=self.workdir,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            retention=build_retention(self.config),
+        )
+
     def run(self, held: contextlib.ExitStack) -> Ended:
         """Trains, and says how that ended.
 
@@ -190,13 +201,7 @@ class TrainingSession:
 
         Process 0 alone holds the folder, until `held` is closed. A refused request writes nothing.
         """
-        request = RunRequest(
-            config_name=self.config_name,
-            workdir=self.workdir,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            retention=build_retention(self.config),
-        )
+        request = self.request
         found = all_or_none(
             peers,
             lambda: held.enter_context(claim(request.resolve())) if peers.index == 0 else None,

@@ -82,5 +82,12 @@ GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over
 SAVES = Contestant(module="saves")
 SAVE_SIZES = (1, 100, 1000)  # megabytes
 BLOCKING_BAR = 0.025  # seconds that a save keeps the loop waiting, whatever the size
+# Of a start of Aetheria over that of a script by hand, at most: (start, figure) -> bar.
+START_BARS: Mapping[tuple[str, str], float] = {
+    ("cold", "first_step"): 1.3,
+    ("warm", "first_step"): 1.0,
+    ("cold", "peak_rss_mib"): 1.3,
+    ("warm", "peak_rss_mib"): 1.3,
+}
 # Whole time of a save over a raw write of the same bytes, and over Orbax alone.
 SAVE_BARS: Mapping[str, tuple[str, float]] = {"1": ("orbax", 1.0), "1000": ("raw", 2.0)}

@@ -10,6 +10,7 @@ from benchmarks.contestants import (
     COMPARISONS,
     GUARD_BARS,
     SAVE_BARS,
+    START_BARS,
 )
 
 Round = Mapping[str, Mapping[str, Any]]  # contestant -> what its process wrote
@@ -129,6 +130,23 @@ def saves_table(sizes: Mapping[str, Mapping[str, Any]]) -> str:
             against, bar = SAVE_BARS.get(size, ("", 0.0))
             verdict = _verdict(bar, ratio["median"], least=False) if against == other else ""
             lines.append(f"    whole / {other}: {_text(ratio)}{verdict}")
+    return "\n".join(lines)
+
+
+def starts_table(rounds: Sequence[Round]) -> str:
+    """The figures of starts as text: medians, and ratios taken within a round."""
+    lines = []
+    for name in rounds[0]:
+        medians = {f: statistics.median(r[name][f] for r in rounds) for f in rounds[0][name]}
+        lines.append(
+            f"  {name:8} first step after {medians['first_step']:6.2f} s, whole "
+            f"{medians['whole']:6.2f} s, {medians['cpu']:6.2f} s of CPU, "
+            f"{medians['peak_rss_mib']:5.0f} MiB"
+        )
+    for (name, figure), bar in START_BARS.items():
+        ratio = _spread(_ratios(rounds, name, "by hand", figure))
+        verdict = _verdict(bar, ratio["median"], least=False)
+        lines.append(f"  {name} / by hand, {figure}: {_text(ratio)}{verdict}")
     return "\n".join(lines)
 
 

@@ -62,7 +62,14 @@ def _python(contestant: Contestant, peers: Path | None) -> str:
 
 
 def _environment(contestant: Contestant, device: str) -> dict[str, str]:
-    own = {"PYTHONPATH": str(_SCRIPTS), "TERM": "xterm", "COLUMNS": "100", "KERAS_BACKEND": "jax"}
+    # Every start compiles, and leaves nothing for the next.
+    own = {
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "PYTHONPATH": str(_SCRIPTS),
+        "TERM": "xterm",
+        "COLUMNS": "100",
+        "KERAS_BACKEND": "jax",
+    }
     if device == "cpu":
         own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **contestant.environ}
     return {**os.environ, **own}

@@ -6,14 +6,12 @@ snapshot and write three logs, which is in their whole time and memory.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +20,6 @@ from aetheria.config.files import load_config
 
 _ROOT = Path(__file__).resolve().parents[2]
 WORKS = ("mlp", "cnn")
-# Of Aetheria over the script by hand, at most.
-BARS: Mapping[tuple[str, str], float] = {
-    ("cold", "first_step"): 1.3,
-    ("warm", "first_step"): 1.0,
-    ("cold", "peak_rss_mib"): 1.3,
-    ("warm", "peak_rss_mib"): 1.3,
-}
 
 
 def measure_startup(
@@ -57,28 +48,6 @@ def measure_startup(
                 }
             )
     return rounds[1:]
-
-
-def startup_table(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """The figures as text: medians, and ratios taken within a round."""
-    lines: list[str] = []
-    for name in rounds[0]:
-        each = {
-            figure: statistics.median(r[name][figure] for r in rounds) for figure in rounds[0][name]
-        }
-        lines.append(
-            f"  {name:8} first step after {each['first_step']:6.2f} s, whole "
-            f"{each['whole']:6.2f} s, {each['cpu']:6.2f} s of CPU, {each['peak_rss_mib']:5.0f} MiB"
-        )
-    for (name, figure), bar in BARS.items():
-        ratios = [r[name][figure] / r["by hand"][figure] for r in rounds]
-        median = statistics.median(ratios)
-        verdict = "met" if median <= bar else "MISSED"
-        lines.append(
-            f"  {name} / by hand, {figure}: {median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            f"   at most {bar:g}: {verdict}"
-        )
-    return "\n".join(lines)
 
 
 def _command(work: str, run_dir: Path) -> list[str]:
@@ -127,11 +96,3 @@ def _run(command: Sequence[str], home: Path) -> dict[str, float]:
         "cpu": usage.ru_utime + usage.ru_stime,
         "peak_rss_mib": usage.ru_maxrss / 1024,
     }
-
-
-def report(works: Mapping[str, Any]) -> str:
-    """The tables of all works."""
-    return "\n".join(
-        f"startup of configs/{work}.py, {len(rounds)} rounds (medians)\n{startup_table(rounds)}"
-        for work, rounds in works.items()
-    )

@@ -125,7 +125,7 @@ def keep_compiled(environ: Mapping[str, str]) -> Generator[None]:
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         yield
         return
-    folder = find_folder(environ)
+    folder = make_folder(environ)
     if folder is None:
         yield
         return
@@ -168,7 +168,7 @@ def _install(cache: CompileCache) -> bool:
     return True
 
 
-def find_folder(environ: Mapping[str, str]) -> Path | None:
+def make_folder(environ: Mapping[str, str]) -> Path | None:
     """Makes the folder for this machine and this version of JAX; None where it cannot be used.
 
     Code for another processor may end the process, and the number of cores decides how XLA cuts the

@@ -178,7 +178,8 @@ class JaxProgram:
         """Compiles them in the background; of several processes, all have to compile in one order,
         so that each does it where it needs them.
         """
-        if self._mesh.is_multi_process or self._chunk_size is None:
+        is_traced = self._traces.counts["train_step"] > 0  # before a rollback
+        if self._mesh.is_multi_process or self._chunk_size is None or is_traced:
             return
         size = self._chunk_size(self.steps_per_call)
         chunk = {

@@ -110,9 +110,9 @@ def _step() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from aetheria.hardware.jax.compile_cache import find_folder
+    from aetheria.hardware.jax.compile_cache import make_folder
 
-    folder = find_folder(os.environ)
+    folder = make_folder(os.environ)
     if folder is None:
         advice = "make the cache folder yours alone (chmod 700), or set XDG_CACHE_HOME"
         yield Finding("cache", "compiled programs cannot be kept", advice)

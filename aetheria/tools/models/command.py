@@ -4,13 +4,18 @@ import difflib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import aetheria
 from aetheria.cli.fields import ProjectFields
 from aetheria.cli.flag import Argument
 from aetheria.cli.table import print_table
 from aetheria.errors import AetheriaError, ExitCode, shown
+
+if TYPE_CHECKING:
+    from aetheria.plugins.registry import Registry
+
+_WIDTH = 78  # of a summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +48,22 @@ class ModelsCommand(ProjectFields):
         return int(ExitCode.OK)
 
 
-def _print_all(project: Path) -> None:
+def _keys() -> "dict[Registry, tuple[str, str]]":
+    """Registry -> the keys of a config that name one of it, and that give its arguments."""
     from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
 
+    return {
+        MODELS: ("model_name", "model_params"),
+        DATA: ("data_name", "data_params"),
+        LOGGERS: ("loggers", ""),
+        CALLBACKS: ("callbacks", ""),
+    }
+
+
+def _print_all(project: Path) -> None:
     rows = [
         (registry.noun, name, _summary(registry.get(name, project)))
-        for registry in (MODELS, DATA, LOGGERS, CALLBACKS)
+        for registry in _keys()
         for name in registry.names(project)
     ]
     print_table(["kind", "name", "what it is"], rows)
@@ -61,14 +76,7 @@ def _print_all(project: Path) -> None:
 
 
 def _print_one(name: str, project: Path) -> None:
-    from aetheria.plugins import CALLBACKS, DATA, LOGGERS, MODELS
-
-    kinds = {
-        MODELS: ("model_name", "model_params"),
-        DATA: ("data_name", "data_params"),
-        LOGGERS: ("loggers", ""),
-        CALLBACKS: ("callbacks", ""),
-    }
+    kinds = _keys()
     registry = next((each for each in kinds if name in each.names(project)), None)
     if registry is None:
         known = [known for each in kinds for known in each.names(project)]
@@ -104,6 +112,3 @@ def _type(parameter: inspect.Parameter) -> str:
 
 def _default(parameter: inspect.Parameter) -> str:
     return "(needed)" if parameter.default is parameter.empty else repr(parameter.default)
-
-
-_WIDTH = 78
