@@ -59,10 +59,15 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def _exports() -> dict[str, str]:
-    """The names of `aetheria.<name>`; the modules they come from may change."""
+    """The names of `aetheria.<name>` and `aetheria.loops.<name>`; the modules they come from may
+    change.
+    """
     import aetheria
 
-    return dict.fromkeys(sorted({*aetheria._HOMES, *getattr(aetheria, "__all__", ())}), "name")
+    loops = ast.parse((REPOSITORY / "aetheria" / "loops" / "__init__.py").read_text())
+    listed = [node.value for node in loops.body if isinstance(node, ast.Assign)]
+    names = {*aetheria._HOMES, *(f"loops.{name}" for name in ast.literal_eval(listed[0]))}
+    return dict.fromkeys(sorted(names), "name")
 
 
 def _commands() -> dict[str, list[str]]:

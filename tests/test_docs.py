@@ -28,6 +28,7 @@ PAGES = [
     ["docs/benchmarks.md", "docs/glossary.md"],
     ["docs/plan.md"],
     ["docs/pytorch.md"],
+    ["docs/how-to/own_loop.md"],
 ]
 
 
@@ -124,6 +125,7 @@ def test_a_code_block_that_is_wrong_is_found(tmp_path):
 
 def test_every_page_is_tested_and_every_link_leads_somewhere():
     pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    pages += (REPOSITORY / "docs" / "how-to").glob("*.md")
     tested = {REPOSITORY / page for group in PAGES for page in group}
     assert set(pages) == tested
     for page in pages:
