@@ -179,12 +179,10 @@ def test_a_damaged_snapshot_with_no_other_is_refused_and_left_alone(train, resum
     assert sorted(run.run_dir.rglob("*")) == before
 
 
-def test_resuming_an_older_snapshot_forks(train, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_resuming_an_older_snapshot_forks(train):
     whole = train("run", epochs=3)
     before = (whole.run_dir / "metrics.jsonl").read_text()
-    train("run", epochs=3, resume="checkpoints/snapshot_ep2.pt")
-    fork = tmp_path / "runs" / "run" / "1"
+    fork = train("fork", epochs=3, resume=f"{whole.run_dir}/checkpoints/snapshot_ep2.pt").run_dir
     summary = json.loads((fork / "summary.json").read_text())
     assert summary["params_sha256"] == whole.summary["params_sha256"]
     assert summary["lineage"]["snapshot"] == "snapshot_ep2"
@@ -194,18 +192,28 @@ def test_resuming_an_older_snapshot_forks(train, tmp_path, monkeypatch):
     assert rows((fork / "metrics.jsonl").read_text()) == rows(before)
 
 
-def test_a_fork_keeps_the_curves_that_led_to_it(train, tmp_path, monkeypatch):
+def test_a_fork_keeps_the_curves_that_led_to_it(train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def eval_steps(run_dir):
         reader = EventAccumulator(str(run_dir / "tensorboard")).Reload()
         return [point.step for point in reader.Scalars("eval/loss")]
 
-    monkeypatch.chdir(tmp_path)
     whole = train("run", epochs=3, loggers=["tensorboard"])
-    train("run", epochs=3, loggers=["tensorboard"], resume="23")
-    fork = tmp_path / "runs" / "run" / "1"
-    assert eval_steps(fork) == eval_steps(whole.run_dir) == [23, 46, 69]
+    fork = train("fork", epochs=3, loggers=["tensorboard"], resume=f"{whole.run_dir}@23")
+    assert eval_steps(fork.run_dir) == eval_steps(whole.run_dir) == [23, 46, 69]
+
+
+def test_a_run_goes_on_in_its_folder_from_its_newest_snapshot_alone(train):
+    """An older one asked for with that folder would write into another, unasked."""
+    run = train("run", epochs=2)
+    before = {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")}
+    with pytest.raises(
+        SnapshotError, match=r"--workdir: expected another folder than .*snapshot_ep1"
+    ):
+        train("run", epochs=2, resume="23")
+    assert {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")} == before
+    assert not (run.run_dir.parent / "runs").exists()
 
 
 def test_best_takes_the_best(train):

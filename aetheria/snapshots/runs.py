@@ -141,6 +141,12 @@ class RunRequest:
         if is_newest:
             refuse_if_held(owner)
             return RunPlan(run_dir=owner, snapshot=read_snapshot(info.path), found=found)
+        if self.workdir is not None:
+            raise SnapshotError(
+                f"--workdir: expected another folder than {owner}, which goes on from its newest "
+                f"snapshot alone, got a resume from {info.path.name}; name a new folder to fork "
+                f"into, with --resume={info.path}"
+            )
         return self._next(snapshot=read_snapshot(info.path), parent=owner)
 
     def _fork(self, info: SnapshotInfo, owner: Path, into: Path) -> RunPlan:
