@@ -21,11 +21,11 @@ from aetheria.hardware.jax.guard import is_frozen, unfreeze
 from aetheria.hardware.jax.update import make_update as make_guarded_update
 from aetheria.hardware.layout.counters import NUM_SKIPPED, STEP, initial_counters
 from aetheria.hardware.layout.evaluation import make_eval_sums
+from aetheria.hardware.layout.pretrained import make_initial_state
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import LOSS_SCALE, means, pack_values
 from aetheria.hardware.layout.signature import make_signature
-from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, init_options
-from aetheria.hardware.layout.state import make_init as make_model_init
+from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
 from aetheria.model.fitting import fit_optimizer, optimizer_of
 from aetheria.model.model import Batch, Model, ModelState, Params
 from aetheria.model.precision import Precision
@@ -93,11 +93,8 @@ def make_init(model: Model, total_steps: int, *, mixed_precision: bool | str = F
             max_consecutive_skips=MAX_CONSECUTIVE_SKIPS,
         )
         optimizer = make_signature(model, spec).optimizer
-        make = jit(
-            make_model_init(model, optimizer, precision),
-            compiler_options=init_options(jax.default_backend()),
-        )
-        state = make(jax.random.key(seed), dict(example_batch))
+        key = jax.random.key(seed)
+        state = make_initial_state(model, optimizer, precision, jit, key, dict(example_batch))
         return _never_frozen(state)
 
     return init

@@ -84,6 +84,24 @@ class Model(ABC):
     def predict(self, params: Params, model_state: ModelState, inputs: Arrays) -> Arrays:
         """Computes outputs for `inputs` [batch, ...]; every output leads with the batch."""
 
+    def pretrained(self, params: Params, model_state: ModelState) -> tuple[Params, ModelState]:
+        """Returns the weights that a run starts from, in place of those that `init` made.
+
+        Called once, on the host and not traced, when a run starts afresh: read a file here. A
+        resumed run and a `Predictor` take all weights from the snapshot and never call it, so the
+        file may be gone by then. (`init` is traced wherever shapes are needed, and reads a file
+        each time.)
+
+        Args:
+            params: those of `init`, a tree of NumPy arrays; leave what the file has not, such as a
+                new head, as it is.
+            model_state: likewise.
+
+        Returns:
+            The same trees with other values; they are cast to the dtypes that `init` made.
+        """
+        return params, model_state
+
     def tallies(self, params: Params, model_state: ModelState, batch: Batch) -> Tallies:
         """Counts what no mean says of an evaluation, such as a confusion matrix: name -> Tally.
 

@@ -40,7 +40,15 @@ from aetheria.hardware.layout.report_rows import (
     sums_by_name,
 )
 from aetheria.hardware.layout.signature import make_signature
-from aetheria.hardware.layout.state import StepOutput, Sums, TrainState, init_options, make_init
+from aetheria.hardware.layout.state import (
+    StepOutput,
+    Sums,
+    TrainState,
+    init_options,
+    is_pretrained,
+    make_first_state,
+    make_init,
+)
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
@@ -60,6 +68,7 @@ class JaxProgram:
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed, self._mesh, self.mesh_shape = spec.seed, mesh, mesh.shape
+        self._model = model
         self._precision = precision = Precision.parse(spec.mixed_precision)
         self._signature = signature = make_signature(model, spec)
         self.optimizer, self._abstract = signature.optimizer, signature.state
@@ -75,6 +84,9 @@ class JaxProgram:
             make_init(model, self.optimizer, precision),
             compiler_options=init_options(platform),
             out_shardings=at.state,
+        )
+        self._first_state = jit(
+            make_first_state(model, self.optimizer, precision), out_shardings=at.state
         )
         self._step = jax.jit(
             make_train_step(model, self.optimizer, precision, spec.max_consecutive_skips)
@@ -169,6 +181,12 @@ class JaxProgram:
         """Makes the state of step 0 from the run's seed, already placed."""
         with all_transfers():
             key = jax.random.key(self._seed)
+            if is_pretrained(self._model):
+                from aetheria.hardware.layout.pretrained import pretrained_weights
+
+                weights = pretrained_weights(self._model, key, self._example)
+                self._begin_train_steps()
+                return self._first_state(key, *weights)
             wait = begin_to_compile(self._init.lower(key, self._example))
             self._begin_train_steps()
             wait()

@@ -83,11 +83,29 @@ def make_init(
     model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
 ) -> Callable[[jax.Array, Batch], TrainState]:
     """Builds the function (base key, example batch) -> state of step 0."""
+    first_state = make_first_state(model, optimizer, precision)
 
     def init(base_key: jax.Array, example_batch: Batch) -> TrainState:
-        # Step s folds s >= 0 into the key; initialization folds a number that no step reaches.
-        key, batch = jax.random.fold_in(base_key, 2**32 - 1), nested_columns(example_batch)
-        params, model_state = check_init(model, call_hook(model, "init", key, batch))
+        return first_state(base_key, *init_weights(model, base_key, example_batch))
+
+    return init
+
+
+def init_weights(
+    model: Model, base_key: jax.Array, example_batch: Batch
+) -> tuple[Params, ModelState]:
+    """Calls the model's `init`."""
+    # Step s folds s >= 0 into the key; initialization folds a number that no step reaches.
+    key, batch = jax.random.fold_in(base_key, 2**32 - 1), nested_columns(example_batch)
+    return check_init(model, call_hook(model, "init", key, batch))
+
+
+def make_first_state(
+    model: Model, optimizer: optax.GradientTransformation, precision: Precision = FLOAT32
+) -> Callable[[jax.Array, Params, ModelState], TrainState]:
+    """Builds the function (base key, params, model_state) -> state of step 0."""
+
+    def first_state(base_key: jax.Array, params: Params, model_state: ModelState) -> TrainState:
         params = precision.store_params(params)
         model_state = precision.store_model_state(model_state)
         with in_hook(model, "optimizer"):
@@ -106,7 +124,12 @@ def make_init(
             loss_scale=initial_scale(precision),
         )
 
-    return init
+    return first_state
+
+
+def is_pretrained(model: Model) -> bool:
+    """Whether the model starts from other weights than those that its `init` makes."""
+    return type(model).pretrained is not Model.pretrained
 
 
 def sums_of(out: LossOutput, batch: Batch) -> Sums:

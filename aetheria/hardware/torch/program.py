@@ -21,7 +21,6 @@ from aetheria.hardware.layout.leaves import check_leaves, export_leaves, named_l
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, sums_by_name
 from aetheria.hardware.layout.signature import make_signature
-from aetheria.hardware.layout.state import init_options, make_init
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.hardware.torch.correspondence import Correspondence
 from aetheria.hardware.torch.counterparts import COUNTERPARTS
@@ -110,12 +109,13 @@ class TorchProgram:
 
     def init(self) -> TorchState:
         """Makes the state of step 0 as JAX does, from the run's seed: the same numbers."""
-        init = jax.jit(
-            make_init(self._model, self._optimizer, self._precision),
-            compiler_options=init_options("cpu"),
-        )
+        from aetheria.hardware.layout.pretrained import make_initial_state
+
+        key = jax.random.key(self._spec.seed)
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            state = init(jax.random.key(self._spec.seed), self._example)
+            state = make_initial_state(
+                self._model, self._optimizer, self._precision, jax.jit, key, self._example
+            )
         return self.import_state(jax.device_get(named_leaves(state)))
 
     def train_steps(

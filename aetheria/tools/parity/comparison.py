@@ -18,8 +18,8 @@ from aetheria.hardware.jax.gradient import make_gradient, step_key
 from aetheria.hardware.jax.update import make_update
 from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.leaves import export_leaves, named_leaves
+from aetheria.hardware.layout.pretrained import make_initial_state
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.state import init_options, make_init
 from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
@@ -159,12 +159,11 @@ class JaxSide:
         precision = Precision.parse(spec.mixed_precision)
         optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_global_batch.items()}
-        platform = jax.default_backend()
-        jit = jit_for(platform)  # compiled as for training
+        jit = jit_for(jax.default_backend())  # compiled as for training
         self._gradient = jit(make_gradient(model, precision))
         self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
-        init = jit(make_init(model, optimizer, precision), compiler_options=init_options(platform))
-        self._state = init(jax.random.key(spec.seed), example)
+        key = jax.random.key(spec.seed)
+        self._state = make_initial_state(model, optimizer, precision, jit, key, example)
 
     def step(self, global_batch: Leaves) -> tuple[float, Leaves]:
         """Trains one step; returns the mean loss and its gradient before clipping."""
