@@ -1,5 +1,6 @@
 """What somebody tries first on the command line, and what it does."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -108,6 +109,29 @@ def test_a_snapshot_is_named_by_its_run_and_a_word(two_runs, capsys):
     assert main(["train", "config.yaml", *options]) == 0
     assert "resuming from runs/mine/1/checkpoints/snapshot_ep1" in capsys.readouterr().out
     assert "a name without slashes" in refusal(capsys, "train", "config.yaml", "--name=a/b")
+
+
+def test_a_run_folder_stands_for_its_config_and_goes_on(here, capsys):
+    """No key that the run was started with need be said again."""
+    changed = ("--set", "learning_rate=0.02")
+    assert main(["train", "config.yaml", *changed, "--workdir=whole"]) == 0
+    assert main(["train", "config.yaml", *changed, "--stop-at-step=30"]) == 75
+    run = here / "runs" / "config" / "1"
+    assert "name the run folder" in refusal(capsys, "train", "config.yaml", "--resume=latest")
+    assert main(["train", str(run)]) == 0
+    digests = [
+        json.loads((folder / "summary.json").read_text())["params_sha256"]
+        for folder in (here / "whole", run)
+    ]
+    assert digests[0] == digests[1]
+    more = ("--set", "epochs=3", "--accept-changes")
+    assert main(["train", str(run), *more, "--resume=23"]) == 0
+    assert f"(forked from {run})" in capsys.readouterr().out
+    assert main(["train", str(run), *more, "--workdir=fork"]) == 0
+    assert json.loads((here / "fork" / "config.json").read_text())["learning_rate"] == 0.02
+    assert main(["train", str(run), "--overwrite", "--dry-run"]) == 0
+    assert f"run folder: {run} (starting afresh)" in capsys.readouterr().out
+    assert "a folder without config.json" in refusal(capsys, "train", "runs")
 
 
 def test_a_config_has_variants(tmp_path):

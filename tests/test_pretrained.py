@@ -69,7 +69,9 @@ def test_a_run_starts_from_the_file_and_never_reads_it_again(train, file, way):
     arrays = loops.read_arrays(whole.run_dir / "checkpoints" / "snapshot_step2")
     with np.load(file) as given:
         kept = np.asarray(arrays["params/Dense_0/kernel"], np.float32)
-        np.testing.assert_allclose(kept, given["kernel"], rtol=1e-2 if "mixed_precision" in way else 1e-6)
+        np.testing.assert_allclose(
+            kept, given["kernel"], rtol=1e-2 if "mixed_precision" in way else 1e-6
+        )
         assert not np.allclose(np.asarray(arrays["params/Dense_1/kernel"], np.float32), 0)
         for name, leaf in arrays.items():
             if name.endswith("averaged_params/Dense_0/kernel"):

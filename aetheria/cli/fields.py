@@ -39,7 +39,7 @@ class ConfigFields(OverrideFields, ProjectFields):
     """Fields of every command that reads a config file.
 
     Attributes:
-        config_file: a .py, .yaml or .json file.
+        config_file: a .py, .yaml or .json file, or a run folder, for the config of that run.
     """
 
     config_file: Annotated[Path, Argument(values.local_path, name="CONFIG")]

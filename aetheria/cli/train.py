@@ -53,12 +53,13 @@ class DistributedFlags(DistributedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand(ConfigFields):
-    """Trains the model that a config describes.
+    """Trains the model that a config describes; given a run folder, continues that run.
 
     Examples:
         aetheria train configs/mlp.py --set epochs=3
         aetheria train config.yaml --workdir=run --resume=auto
         aetheria train config.py:small --dry-run
+        aetheria train runs/mlp/1 --set epochs=20 --accept-changes
         aetheria train config.yaml --resume=runs/mlp/1@best --name=longer
 
     Exit codes:
@@ -120,16 +121,16 @@ class TrainCommand(ConfigFields):
             from aetheria.plugins.discovery import find_project
             from aetheria.training.session import TrainingSession
 
-            workdir = self.workdir
+            workdir, resume = self._continued() if self.config_file.is_dir() else self._asked()
             if self.fast_dev_run:
                 folder = held.enter_context(tempfile.TemporaryDirectory(prefix="aetheria-"))
                 workdir = Path(folder) / "run"
             session = TrainingSession(
                 config=config,
-                config_name=self.name or self.config_file.stem,
+                config_name=self.name or _name_of(self.config_file),
                 project=find_project(self.config_file, self.project),
                 workdir=workdir,
-                resume=self.resume,
+                resume=resume,
                 overwrite=self.overwrite,
                 accept_changes=self.accept_changes,
                 stop_at_step=self.stop_at_step,
@@ -147,6 +148,22 @@ class TrainCommand(ConfigFields):
             print("fast dev run: trained, evaluated and saved; nothing was kept")
         return ended.exit_code
 
+    def _asked(self) -> tuple[Path | None, str | None]:
+        """The run folder, and what to resume from."""
+        return self.workdir, self.resume
+
+    def _continued(self) -> tuple[Path | None, str | None]:
+        """Likewise, where the config is that of a run: that run goes on, or is forked."""
+        run, (workdir, resume) = self.config_file, self._asked()
+        if self.fast_dev_run:
+            return workdir, resume
+        if self.overwrite:
+            return workdir or run, resume
+        if workdir is None and resume in (None, "latest", "auto"):
+            return run, resume or "latest"
+        is_choice = resume in ("best", "latest") or (resume or "").isdigit()
+        return workdir, f"{run}@{resume or 'latest'}" if is_choice or not resume else resume
+
     def _all_overrides(self) -> list[str]:
         """Those given, and those that options stand for.
 
@@ -163,3 +180,15 @@ class TrainCommand(ConfigFields):
         if self.overfit_batches is not None:
             overrides.append(f"overfit_batches={self.overfit_batches}")
         return overrides
+
+
+def _name_of(config_file: Path) -> str:
+    """What a new run folder is named after: the file, or the run `runs/NAME/1`.
+
+    >>> _name_of(Path("configs/mlp.py"))
+    'mlp'
+    """
+    if not config_file.is_dir():
+        return config_file.stem
+    folder = config_file.resolve()
+    return folder.parent.name if folder.name.isdigit() else folder.name

@@ -12,6 +12,8 @@ from aetheria.config.schema import Config
 from aetheria.config.size_limits import check_size
 from aetheria.errors import ConfigError, shown
 
+RUN_CONFIG = "config.json"  # in a run folder
+BESIDE_CONFIG = ("resolved", "lineage")  # what a run folder's config holds beside its keys
 _MAX_FILE_BYTES = 128 << 10  # a config file may come from anybody
 
 
@@ -20,7 +22,8 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         file: a `.py` file with `get_config()`, or a `.yaml`, `.yml` or `.json` file. As with
-            ml_collections, `config.py:variant` calls `get_config("variant")`.
+            ml_collections, `config.py:variant` calls `get_config("variant")`. Or a run folder: the
+            config that the run was started with, overrides included.
         overrides: `key=value` texts; a key may be dotted, a value is read as YAML.
 
     Raises:
@@ -76,6 +79,8 @@ def read_values(source: Path | object) -> dict[str, object]:
 
 
 def _read(file: Path) -> dict[str, object]:
+    if file.is_dir():
+        return _read_run(file)
     file, variant = _split_variant(file)
     readers: dict[str, Callable[[Path], object]] = {
         ".py": lambda file: _read_python(file, variant),
@@ -102,6 +107,17 @@ def _read(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file}: expected keys with values, got {kind}; write key: value lines")
     check_size(values, str(file))
     return {key: _to_plain(value) for key, value in values.items()}
+
+
+def _read_run(folder: Path) -> dict[str, object]:
+    """The config in a run folder, without what stands beside its keys."""
+    if not (folder / RUN_CONFIG).is_file():
+        raise ConfigError(
+            f"{folder}: expected a config file or a run folder, got a folder without "
+            f"{RUN_CONFIG}; name a file in it"
+        )
+    values = _read(folder / RUN_CONFIG)
+    return {key: value for key, value in values.items() if key not in BESIDE_CONFIG}
 
 
 def _split_variant(file: Path) -> tuple[Path, str | None]:

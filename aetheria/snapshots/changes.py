@@ -11,7 +11,10 @@ from aetheria.plugins.resolved import DESCRIPTION
 
 _ADVICE = {
     "structural": "start a new run for it",
-    "schedule": "add --accept-changes to go on with the new value",
+    "schedule": (
+        "add --accept-changes to go on with the new value, or name the run folder in place of the "
+        "config, for the one that the run was started with"
+    ),
     "free": "",
 }
 
