@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aetheria.model.optimizers import warmup_cosine as warmup_cosine
     from aetheria.model.sharding import fsdp_rules as fsdp_rules
     from aetheria.model.sharding import split_batch as split_batch
+    from aetheria.model.step_number import current_step as current_step
     from aetheria.model.tallies import Tally as Tally
     from aetheria.model.tasks import Classifier as Classifier
     from aetheria.model.tasks import Regressor as Regressor
@@ -60,6 +61,7 @@ _EXPORTS = {
     "aetheria.model.nnx_adapter": ("NnxModel",),
     "aetheria.model.optimizers": ("SGD", "Adam", "AdamW", "Lion", "Optimizer", "warmup_cosine"),
     "aetheria.model.sharding": ("fsdp_rules", "split_batch"),
+    "aetheria.model.step_number": ("current_step",),
     "aetheria.model.tallies": ("Tally",),
     "aetheria.model.tasks": ("Classifier", "Regressor"),
     "aetheria.observe.listener": ("Listener", "RunContext"),

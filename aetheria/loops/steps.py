@@ -29,6 +29,7 @@ from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
 from aetheria.model.fitting import fit_optimizer, optimizer_of
 from aetheria.model.model import Batch, Model, ModelState, Params
 from aetheria.model.precision import Precision
+from aetheria.model.step_number import at_step
 from aetheria.model.tallies import finished
 
 MAX_CONSECUTIVE_SKIPS = 10
@@ -131,9 +132,10 @@ def make_train_step(
             name: _cut(name, jnp.asarray(column), grad_accumulation_steps)
             for name, column in batch.items()
         }
-        grads, sums, model_state = gradient(
-            state.params, state.model_state, cut, step_key(state), state.loss_scale
-        )
+        with at_step(state.counters[STEP]):
+            grads, sums, model_state = gradient(
+                state.params, state.model_state, cut, step_key(state), state.loss_scale
+            )
         own = ["loss", "grad_norm", *([LOSS_SCALE] if precision.scales_loss else [])]
         new, output = update(state, grads, sums, model_state)
         names = [*own, *sorted(sums.metrics)]

@@ -23,6 +23,7 @@ from aetheria.hardware.layout.report_rows import Adder
 from aetheria.hardware.layout.state import StepOutput, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision, at_least_float32
+from aetheria.model.step_number import at_step
 
 Item = TypeVar("Item")
 
@@ -37,10 +38,12 @@ def make_lane_gradient(
     micro_gradient = make_micro_gradient(model, precision)
 
     def lane_gradient(state: TrainState, lane: jax.Array, batch: Batch) -> LaneSums:
-        rng = jax.random.fold_in(step_key(state.base_key, state.counters[STEP]), lane)
-        grads, sums, new = micro_gradient(
-            state.params, state.model_state, batch, rng, state.loss_scale
-        )
+        step = state.counters[STEP]
+        rng = jax.random.fold_in(step_key(state.base_key, step), lane)
+        with at_step(step):
+            grads, sums, new = micro_gradient(
+                state.params, state.model_state, batch, rng, state.loss_scale
+            )
         share = sums.num_examples
 
         def weigh(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from aetheria.hardware.layout.report_rows import Adder
 from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision
+from aetheria.model.step_number import at_step
 
 # (state, global batch) -> (state, report of this step)
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]
@@ -57,10 +58,12 @@ def make_train_step(
     update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
 
     def train_step(state: TrainState, global_batch: Batch) -> tuple[TrainState, StepOutput]:
-        rng = step_key(state.base_key, state.counters[STEP])
-        grads, sums, model_state = gradient(
-            state.params, state.model_state, global_batch, rng, state.loss_scale
-        )
+        step = state.counters[STEP]
+        rng = step_key(state.base_key, step)
+        with at_step(step):
+            grads, sums, model_state = gradient(
+                state.params, state.model_state, global_batch, rng, state.loss_scale
+            )
         return update(state, grads, sums, model_state)
 
     return train_step

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import jax
 
+from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.state import Sums, TrainState, sums_of
 from aetheria.model.averaging import AverageState
 from aetheria.model.contract import call_hook, check_tallies
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision
+from aetheria.model.step_number import at_step
 
 
 def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, Batch], Sums]:
@@ -21,8 +23,9 @@ def make_eval_sums(model: Model, precision: Precision) -> Callable[[TrainState, 
         params = precision.cast_params(evaluated(state).params)
         batch = precision.cast_batch(batch)
         key = jax.random.wrap_key_data(state.base_key)
-        sums = sums_of(model.loss(params, state.model_state, batch, key, False), batch)
-        tallies = call_hook(model, "tallies", params, state.model_state, batch)
+        with at_step(state.counters[STEP]):
+            sums = sums_of(model.loss(params, state.model_state, batch, key, False), batch)
+            tallies = call_hook(model, "tallies", params, state.model_state, batch)
         return sums._replace(tallies=check_tallies(model, tallies, sums.metrics))
 
     return eval_sums

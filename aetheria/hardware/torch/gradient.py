@@ -14,11 +14,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.loss_scale import SCALE
 from aetheria.hardware.torch.ranks import Ranks
 from aetheria.hardware.torch.state import TorchState, TorchTotals
 from aetheria.hardware.torch.twin import TorchTwin, WeightedSum
 from aetheria.hardware.torch.update import keep_where
+from aetheria.model.step_number import at_step
 
 Columns: TypeAlias = Mapping[str, Tensor]
 _PLAIN = contextlib.nullcontext()
@@ -71,7 +73,8 @@ class Gradient:
         for micro in range(num_micro):
             batch = {name: column[micro] for name, column in global_batch.items()}
             before = [s.clone() for s in state.statistics] if num_micro > 1 else []
-            rows = self.micro_gradient(state, batch, micro, is_last=micro == num_micro - 1)
+            with at_step(state.numbers.counters[STEP]):
+                rows = self.micro_gradient(state, batch, micro, is_last=micro == num_micro - 1)
             with torch.no_grad():
                 sums = rows if sums is None else sums + rows
                 # A micro-batch of padding alone says nothing about the data's statistics.
@@ -87,8 +90,9 @@ class Gradient:
         names = [name for name, _ in state.module.named_parameters()]
         named = dict(zip(names, state.averages, strict=True)) if state.averages else {}
         call = lambda inputs: torch.func.functional_call(state.module, named, (inputs,))
-        outputs, loss = self._loss(call if named else state.module, batch)
-        rows = self._rows(outputs, loss, batch)
+        with at_step(state.numbers.counters[STEP]):
+            outputs, loss = self._loss(call if named else state.module, batch)
+            rows = self._rows(outputs, loss, batch)
         return TorchTotals(rows, (batch["mask"] > 0).sum())
 
     def _loss(

@@ -22,6 +22,7 @@ from aetheria.hardware.layout.state import Sums
 from aetheria.model.fitting import extra_arguments, optimizer_of
 from aetheria.model.model import Batch, Model, ModelState, Params
 from aetheria.model.precision import Precision, cast_like, widen
+from aetheria.model.step_number import at_step
 from aetheria.tools.nan.origin import Mark, Origin, Tree, badness, first_of, trace_origins
 
 Kind = Literal["value", "gradient", "new model state", "update", "new value"]
@@ -88,7 +89,13 @@ class Replay:
         self._params, self._model_state = place_weights(arrays, abstract, "dump")
         self._scaling = jnp.asarray(arrays["loss_scale"]) if "loss_scale" in arrays else ()
         self._step_key = step_key(jnp.asarray(arrays["base_key"]), jnp.int32(step - 1))
-        self._gradient = make_micro_gradient(model, precision)
+        gradient, before = make_micro_gradient(model, precision), jnp.int32(step - 1)
+
+        def gradient_at_step(*arguments: Any) -> Any:
+            with at_step(before):
+                return gradient(*arguments)
+
+        self._gradient = gradient_at_step
         self._compiled = jit_for(jax.default_backend())(self._gradient)
         self._model, self._precision, self._total_steps = model, precision, total_steps
         self._arrays = arrays

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import Precision
+from aetheria.model.step_number import at_step
 
 if TYPE_CHECKING:
     from aetheria.hardware.torch.program import TorchProgram
@@ -160,7 +161,13 @@ class JaxSide:
         optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_global_batch.items()}
         jit = jit_for(jax.default_backend())  # compiled as for training
-        self._gradient = jit(make_gradient(model, precision))
+        gradient = make_gradient(model, precision)
+
+        def gradient_at(step: jax.Array, *arguments: Any) -> Any:
+            with at_step(step):
+                return gradient(*arguments)
+
+        self._gradient = jit(gradient_at)
         self._update = jit(make_update(optimizer, spec.max_consecutive_skips))
         key = jax.random.key(spec.seed)
         self._state = make_initial_state(model, optimizer, precision, jit, key, example)
@@ -168,9 +175,10 @@ class JaxSide:
     def step(self, global_batch: Leaves) -> tuple[float, Leaves]:
         """Trains one step; returns the mean loss and its gradient before clipping."""
         state = self._state
-        rng = step_key(state.base_key, state.counters[STEP])
+        step = state.counters[STEP]
+        rng = step_key(state.base_key, step)
         grads, sums, model_state = self._gradient(
-            state.params, state.model_state, global_batch, rng
+            step, state.params, state.model_state, global_batch, rng
         )
         self._state, _ = self._update(state, grads, sums, model_state)
         weight = float(sums.weight)
