@@ -28,6 +28,7 @@ pytest.register_assert_rewrite("support")
 
 from support import long  # noqa: E402
 from support.compile_cache import make_cache, no_cache, quick_compilation, session_cache  # noqa: E402
+from support.order import by_file  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
@@ -52,6 +53,7 @@ LEFT_OUT = pytest.StashKey[int]()
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[LEFT_OUT] = long.deselect(config, items)
+    items[:] = by_file(items)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
