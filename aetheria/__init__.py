@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aetheria.data import RecordSource as RecordSource
     from aetheria.data.tables import read_table as read_table
     from aetheria.inference import Predictor as Predictor
+    from aetheria.inference import load_params as load_params
     from aetheria.model.adapters import LinenModel as LinenModel
     from aetheria.model.averaging import with_average as with_average
     from aetheria.model.classes import Classes as Classes
@@ -51,7 +52,7 @@ _EXPORTS = {
     "aetheria.api": ("TrainResult", "train"),
     "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
     "aetheria.data.tables": ("read_table",),
-    "aetheria.inference": ("Predictor",),
+    "aetheria.inference": ("Predictor", "load_params"),
     "aetheria.model.adapters": ("LinenModel",),
     "aetheria.model.averaging": ("with_average",),
     "aetheria.model.classes": ("Classes",),

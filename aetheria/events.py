@@ -60,7 +60,13 @@ class _ContinuesFrom:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStarted(_ContinuesFrom):
-    """The first event of every process. `progress.step` is 0, or the step resumed from."""
+    """The first event of every process. `progress.step` is 0, or the step resumed from.
+
+    Attributes:
+        total_steps: the step at which the run will be complete.
+        steps_per_epoch: optimizer steps in one pass over the training split.
+        resumed: whether the run continues from a snapshot.
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -158,7 +164,14 @@ class EvaluationCompleted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SnapshotSaved:
-    """A snapshot is complete on disk, digests included."""
+    """A snapshot is complete on disk, digests included.
+
+    Attributes:
+        name: of its folder in `checkpoints/`, such as `snapshot_ep3`.
+        step: the step after which it was taken.
+        size_bytes: its size on disk.
+        seconds: how long the save took; training continued meanwhile.
+    """
 
     name: str
     step: int
@@ -168,7 +181,13 @@ class SnapshotSaved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SnapshotFailed:
-    """A save failed. The run continues, and earlier snapshots stay."""
+    """A save failed. The run continues, and earlier snapshots stay.
+
+    Attributes:
+        name: what the snapshot would have been called.
+        step: the step after which it was taken.
+        reason: the error, in one line.
+    """
 
     name: str
     step: int
@@ -177,7 +196,14 @@ class SnapshotFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseChanged:
-    """The engine went from the phase `source` to the phase `target`."""
+    """The engine went from the phase `source` to the phase `target`.
+
+    Attributes:
+        progress: where the run is.
+        source: the phase that ended.
+        target: the phase that begins.
+        stalls: how long the training loop has waited since the process started.
+    """
 
     progress: Progress
     source: str
@@ -187,7 +213,14 @@ class PhaseChanged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEnded:
-    """The last event. `status` is one of completed, preempted, halted, failed."""
+    """The last event.
+
+    Attributes:
+        progress: where the run ended.
+        status: one of completed, preempted, halted, failed.
+        reason: why it ended, in words.
+        metrics: the last values of all metrics, such as `train/loss` and `eval/loss`.
+    """
 
     progress: Progress
     status: str

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
@@ -12,6 +13,7 @@ from aetheria.data.encoding import TableEncoding, as_cells
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
+from aetheria.hardware.layout.leaves import evaluated_leaves
 from aetheria.model.by_name import RecordedModel, remake_model
 from aetheria.model.model import Model
 from aetheria.plugins.bounded import build_described
@@ -184,3 +186,26 @@ class Predictor:
             encoding = TableEncoding.from_json(run.encoding, str(snapshot.path))
         spec, precision = run.example_spec, run.mixed_precision
         return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding)
+
+
+def load_params(checkpoint_path: str | Path) -> dict[str, Any]:
+    """Reads the parameters of a snapshot, to start another model from them.
+
+    Call it in the hook `init`, and keep new parameters where the two models differ. A resumed run
+    takes its parameters from its own snapshot; `init` then gives shapes alone, and the snapshot
+    that is named here must still exist.
+
+    Args:
+        checkpoint_path: a snapshot or a run, as `Predictor` takes it: `runs/mlp/1@best`.
+
+    Returns:
+        Nested dicts of NumPy arrays: `{"Dense_0": {"kernel": …}}`; the averaged parameters, if the
+        run kept an average.
+
+    Raises:
+        SnapshotError: there is no such snapshot, or it is damaged.
+    """
+    snapshot = read_snapshot(find_snapshot(str(checkpoint_path), newest_runs()[:1]))
+    leaves = evaluated_leaves(snapshot.arrays)
+    params = {path: array for path, array in leaves.items() if path.split("/")[0] == "params"}
+    return unflatten_dict(params, sep="/")["params"]
