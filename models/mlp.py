@@ -30,10 +30,10 @@ class SimpleMLP(Classifier):
     """A multilayer perceptron. Inputs f32 [batch, input_dim]. Labels i32 [batch]; for a regression
     f32 [batch] or [batch, 1].
 
-    Outputs f32 [batch, num_classes] logits, or [batch, 1].
+    Outputs f32 [batch, num_classes] logits, or [batch, 1]. `input_dim` 0: as the data has it.
     """
 
-    input_dim: int = 10
+    input_dim: int = 0
     hidden_dim: int = 128
     num_layers: int = 1
     num_classes: int = 0
@@ -43,7 +43,8 @@ class SimpleMLP(Classifier):
         return _Layers(self.hidden_dim, self.num_layers, self.num_classes or 1, self.dropout)
 
     def init(self, rng, example_batch):
-        if (shape := example_batch["inputs"].shape[1:]) != (self.input_dim,):
+        shape = example_batch["inputs"].shape[1:]
+        if len(shape) != 1 or self.input_dim not in (0, *shape):
             size = "x".join(map(str, shape))
             use = f"use input_dim={size}" if len(shape) == 1 else "use a dataset of vectors"
             raise AetheriaError(

@@ -32,11 +32,12 @@ class Twin(TorchTwin):
     """The counterpart of a SimpleMLP, with the tensors `layers.<i>` and `head`."""
 
     model: SimpleMLP
+    num_inputs: int
 
     def network(self):
         model = self.model
         hidden = [model.hidden_dim] * model.num_layers
-        return Network([model.input_dim, *hidden, model.num_classes or 1], model.dropout)
+        return Network([self.num_inputs, *hidden, model.num_classes or 1], model.dropout)
 
     def rules(self):
         layers = self.model.num_layers
@@ -62,10 +63,12 @@ class Twin(TorchTwin):
 
 
 def _infer_inputs(model, shapes):
-    return (model.input_dim,), "float32"
+    weight = shapes.get("layers.0.weight" if model.num_layers else "head.weight", ())
+    num_inputs = model.input_dim or (weight[1] if len(weight) == 2 else 0)
+    return ((num_inputs,), "float32") if num_inputs else None
 
 
 @register_counterpart(SimpleMLP, infer_inputs=_infer_inputs)
 def make_counterpart(model, example_batch):
     """Makes the counterpart of a SimpleMLP."""
-    return Twin(model)
+    return Twin(model, example_batch["inputs"].shape[-1])

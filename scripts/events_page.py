@@ -19,18 +19,18 @@ What a listener, that is a logger or a callback, receives during a run; how to w
 [the guide](../how-to/listeners.md). This page is written by `scripts/generate_docs.py` from
 `aetheria/events.py`, and a test checks that it is complete.
 
-A listener's `notify(event)` is called with each event, in order, and ignores those that it does not
-know. Events are frozen dataclasses of plain numbers and texts: `from aetheria.events import TrainMetrics`.
-Every run starts with `RunStarted` and ends with `RunEnded`.
+A listener's `notify(event)` is called with each event, in order, and ignores those that it does
+not know. Events are frozen dataclasses of plain numbers and texts, to be imported from
+`aetheria.events`. Every run starts with `RunStarted` and ends with `RunEnded`.
 """
 _PARTS = "## Parts of events\n"
 _CONTEXT = """\
 ## What a listener is made with
 
-A class under `callbacks` or `loggers` is called with a `RunContext` as its first argument, and with the
-arguments of the config.
+A class under `callbacks` or `loggers` is called with a `RunContext` as its first argument, and with
+the arguments of the config.
 """
-_ANNOTATIONS = ((r"collections\.abc\.|aetheria\.\w+(\.\w+)*\.|pathlib\.|typing\.", ""), (r"\|", "or"))
+_MODULES = re.compile(r"(?:collections\.abc|aetheria(?:\.\w+)+|pathlib|typing)\.")
 
 
 def make_events_page() -> str:
@@ -72,6 +72,4 @@ def _rows(described: type) -> Iterator[tuple[str, str, str]]:
 
 def _hint(hint: object) -> str:
     text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    for pattern, put in _ANNOTATIONS:
-        text = re.sub(pattern, put, text)
-    return f"`{text}`"
+    return f"`{_MODULES.sub('', text).replace('|', 'or')}`"

@@ -24,11 +24,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
+from events_page import make_events_page
+
 from aetheria.cli.parser import parse, surface
 from aetheria.config.description import Key, describe
 from aetheria.config.json_schema import json_schema
 from aetheria.config.limits import MAX_WHOLE, Limits
-from events_page import make_events_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = "docs/config.md"

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tomllib
+import typing
 from dataclasses import dataclass
 
 import pytest
@@ -23,11 +24,19 @@ from aetheria.config.json_schema import json_schema
 from aetheria.config.limits import PositiveInt
 from aetheria.config.schema import keys
 from aetheria.errors import ConfigError
+from aetheria.events import Event, Progress, SnapshotFailed, StallTime
+from aetheria.observe.listener import RunContext
 
 sys.path.append(str(REPOSITORY / "scripts"))
 
 import generate_docs
 
+GENERATED = (
+    generate_docs.PAGE,
+    generate_docs.SCHEMA,
+    generate_docs.COMMANDS,
+    generate_docs.EVENTS,
+)
 SHIPPED = importlib.resources.files("aetheria.config") / "config.schema.json"
 VALIDATOR = Draft202012Validator(json.loads(SHIPPED.read_text(encoding="utf-8")))
 EXAMPLE = re.compile(r"^```yaml[^\n]*\n(.*?)^```$|<<EOF\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
@@ -35,7 +44,7 @@ EXAMPLE = re.compile(r"^```yaml[^\n]*\n(.*?)^```$|<<EOF\n(.*?)^EOF$", re.MULTILI
 
 def example_configs() -> list[str]:
     """The YAML configs on the documentation's pages."""
-    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
     blocks = [a or b for page in pages for a, b in EXAMPLE.findall(page.read_text("utf-8"))]
     return [block for block in blocks if re.search("^model_name:", block, re.MULTILINE)]
 
@@ -64,7 +73,7 @@ def test_generated_docs_are_current():
     ],
 )
 def test_a_changed_field_makes_generated_docs_outdated(tmp_path, change, outdated):
-    for name in (generate_docs.PAGE, generate_docs.SCHEMA, generate_docs.COMMANDS):
+    for name in GENERATED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     changed = [
@@ -81,6 +90,20 @@ def test_another_command_makes_its_page_outdated(monkeypatch):
     assert "--stop-at-step N" in page and "\n## aetheria prove elastic\n" in page
     monkeypatch.setattr("aetheria.cli.train.TrainCommand.__doc__", "Something else.")
     assert generate_docs.make_command_page() != page
+
+
+def test_the_page_of_events_is_complete_and_needs_every_description(monkeypatch):
+    page = (REPOSITORY / generate_docs.EVENTS).read_text()
+    described = [*typing.get_args(Event), Progress, StallTime, RunContext]
+    for each in described:
+        _, _, section = page.partition(f"# {each.__name__}\n")
+        table = section.partition("\n#")[0]
+        names = [item.name for item in dataclasses.fields(each)]
+        assert names
+        assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == names
+    monkeypatch.setattr(SnapshotFailed, "__doc__", "A save failed.")
+    with pytest.raises(ValueError, match=r"SnapshotFailed\.name: expected a description"):
+        generate_docs.make_events_page()
 
 
 def test_a_page_without_markers_is_refused():

@@ -1,17 +1,15 @@
-"""README and docs are true: their code blocks run, in order, in an empty folder.
+"""README and docs are true: their code blocks run, in order, in an empty folder, and print what
+the pages say (`scripts/page_blocks.py`).
 
 By default each block is only parsed: Python and configs by their parsers, shell by bash, and each
 `aetheria` command by the command line's own parser, which knows every option.
 """
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection
-from pathlib import Path
 
 import pytest
 import yaml
@@ -21,9 +19,17 @@ from support.runs import REPOSITORY
 from aetheria.cli.parser import parse
 from aetheria.errors import AetheriaError
 
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+sys.path.append(str(REPOSITORY / "scripts"))
+
+from page_blocks import BLOCK, run_blocks
+
 PAGES = [
     ["README.md"],
+    ["docs/tutorial.md"],
+    ["docs/how-to/python.md", "docs/how-to/data.md"],
+    ["docs/how-to/model.md", "docs/how-to/metric.md", "docs/how-to/listeners.md"],
+    ["docs/how-to/fine_tuning.md", "docs/how-to/stop_and_resume.md"],
+    ["docs/how-to/devices.md", "docs/how-to/nonfinite.md"],
     ["docs/config.md", "docs/cli.md", "docs/architecture.md"],
     ["docs/benchmarks.md", "docs/glossary.md"],
     ["docs/plan.md"],
@@ -32,6 +38,8 @@ PAGES = [
 ]
 
 
+# Pages without a block that runs.
+PROSE = ["docs/index.md", "docs/install.md", "docs/run_folder.md"]
 # A proof leaves nothing behind, and runs on the first page that shows it.
 PROOF = re.compile(r"^aetheria (prove|parity) ")
 
@@ -60,30 +68,6 @@ def check_syntax(language: str, file: str, code: str) -> None:
             command = re.split(r"\|\||&&|\s>|\s#", line)[0].strip()
             if command.startswith("aetheria "):
                 parse(shlex.split(command)[1:])
-
-
-def run_blocks(text: str, folder: Path, proven: Collection[str] = ()) -> int:
-    """Writes the blocks that name a file and runs the others; returns how many there were."""
-    bin_folder = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-    }
-    (folder / "configs").symlink_to(REPOSITORY / "configs")  # as in a clone
-    count = 0
-    for language, file, code in BLOCK.findall(text):
-        if file:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(code)
-        elif language in ("bash", "python") and code not in proven:
-            command = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-c", code]
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-        count += 1
-    return count
 
 
 @only_long
@@ -118,19 +102,32 @@ def test_a_code_block_that_does_not_parse_is_found(language, code):
         check_syntax(language, "", code)
 
 
+def test_an_output_that_is_not_printed_is_found(tmp_path):
+    page = "```bash\necho loss 0.25\n```\n\n```text output\n{}\n```\n"
+    assert run_blocks(page.format("loss 0.5"), tmp_path) == 2
+    (tmp_path / "configs").unlink()
+    with pytest.raises(AssertionError, match=r"the page says 'accuracy 0\.25'"):
+        run_blocks(page.format("accuracy 0.25"), tmp_path)
+
+
 def test_a_code_block_that_is_wrong_is_found(tmp_path):
     with pytest.raises(AssertionError, match="no_such_name"):
         run_blocks("```python\nno_such_name\n```\n", tmp_path)
 
 
 def test_every_page_is_tested_and_every_link_leads_somewhere():
-    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
-    pages += (REPOSITORY / "docs" / "how-to").glob("*.md")
-    tested = {REPOSITORY / page for group in PAGES for page in group}
-    assert set(pages) == tested
-    for page in pages:
+    docs = REPOSITORY / "docs"
+    guides = {*docs.glob("*.md"), *docs.glob("how-to/*.md"), REPOSITORY / "README.md"}
+    tested = {REPOSITORY / page for group in [*PAGES, PROSE] for page in group}
+    assert guides == tested
+    for page in {*guides, *docs.glob("*/*.md")}:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_a_page_of_prose_has_no_block_that_runs():
+    languages = {language for language, _, _ in BLOCK.findall(text_of(PROSE))}
+    assert languages <= {"console", "text"}
 
 
 def test_every_config_key_is_documented():

@@ -241,6 +241,10 @@ LOGGERS = Registry("logger", "loggers", "aetheria.observe.loggers")
 CALLBACKS = Registry("callback", "callbacks", "aetheria.observe.callbacks")
 
 register_model = MODELS.register
+"""Decorates a class of a `Model`, or a function that makes one: `@register_model("NAME")`."""
 register_data = DATA.register
+"""Decorates a function that returns a dataset: `@register_data("NAME")`."""
 register_logger = LOGGERS.register
+"""Decorates a class with a method `notify(event)`: `@register_logger("NAME")`."""
 register_callback = CALLBACKS.register
+"""Decorates a class with a method `notify(event)`: `@register_callback("NAME")`."""
