@@ -1,4 +1,4 @@
-"""The docs site: it builds without a warning, its reference is complete, its pictures are current."""
+"""The docs site builds without a warning, its reference is complete, its pictures are current."""
 
 import os
 import re

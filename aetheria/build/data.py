@@ -16,6 +16,7 @@ from aetheria.model.model import Model
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_dataset
+from aetheria.snapshots.run_folder import some
 from aetheria.snapshots.sizes import size_text
 
 
@@ -28,6 +29,13 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         with missing_file(f"data_name {config.data_name!r}"):
             returned = call_with(dataset, "data_params", config.data_params)
         splits, notes = check_data(returned, config.data_name, model.class_columns())
+    classes = splits.encoding.classes if splits.encoding is not None else ()
+    if classes and "labels" not in model.class_columns():
+        notes.append(
+            f"data: the label has the classes {some(classes)}, and {type(model).__name__} "
+            "declares none, so it learns their numbers; a shipped model classifies with "
+            f"model_params.num_classes={len(classes)}"
+        )
     if config.overfit_batches:
         splits = first_examples(splits, config.overfit_batches * config.batch_size)
         notes.append(f"overfit_batches: {len(splits.train)} examples to train and evaluate on")

@@ -210,6 +210,11 @@ def _unsupported(name: str, array: np.ndarray, rows: Rows) -> AetheriaError:
     if array.dtype.kind == "O" and array.size:
         wrong = [not isinstance(v, int | float | np.number) for v in array.ravel()]
         chosen = np.array(wrong).reshape(array.shape) if any(wrong) else chosen
+    if array.dtype.kind in "UST" or (array.size and isinstance(array[chosen][0], str)):
+        advice = (
+            "give class numbers, as np.unique(texts, return_inverse=True) makes them, or read a "
+            "table of numbers and texts with aetheria.read_table"
+        )
     where = f" ({first_where(chosen, array, rows)})" if array.size else ""
     return AetheriaError(f"column {name!r}: expected numbers, got {kind}{where}; {advice}")
 

@@ -80,10 +80,12 @@ class SupervisedModel(LinenModel):
             "classes": (scores.CLASS_METRICS, scores.class_tallies),
             "numbers": (scores.NUMBER_METRICS, scores.number_tallies),
         }[of]
-        for name in self.metrics:
+        # One name is a list of one, as for loggers in a config.
+        names = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        for name in names:
             _one_of("metrics", name, dict.fromkeys(known))
         outputs, _ = self.apply(params, model_state, batch["inputs"], None, False)
-        return make(self.metrics, outputs, batch["labels"], example_weights(batch))
+        return make(names, outputs, batch["labels"], example_weights(batch))
 
     def update_rule(self) -> UpdateRule:
         """Returns the rule of the optimizer; override it for another rule or other settings."""
