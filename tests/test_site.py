@@ -9,6 +9,7 @@ import pytest
 from support.runs import REPOSITORY
 
 import aetheria
+from aetheria import loops
 
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -42,7 +43,8 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     assert {path for path in sources if path.name != "index"} <= set(pages)
     assert not [page for page in pages.values() if LOADS.search(page.read_text())]
     ids = "".join(page.read_text() for page in (tmp_path / "reference").rglob("index.html"))
-    assert [name for name in aetheria.__all__ if f'id="aetheria.{name}"' not in ids] == []
+    public = [*aetheria.__all__, *(f"loops.{name}" for name in loops.__all__)]
+    assert [name for name in public if f'id="aetheria.{name}"' not in ids] == []
     guide = (tmp_path / "how-to" / "model" / "index.html").read_text()
     assert '<span class="filename">models/small.py</span>' in guide
 
@@ -66,7 +68,7 @@ def test_a_broken_link_and_a_page_without_an_entry_fail_the_build(tmp_path):
 def test_the_reference_has_every_public_name_once():
     text = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
     names = re.findall(r"^::: aetheria\.(\w+)$", text, re.MULTILINE)
-    assert sorted(names) == sorted([*aetheria.__all__, "predict"])
+    assert sorted(names) == sorted([*aetheria.__all__, "loops", "predict"])
 
 
 @pytest.mark.parametrize("picture", [CURVES, RINGS], ids=lambda file: file.name)

@@ -368,3 +368,23 @@ def test_a_file_without_arrays_is_one_line(tmp_path, monkeypatch, capsys, case):
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("labels", [["up", "down"] * 30, np.array(["up", "down"] * 30)])
+def test_texts_as_labels_are_refused_with_what_to_do(labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AetheriaError, match=r"np\.unique.*aetheria\.read_table") as raised:
+        aetheria.train(model="SimpleMLP", data=(np.ones((60, 3)), labels))
+    assert "\n" not in str(raised.value) and not (tmp_path / "runs").exists()
+
+
+def test_classes_that_the_model_does_not_declare_are_reported(file, tmp_path, capsys):
+    keys = {"data": read(file), "loggers": [], "max_steps": 1, "strategy": "cpu"}
+    said = "the label has the classes no, yes, and SimpleMLP declares none"
+    aetheria.train(model="SimpleMLP", workdir=tmp_path / "numbers", **keys)
+    assert said in capsys.readouterr().out
+    # One metric may be a text, and the model takes the number of inputs from the data.
+    params = {"num_classes": 2, "metrics": "f1"}
+    model = {"model": "SimpleMLP", "model_params": params}
+    result = aetheria.train(**model, workdir=tmp_path / "classes", **keys)
+    assert said not in capsys.readouterr().out and "eval/f1" in result.metrics

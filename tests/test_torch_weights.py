@@ -16,10 +16,12 @@ from support.runs import DIGITS, REPOSITORY
 
 torch = pytest.importorskip("torch")
 
+from aetheria.models.mlp import SimpleMLP  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from support import plain_pytorch  # noqa: E402
 
 from aetheria.errors import AetheriaError  # noqa: E402
+from aetheria.hardware.torch.counterparts import COUNTERPARTS  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
 from aetheria.snapshots import read_snapshot  # noqa: E402
 from aetheria.tools.weights.command import ExportCommand, ImportCommand  # noqa: E402
@@ -80,6 +82,15 @@ def test_a_plain_pytorch_model_predicts_the_same(trained):
     weights[first].view(-1)[0] += 0.1
     torch.save(weights, folder / "other.pt")
     assert np.abs(predictor(kind, folder / "other.pt").predict(inputs) - outputs).max() > 1e-4
+
+
+@pytest.mark.parametrize("num_layers", [0, 2])
+def test_the_weights_of_a_multilayer_perceptron_say_how_many_inputs_it_has(num_layers):
+    model = SimpleMLP(num_layers=num_layers, hidden_dim=4)
+    twin = COUNTERPARTS.make(model, {"inputs": np.zeros((1, 7), "f4")})
+    shapes = {name: tuple(tensor.shape) for name, tensor in twin.network().state_dict().items()}
+    assert COUNTERPARTS.infer_inputs(model, shapes) == ((7,), "float32")
+    assert COUNTERPARTS.infer_inputs(model, {}) is None
 
 
 def test_an_import_is_a_run_that_predicts_the_same(trained, tmp_path):
