@@ -191,9 +191,8 @@ class Predictor:
 def load_params(checkpoint_path: str | Path) -> dict[str, Any]:
     """Reads the parameters of a snapshot, to start another model from them.
 
-    Call it in the hook `init`, and keep new parameters where the two models differ. A resumed run
-    takes its parameters from its own snapshot; `init` then gives shapes alone, and the snapshot
-    that is named here must still exist.
+    Call it in the hook `Model.pretrained`, and keep the parameters of `init` where the two models
+    differ.
 
     Args:
         checkpoint_path: a snapshot or a run, as `Predictor` takes it: `runs/mlp/1@best`.

@@ -24,8 +24,7 @@ class Tuned(SimpleMLP):
     start: str = ""
     num_classes: int = 2
 
-    def init(self, rng, example_batch):
-        params, model_state = super().init(rng, example_batch)
+    def pretrained(self, params, model_state):
         trained = aetheria.load_params(self.start) if self.start else params
         return {**trained, "Dense_1": params["Dense_1"]}, model_state
 
