@@ -10,6 +10,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import metadata
 
 import pytest
 import yaml
@@ -128,6 +130,16 @@ def test_every_page_is_tested_and_every_link_leads_somewhere():
 def test_a_page_of_prose_has_no_block_that_runs():
     languages = {language for language, _, _ in BLOCK.findall(text_of(PROSE))}
     assert languages <= {"console", "text"}
+
+
+def test_the_extras_to_install_exist():
+    text = (REPOSITORY / "docs" / "install.md").read_text()
+    of_jax = set(re.findall(r"jax\[([\w-]+)\]", text))
+    provided = set(metadata("jax").get_all("Provides-Extra") or ())
+    assert {"cuda12", "cuda13", "tpu"} <= of_jax <= provided
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted(project["optional-dependencies"])
 
 
 def test_every_config_key_is_documented():
