@@ -380,7 +380,7 @@ def test_texts_as_labels_are_refused_with_what_to_do(labels, tmp_path, monkeypat
 
 def test_classes_that_the_model_does_not_declare_are_reported(file, tmp_path, capsys):
     keys = {"data": read(file), "loggers": [], "max_steps": 1, "strategy": "cpu"}
-    said = "the label has the classes no, yes, and SimpleMLP declares none"
+    said = "the label has the classes no, yes, and SimpleMLP declares no classes"
     aetheria.train(model="SimpleMLP", workdir=tmp_path / "numbers", **keys)
     assert said in capsys.readouterr().out
     # One metric may be a text, and the model takes the number of inputs from the data.
@@ -388,3 +388,15 @@ def test_classes_that_the_model_does_not_declare_are_reported(file, tmp_path, ca
     model = {"model": "SimpleMLP", "model_params": params}
     result = aetheria.train(**model, workdir=tmp_path / "classes", **keys)
     assert said not in capsys.readouterr().out and "eval/f1" in result.metrics
+
+
+def test_whole_numbers_that_a_shipped_model_learns_as_numbers_are_reported(tmp_path, capsys):
+    labels = np.arange(60) % 3
+    keys = {"model": "SimpleMLP", "loggers": [], "max_steps": 1, "strategy": "cpu"}
+    said = "the label is a whole number from 0 to 2, and SimpleMLP declares no classes"
+    aetheria.train(**keys, data=(np.ones((60, 3)), labels), workdir=tmp_path / "numbers")
+    assert said in capsys.readouterr().out
+    aetheria.train(**keys, data=(np.ones((60, 3)), labels / 2), workdir=tmp_path / "fractions")
+    classes = {"model_params": {"num_classes": 3}, "data": (np.ones((60, 3)), labels)}
+    aetheria.train(**keys, **classes, workdir=tmp_path / "classes")
+    assert "declares no classes" not in capsys.readouterr().out

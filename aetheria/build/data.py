@@ -6,7 +6,7 @@ from pathlib import Path
 from aetheria.build.given import NOTHING, Given
 from aetheria.build.model import is_elastic
 from aetheria.config import MAX_WHOLE, Config
-from aetheria.data import DataSplits, Feed
+from aetheria.data import ArraySource, DataSplits, Feed
 from aetheria.data.checks import check_data
 from aetheria.data.error_context import missing_file
 from aetheria.data.forms import first_examples
@@ -29,13 +29,7 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         with missing_file(f"data_name {config.data_name!r}"):
             returned = call_with(dataset, "data_params", config.data_params)
         splits, notes = check_data(returned, config.data_name, model.class_columns())
-    classes = splits.encoding.classes if splits.encoding is not None else ()
-    if classes and "labels" not in model.class_columns():
-        notes.append(
-            f"data: the label has the classes {some(classes)}, and {type(model).__name__} "
-            "declares none, so it learns their numbers; a shipped model classifies with "
-            f"model_params.num_classes={len(classes)}"
-        )
+    notes += _undeclared_classes(splits, model)
     if config.overfit_batches:
         splits = first_examples(splits, config.overfit_batches * config.batch_size)
         notes.append(f"overfit_batches: {len(splits.train)} examples to train and evaluate on")
@@ -52,6 +46,27 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         seed=config.seed,
         notes=tuple(notes),
     )
+
+
+def _undeclared_classes(splits: DataSplits, model: Model) -> list[str]:
+    """A line if the labels look like classes, and the model is left to learn them as numbers."""
+    if "labels" in model.class_columns():
+        return []
+    classes = splits.encoding.classes if splits.encoding is not None else ()
+    if classes:
+        what, count = f"has the classes {some(classes)}", len(classes)
+    elif getattr(model, "num_classes", None) == 0 and type(splits.train) is ArraySource:
+        labels = splits.train.columns.get("labels")
+        if labels is None or labels.dtype.kind not in "iub" or labels.ndim != 1:
+            return []
+        count = int(labels.max()) + 1
+        what = f"is a whole number from {labels.min()} to {labels.max()}"
+    else:
+        return []
+    return [
+        f"data: the label {what}, and {type(model).__name__} declares no classes, so it learns "
+        f"their numbers; a shipped model classifies with model_params.num_classes={count}"
+    ]
 
 
 def check_batch_fits(feed: Feed) -> None:
