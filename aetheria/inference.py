@@ -1,5 +1,6 @@
 """Prediction from verified weights, from any number of threads at once."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
 from aetheria.data.encoding import TableEncoding, as_cells
+from aetheria.data.ranges import out_of_range
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
@@ -33,6 +35,7 @@ class _Source(NamedTuple):
     example_spec: JsonObject
     mixed_precision: bool | str
     encoding: TableEncoding | None = None
+    ranges: Mapping[str, tuple[float, float]] = {}
 
 
 class _Loaded(NamedTuple):
@@ -42,6 +45,7 @@ class _Loaded(NamedTuple):
     program: PredictProgram
     weights: Weights
     encoding: TableEncoding | None
+    ranges: Mapping[str, tuple[float, float]]
 
 
 class Predictor:
@@ -144,7 +148,12 @@ class Predictor:
         loaded = self._loaded
         if loaded.encoding is not None and (cells := as_cells(inputs)) is not None:
             inputs = loaded.encoding.encode(cells)
-        return loaded.program.run(loaded.weights, inputs, probabilities=probabilities)
+        outputs = loaded.program.run(loaded.weights, inputs, probabilities=probabilities)
+        if not self._is_compared:  # once, since a scale is the same in all calls
+            self._is_compared = True
+            if (line := out_of_range(inputs, loaded.ranges)) is not None:
+                warnings.warn(line, stacklevel=3)
+        return outputs
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Loads other weights (None: reads the same path again). Calls under way finish with the
@@ -170,7 +179,8 @@ class Predictor:
         weights = program.place(source.arrays)
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
-        return _Loaded(source.path, program, weights, source.encoding)
+        self._is_compared = False
+        return _Loaded(source.path, program, weights, source.encoding, source.ranges)
 
     def _read(self, checkpoint_path: str, project: Path) -> _Source:
         file = Path(checkpoint_path)
@@ -185,7 +195,8 @@ class Predictor:
         if run.encoding is not None:
             encoding = TableEncoding.from_json(run.encoding, str(snapshot.path))
         spec, precision = run.example_spec, run.mixed_precision
-        return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding)
+        ranges = run.input_ranges or {}
+        return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)
 
 
 def load_params(checkpoint_path: str | Path) -> dict[str, Any]:

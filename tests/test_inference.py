@@ -419,3 +419,18 @@ def test_a_model_without_a_column_of_inputs_is_one_line():
     model, spec = Counted(), {"tokens": {"shape": [3], "dtype": "int32"}}
     line = message(AetheriaError, PredictProgram, model, spec, mixed_precision=False)
     assert line.startswith("predict: expected a model trained on a column 'inputs', got tokens")
+
+
+def test_inputs_of_another_scale_are_pointed_out_once(train, recwarn):
+    """The digits are divided by 16 by the dataset; raw pixels would be answered wrongly."""
+    run = train("run", max_steps=1)
+    predictor = Predictor(checkpoint_path=run.run_dir)
+    raw = np.tile(np.arange(16, dtype="f4"), 4)[None]
+    with pytest.warns(
+        UserWarning, match=r"inputs: expected values like .*from 0 to 1, got 0 to 15;"
+    ):
+        predictor.predict(raw)
+    predictor.predict(raw)
+    again = Predictor(checkpoint_path=run.run_dir)
+    again.predict(raw / 16)  # the control
+    assert not recwarn.list

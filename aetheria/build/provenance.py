@@ -60,6 +60,7 @@ def describe_run(
     resolved: ResolvedArguments,
     provenance: Provenance | None = None,
     encoding: JsonObject | None = None,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> RunRecord:
     """Makes what the record of every snapshot says of its run."""
     return RunRecord(
@@ -70,6 +71,7 @@ def describe_run(
         resolved=resolved,
         provenance=provenance,
         encoding=encoding,
+        input_ranges=input_ranges,
     )
 
 

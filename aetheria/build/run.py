@@ -20,6 +20,7 @@ from aetheria.build.provenance import (
 from aetheria.build.snapshots import build_retention, check_monitor, fit_snapshot
 from aetheria.config import Config
 from aetheria.data import Feed
+from aetheria.data.ranges import input_ranges
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
@@ -136,6 +137,7 @@ def build_run(
             strategy=strategy,
             given=given,
         ),
+        input_ranges=input_ranges(feed.splits.train),
         encoding=None if feed.splits.encoding is None else feed.splits.encoding.to_json(),
     )
     changes = []

@@ -165,6 +165,8 @@ class RunRecord:
         provenance: None: an older release did not record it, or the run was imported.
         encoding: how the columns of a table became `inputs` and `labels`; None: they were given as
             they are.
+        input_ranges: column of floats -> its smallest and largest value in a sample of the training
+            split; None: an older release did not record them.
     """
 
     config: JsonObject
@@ -174,6 +176,7 @@ class RunRecord:
     resolved: ResolvedArguments | None = None
     provenance: Provenance | None = None
     encoding: JsonObject | None = None
+    input_ranges: Mapping[str, tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         """Raises SnapshotError if this is no config of a run."""
