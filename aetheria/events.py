@@ -87,6 +87,14 @@ class TrainMetrics:
         examples_per_second: likewise of training, without padding.
         hyperparameters: those of the last update that the optimizer tells, such as
             `learning_rate`.
+        tokens_per_second: likewise, where `inputs` are tokens; None: they are not.
+        mfu: model FLOPs utilization, the share of the devices' peak that the model's matrix
+            products and convolutions take at this rate; None: the peak is not known.
+        memory_bytes: what is in use on the fullest device of this process; None: devices do not
+            report it.
+        peak_memory_bytes: the most that was in use, likewise.
+        data_wait_fraction: the share of the time since the previous such event in which the loop
+            waited for data, 0 to 1; None: not measured.
     """
 
     progress: Progress
@@ -95,6 +103,11 @@ class TrainMetrics:
     stalls: StallTime = StallTime()
     examples_per_second: float = 0.0
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    memory_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    data_wait_fraction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

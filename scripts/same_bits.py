@@ -22,6 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What two runs of one commit do not share; an older one may lack some.
+RATES = (
+    *("steps_per_second", "examples_per_second", "tokens_per_second", "mfu", "memory_bytes"),
+    *("peak_memory_bytes", "data_wait_fraction"),
+)
 WORKS = {
     "mlp": ("configs/mlp.py", {"model_params.dropout": 0.1}),
     "cnn": (
@@ -106,8 +111,8 @@ class Side:
         digests = self._python(["-c", READ, str(run_dir / "checkpoints")], folder, case)
         lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
-            line.pop("steps_per_second", None)
-            line.pop("examples_per_second", None)
+            for name in RATES:
+                line.pop(name, None)
             line.pop("learning_rate", None)  # earlier versions do not tell it
         return {
             **json.loads(digests),

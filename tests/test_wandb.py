@@ -14,6 +14,7 @@ from aetheria.engine.stop import StopSignal
 from aetheria.errors import AetheriaError
 from aetheria.events import Progress, RunEnded, RunStarted
 from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.records import RATES
 from aetheria.observe.loggers.wandb import WandbLogger
 from aetheria.snapshots import read_snapshot
 
@@ -101,7 +102,7 @@ def history(sessions):
 
 def is_value(key):
     """Not one of W&B's own, and not a rate, which `metrics.jsonl` rounds."""
-    return not key.startswith("_") and not key.endswith("_per_second")
+    return not key.startswith("_") and key.removeprefix("train/") not in RATES
 
 
 def expected_rows(metrics):

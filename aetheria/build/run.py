@@ -197,6 +197,7 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
         mixed_precision=config.mixed_precision,
         max_consecutive_skips=config.max_consecutive_skips,
         chunk_size=feed.chunk_size,
+        peak_flops=config.peak_flops,
     )
 
 

@@ -90,6 +90,16 @@ class Feed:
             name: np.broadcast_to(a[0], self._lead + a.shape[1:]) for name, a in columns.items()
         }
 
+    @property
+    def tokens_per_example(self) -> int | None:
+        """The length of the inputs if they are tokens, whole numbers [examples, length]; else
+        None.
+        """
+        inputs = self.splits.train.read(np.zeros(1, np.int64)).get("inputs")
+        if inputs is None or inputs.ndim != 2 or inputs.dtype.kind not in "iu":
+            return None
+        return inputs.shape[1]
+
     def example_spec(self) -> dict[str, Any]:
         """Column name -> shape and dtype of one example, as JSON values; the mask is included."""
         return {

@@ -69,6 +69,13 @@ class GuardCounters(NamedTuple):
         return cls(step, num_skipped, consecutive, abs(last), frozen, what)
 
 
+class DeviceMemory(NamedTuple):
+    """Bytes on a device: in use now, and at most since the process started."""
+
+    bytes_in_use: int
+    peak_bytes: int
+
+
 class HostReport(NamedTuple):
     """A fetched report.
 
@@ -77,12 +84,14 @@ class HostReport(NamedTuple):
         num_examples: of an evaluation: how many examples they rest on.
         guard: of training: the guard's counters.
         sums: of training: what the means are made of, name -> [sum, weight], JSON values.
+        latest: of training: metrics that are no mean, but the value after the last step.
     """
 
     metrics: Mapping[str, float]
     num_examples: int | None
     guard: GuardCounters | None
     sums: Mapping[str, Sequence[float]] = {}
+    latest: Sequence[str] = ()
 
 
 class Program(Protocol[State, Report, Totals]):
@@ -113,6 +122,16 @@ class Program(Protocol[State, Report, Totals]):
     @property
     def num_compilations(self) -> dict[str, int]:
         """How many times each step was compiled: 1, or a shape is not constant."""
+        ...
+
+    def mfu(self, steps_per_second: float) -> float | None:
+        """Model FLOPs utilization at that rate: the share of the peak of all devices that the
+        model's matrix products and convolutions take; None: not known. Does not wait.
+        """
+        ...
+
+    def memory(self) -> DeviceMemory | None:
+        """Of the fullest device of this process; None: devices do not report it. Does not wait."""
         ...
 
     def loop_context(self) -> AbstractContextManager[None]:
@@ -195,6 +214,11 @@ class DataFeed(Protocol):
 
     @property
     def num_train_examples(self) -> int: ...
+
+    @property
+    def tokens_per_example(self) -> int | None:
+        """None: the examples are not made of tokens."""
+        ...
 
     def train_chunks(
         self, examples_seen: int, max_global_batches: int

@@ -97,6 +97,7 @@ class Engine(Generic[State, Report, Totals]):
             self._stalls,
             nonfinite.max_consecutive_skips,
             hyperparameters=hyperparameters,
+            tokens_per_example=feed.tokens_per_example,
         )
         self._batches = TrainBatches(feed, lambda: program.steps_per_call, self._stalls)
         self._evaluator = Evaluator(program, feed, stop, self._stalls)
@@ -198,6 +199,7 @@ class Engine(Generic[State, Report, Totals]):
         engine = snapshot.record.engine
         self._reports.num_skipped = engine.num_skipped
         self._reports.interval = sums = engine.interval
+        self._reports.epoch.carried = engine.epoch or {}
         self._interval = None if sums is None else self._program.import_report(sums)
         self._bus.import_state(snapshot.record.listeners)
 
@@ -241,7 +243,7 @@ class Engine(Generic[State, Report, Totals]):
         """Fetches what is due. Returns where the state froze, if it did."""
         progress, schedule, frozen = self._now.progress, self._schedule, None
         needs_host = self._needs_host()
-        if needs_host or schedule.is_log_due(progress):
+        if needs_host or schedule.is_log_due(progress) or schedule.ends_epoch(progress):
             self._reports.add(progress, report)
         if needs_host or schedule.is_fetch_due(progress):
             frozen = self._reports.fetch_all(progress, self._now.metrics)
@@ -376,6 +378,7 @@ class Engine(Generic[State, Report, Totals]):
             self._record,
             num_skipped=self._reports.num_skipped,
             interval=None if begins else self._reports.interval,
+            epoch=self._reports.epoch.carried or None,
             listeners=self._bus.export_state(),
         )
         pending = self._now.pending is not None

@@ -54,6 +54,8 @@ class EngineRecord:
         num_skipped: global batches that the guard has skipped.
         pending: an evaluation that is due again; None: none is.
         interval: metric -> sums over the steps since the last log; None: no step since.
+        epoch: metric -> what to add to these for the sums of the epoch that the run is in; None:
+            nothing, or an older release did not record it.
     """
 
     metrics: Mapping[str, float]
@@ -62,6 +64,7 @@ class EngineRecord:
     num_skipped: int
     pending: PendingEvaluation | None
     interval: Mapping[str, Sums] | None
+    epoch: Mapping[str, Sums] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

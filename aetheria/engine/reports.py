@@ -5,13 +5,22 @@ while the listeners run; so some more steps are dispatched first. How many depen
 not on time: a listener that ends the run ends it at the same step on any machine.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple
 
-from aetheria.engine.interfaces import Bus, GuardCounters, Program, Report, State, Totals
+from aetheria.engine.epoch_means import EpochMeans
+from aetheria.engine.interfaces import (
+    Bus,
+    GuardCounters,
+    HostReport,
+    Program,
+    Report,
+    State,
+    Totals,
+)
 from aetheria.engine.record import LoggedMetrics, Sums
 from aetheria.engine.schedule import Schedule
+from aetheria.engine.speed import Speed, SpeedMeter
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
 
@@ -38,6 +47,7 @@ class TrainReports(Generic[State, Report, Totals]):
     Attributes:
         num_skipped: global batches that the guard skipped, as far as is known.
         interval: metric -> sums of the last report that was fetched; None: none was.
+        epoch: the means over the epoch that the run is in.
         last: the metrics that were last emitted; None: none yet.
     """
 
@@ -49,13 +59,16 @@ class TrainReports(Generic[State, Report, Totals]):
         stalls: StallTimer,
         max_consecutive_skips: int,
         hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
+        tokens_per_example: int | None = None,
     ):
         self._program, self._schedule, self._bus, self._stalls = program, schedule, bus, stalls
         self._max_consecutive_skips, self._hyperparameters = max_consecutive_skips, hyperparameters
+        self._tokens_per_example, self._speed = tokens_per_example, SpeedMeter(stalls)
         self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
         self.interval: Mapping[str, Sums] | None = None
+        self.epoch = EpochMeans()
         self.start(Progress())
 
     def start(self, progress: Progress) -> None:
@@ -65,7 +78,7 @@ class TrainReports(Generic[State, Report, Totals]):
 
     def restart_clock(self, progress: Progress) -> None:
         """Evaluation and saves are not training: the rate is measured between them."""
-        self._clock = (time.perf_counter(), progress)
+        self._speed.restart(progress)
 
     def follow(self, cursors: Sequence[int]) -> None:
         """Records `examples_seen` after each step just dispatched: the guard may freeze at any."""
@@ -80,7 +93,9 @@ class TrainReports(Generic[State, Report, Totals]):
 
         Args:
             dispatched: how far the run is dispatched.
-            metrics: the last known values, `train/loss` style names; updated.
+            metrics: the last known values, `train/loss` style names; updated: where an epoch ends,
+                to the means over it, so that they do not rest on a padded global batch alone;
+                within one, to those of the last whole interval, or of all steps if there is none.
         """
         unfetched, self._unfetched = self._unfetched, []
         for progress, report in unfetched:
@@ -90,10 +105,13 @@ class TrainReports(Generic[State, Report, Totals]):
             frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             if not frozen:
                 self.emit_skips(progress, guard)
-            if self._schedule.is_log_due(progress) and progress.step == guard.step:
-                metrics |= {f"train/{name}": value for name, value in fetched.metrics.items()}
-                num_updates = guard.step - guard.num_skipped
-                self._emit_metrics(progress, fetched.metrics, dispatched, num_updates)
+            if progress.step == guard.step:
+                known = self._known(progress, fetched)
+                metrics |= {f"train/{name}": value for name, value in known.items()}
+                if self._schedule.is_log_due(progress):
+                    num_updates = guard.step - guard.num_skipped
+                    speed = self._speed.read(dispatched)
+                    self._emit(progress, fetched.metrics, speed, num_updates)
             if frozen:
                 begins_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
                 progress = self._schedule.progress(guard.step, cursor)
@@ -119,27 +137,26 @@ class TrainReports(Generic[State, Report, Totals]):
             )
             self.num_skipped = guard.num_skipped
 
-    def _emit_metrics(
-        self,
-        progress: Progress,
-        metrics: Mapping[str, float],
-        dispatched: Progress,
-        num_updates: int,
-    ) -> None:
-        now, (then, before) = time.perf_counter(), self._clock
-        self._clock = (now, dispatched)
-        seconds = max(now - then, 1e-9)
-        rate = (dispatched.step - before.step) / seconds
-        examples_rate = (dispatched.examples_seen - before.examples_seen) / seconds
-        self._emit(progress, metrics, rate, examples_rate, num_updates)
+    def _known(self, progress: Progress, fetched: HostReport) -> Mapping[str, float]:
+        """What is known of training after a fetched report, and begins what begins there."""
+        schedule, means = self._schedule, self.epoch.means(fetched.sums)
+        is_logged, ends_epoch = schedule.is_log_due(progress), schedule.ends_epoch(progress)
+        means = {name: mean for name, mean in means.items() if name not in fetched.latest}
+        if is_logged:
+            self.epoch.end_interval(fetched.sums)
+        if ends_epoch:
+            self.epoch.end_epoch({} if is_logged else fetched.sums)
+        if ends_epoch or progress.step < schedule.log_every_steps:
+            return {**fetched.metrics, **means}
+        return fetched.metrics if is_logged else {}
 
     def replay(self, progress: Progress, logged: LoggedMetrics | None) -> None:
         """Emits again what was logged of a step before a stop interrupted its evaluation."""
         if logged is not None:
             rate = logged.steps_per_second
             num_updates = progress.step - self.num_skipped
-            batch_size = self._schedule.batch_size
-            self._emit(progress, logged.metrics, rate, rate * batch_size, num_updates)
+            speed = Speed(rate, rate * self._schedule.batch_size, None)
+            self._emit(progress, logged.metrics, speed, num_updates)
 
     def logged_at(self, step: int) -> LoggedMetrics | None:
         """What was logged at that step, for `replay`; None: nothing."""
@@ -152,20 +169,25 @@ class TrainReports(Generic[State, Report, Totals]):
         self,
         progress: Progress,
         metrics: Mapping[str, float],
-        rate: float,
-        examples_rate: float,
+        speed: Speed,
         num_updates: int,
     ) -> None:
+        memory, tokens = self._program.memory(), self._tokens_per_example
         told: Mapping[str, float] = {}
         if self._hyperparameters is not None:
             told = self._hyperparameters(max(0, num_updates - 1))
         self.last = TrainMetrics(
             progress=progress,
             metrics=metrics,
-            steps_per_second=rate,
+            steps_per_second=speed.steps_per_second,
             stalls=self._stalls.totals(),
-            examples_per_second=examples_rate,
+            examples_per_second=speed.examples_per_second,
             hyperparameters=told,
+            tokens_per_second=None if tokens is None else tokens * speed.examples_per_second,
+            mfu=self._program.mfu(speed.steps_per_second),
+            memory_bytes=None if memory is None else memory.bytes_in_use,
+            peak_memory_bytes=None if memory is None else memory.peak_bytes,
+            data_wait_fraction=speed.data_wait_fraction,
         )
         self._bus.emit(self.last)
 

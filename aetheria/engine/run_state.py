@@ -41,6 +41,7 @@ class RunState:
         *,
         num_skipped: int = 0,
         interval: Mapping[str, Sums] | None = None,
+        epoch: Mapping[str, Sums] | None = None,
         listeners: JsonObject | None = None,
     ) -> SnapshotRecord:
         """Makes the record of a snapshot that is taken now.
@@ -49,6 +50,7 @@ class RunState:
             run: what it says of the run.
             num_skipped: global batches that the guard has skipped.
             interval: metric -> sums over the steps since the last log; None: no step since.
+            epoch: metric -> what to add to these for the sums of the epoch; None: nothing.
             listeners: their states, by name.
         """
         return SnapshotRecord(
@@ -60,6 +62,7 @@ class RunState:
                 num_skipped=num_skipped,
                 pending=self.pending,
                 interval=interval,
+                epoch=epoch,
             ),
             listeners=listeners or {},
             run=run,

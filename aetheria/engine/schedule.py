@@ -103,14 +103,14 @@ class Schedule:
         if self.is_finished(progress):
             return True
         if self.eval_every_steps is None:
-            return self._ends_epoch(progress)
+            return self.ends_epoch(progress)
         return progress.step % self.eval_every_steps == 0
 
     def is_step_save_due(self, progress: Progress) -> bool:
         return self.save_every_steps > 0 and progress.step % self.save_every_steps == 0
 
     def is_epoch_save_due(self, progress: Progress) -> bool:
-        ends = self._ends_epoch(progress)
+        ends = self.ends_epoch(progress)
         return ends and self.save_every_epochs > 0 and progress.epoch % self.save_every_epochs == 0
 
     def snapshot_name(self, progress: Progress, *, pending: bool = False) -> str:
@@ -119,9 +119,10 @@ class Schedule:
         """
         if pending:
             return f"snapshot_step{progress.step}_unevaluated"
-        if self._ends_epoch(progress):
+        if self.ends_epoch(progress):
             return f"snapshot_ep{progress.epoch}"
         return f"snapshot_step{progress.step}"
 
-    def _ends_epoch(self, progress: Progress) -> bool:
+    def ends_epoch(self, progress: Progress) -> bool:
+        """Whether the step just taken is the last of its epoch."""
         return progress.step > 0 and progress.examples_seen % self.num_train_examples == 0

@@ -3,9 +3,10 @@
 import io
 import json
 import os
-import re
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -352,24 +353,37 @@ def test_a_run_folder_that_vanishes_is_said_and_written_anew(train, tmp_path, ho
 
 def test_a_log_is_never_silent_for_long(capsys):
     now = [0.0]
-    lines = _Lines({"learning rate": lambda step: step / 1000}, clock=lambda: now[0])
+    lines = _Lines(clock=lambda: now[0])
     lines.start(started(0))
+    capsys.readouterr()
     shown = []
     for step in range(1, 10):
         now[0] += 4.0
-        capsys.readouterr()
-        lines.step(report(step))
-        if text := capsys.readouterr().out:
+        lines.step(replace(report(step), hyperparameters={"learning_rate": step / 1000}))
+        if step == 5:
+            lines.line("an evaluation")
+        if text := capsys.readouterr().out.replace("an evaluation\n", ""):
             shown.append(step)
-            assert re.fullmatch(
-                rf"epoch 1  step {step}/9  loss 1\.0000  learning rate 0\.00{step}  2 steps/s  "
-                r"0:00:0\d left\n",
-                text,
+            left = timedelta(seconds=round((9 - step) / 2))
+            assert text == (
+                f"epoch 1  step {step}/9  loss 1.0000  lr 0.00{step}  2 steps/s  0 examples/s  "
+                f"ETA {left}\n"
             )
-    assert shown == [3, 6, 9]
-    now[0] += 9.0
-    lines.line("an evaluation")
-    now[0] += 9.0
-    capsys.readouterr()
-    lines.step(report(9))
-    assert not capsys.readouterr().out, "ten seconds since anything was said"
+    assert shown == [3, 6, 9], "every ten seconds, whatever else was printed"
+
+
+def test_a_line_of_progress_says_all_that_is_known(capsys):
+    lines = _Lines(clock=iter([0.0, 11.0, 11.0]).__next__)
+    event = replace(
+        report(3),
+        examples_per_second=1234.4,
+        tokens_per_second=158003.0,
+        mfu=0.4126,
+        memory_bytes=3 << 30,
+        peak_memory_bytes=4 << 30,
+        data_wait_fraction=0.034,
+    )
+    lines.step(event)
+    assert capsys.readouterr().out.endswith(
+        "1234 examples/s  158003 tokens/s  mfu 41.3%  memory 3.0 GiB  data wait 3%  ETA 0:00:00\n"
+    )

@@ -54,6 +54,8 @@ class MixingProgram:
     """
 
     steps_per_call = 3
+    mfu = staticmethod(lambda steps_per_second: None)
+    memory = staticmethod(lambda: None)
     loop_context = staticmethod(contextlib.nullcontext)
 
     def __init__(self, moment, at, stop):

@@ -92,6 +92,8 @@ class CountingProgram:
     """A framework of its own: the state is a dict of whole numbers."""
 
     steps_per_call = 2
+    mfu = staticmethod(lambda steps_per_second: None)
+    memory = staticmethod(lambda: None)
     loop_context = staticmethod(nullcontext)
 
     def init(self) -> dict[str, int]:
@@ -125,7 +127,7 @@ class CountingProgram:
 class CountingFeed:
     """Examples 0..5, two a window."""
 
-    num_train_examples = 6
+    num_train_examples, tokens_per_example = 6, None
 
     def train_chunks(self, examples_seen: int, max_global_batches: int):
         while True:

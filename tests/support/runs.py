@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aetheria.observe.loggers.records import RATES
+
 TESTS = Path(__file__).resolve().parent.parent
 REPOSITORY = TESTS.parent
 
@@ -22,8 +24,8 @@ DIGITS = {
 
 
 def without_rate(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metric lines but for the speed, the one value that no two runs share."""
-    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in metrics]
+    """Metric lines but for speed and use, the values that no two runs share."""
+    return [{k: v for k, v in line.items() if k not in RATES} for line in metrics]
 
 
 @dataclass(frozen=True)

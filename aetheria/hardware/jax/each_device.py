@@ -28,11 +28,15 @@ class EachDevice:
     Args:
         function: the result of `jax.jit`.
         devices: of this process, all of one kind.
+
+    Attributes:
+        traced: the function as it was traced; None: it was not called yet.
     """
 
     def __init__(self, function: jax.stages.Wrapped, devices: Sequence[Device]):
         self._function, self._devices = function, devices
         self._loaded: list[Any] = []  # one callable a device
+        self.traced: jax.stages.Traced | None = None
 
     def __call__(self, place: int, *arguments: Any) -> Any:
         """Calls the function with arguments that lie on the device number `place`, or on the host.
@@ -42,7 +46,8 @@ class EachDevice:
         if not self._loaded:
             assert place == 0, "compiled for the first device"
             # Lowered here: a frame less at every error in a user's network.
-            self._loaded = self._compile(self._function.lower(*arguments))
+            self.traced = self._function.trace(*arguments)
+            self._loaded = self._compile(self.traced.lower())
         return self._loaded[place](*arguments)
 
     def _compile(self, lowered: jax.stages.Lowered) -> list[Any]:

@@ -8,7 +8,7 @@ for one partition than for several. This module knows no formula of a step; thos
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from aetheria.engine.interfaces import HostReport
+from aetheria.engine.interfaces import DeviceMemory, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.export import make_export
@@ -24,6 +24,7 @@ from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.lane_sum import DeviceSum
 from aetheria.hardware.jax.lanes import add_lanes, make_lane_gradient, make_lane_update, tree_sum
 from aetheria.hardware.jax.mesh import make_mesh
+from aetheria.hardware.jax.operations import Operations, count_operations
 from aetheria.hardware.jax.placement import place_state
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.run_ahead import RunAhead
@@ -31,6 +32,7 @@ from aetheria.hardware.jax.shards import Shards, wait_on_cpu
 from aetheria.hardware.jax.state import LaneSums, LaneTotals, Replicas
 from aetheria.hardware.jax.step import make_eval_step
 from aetheria.hardware.jax.transfers import all_transfers, no_implicit_transfers, sends_to_device
+from aetheria.hardware.jax.utilization import device_memory
 from aetheria.hardware.layout.contents import check_mergeable
 from aetheria.hardware.layout.evaluation import evaluated
 from aetheria.hardware.layout.program_spec import ProgramSpec
@@ -63,7 +65,8 @@ class ElasticProgram:
         placed = place_state(model.partition_rules(), first.abstract_state, mesh)
         self._shards = Shards(first.abstract_state, placed, mine)
         self._export_parts = make_export(placed)
-        self._share = len(spec.example_global_batch["mask"]) // len(devices)
+        self._num_devices, self._num_lanes = len(devices), len(spec.example_global_batch["mask"])
+        self._share = self._num_lanes // len(devices)
         self._first_lane = devices.index(mine[0]) * self._share
         self._traces = TraceCounter(*first.num_compilations)
         precision, jit = Precision.parse(spec.mixed_precision), jit_for(mine[0].platform)
@@ -104,6 +107,22 @@ class ElasticProgram:
     def eval_metrics(self) -> tuple[str, ...]:
         """The names that an evaluation reports, known before anything is compiled."""
         return self._first.eval_metrics
+
+    def mfu(self, steps_per_second: float) -> float | None:
+        """The share of the peak of all devices, of the gradients of all lanes."""
+        peak, lane = self._first.peak_flops, self._lane_operations
+        if peak is None or lane is None:
+            return None
+        return lane.utilization(steps_per_second * self._num_lanes, peak * self._num_devices)
+
+    @cached_property
+    def _lane_operations(self) -> Operations | None:
+        traced = self._lane_gradient.traced
+        return None if traced is None else count_operations(traced.jaxpr)
+
+    def memory(self) -> DeviceMemory | None:
+        """Of the fullest device of this process."""
+        return device_memory(self._devices)
 
     @property
     def state_bytes(self) -> int:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
+_REPEATED = "rematted_computation"  # how JAX marks what `jax.checkpoint` computes again
+
 
 class Operations(NamedTuple):
     """Operations of a computation.
@@ -13,11 +15,24 @@ class Operations(NamedTuple):
         flops: those of matrix products and convolutions; a multiplication and an addition are two.
         unknown_loops: loops of unknown length with products inside, whose bodies count once.
         elements: what everything else writes, in elements of arrays.
+        repeated_flops: those of `flops` that are computed a second time to save memory.
     """
 
     flops: int
     unknown_loops: int
     elements: int
+    repeated_flops: int = 0
+
+    def utilization(self, per_second: float, peak_flops: float) -> float | None:
+        """The share of the peak that so many computations a second take, what is repeated left
+        out; None: a loop is of unknown length.
+
+        Source: Chowdhery et al., PaLM, 2022, arXiv:2204.02311, appendix B (model FLOPs
+        utilization).
+        """
+        if self.unknown_loops:
+            return None
+        return (self.flops - self.repeated_flops) * per_second / peak_flops
 
 
 def count_operations(jaxpr: ClosedJaxpr | Jaxpr) -> Operations:
@@ -52,10 +67,12 @@ def count_operations(jaxpr: ClosedJaxpr | Jaxpr) -> Operations:
                 own = Operations(0, 0, 0)
             case _:
                 own = Operations(0, 0, sum(math.prod(_shape(out)) for out in eqn.outvars))
+        repeated = own.flops if _REPEATED in str(eqn.source_info.name_stack) else 0
         total = Operations(
             total.flops + own.flops + times * sum(each.flops for each in inner),
             total.unknown_loops + own.unknown_loops + sum(each.unknown_loops for each in inner),
             total.elements + own.elements + times * sum(each.elements for each in inner),
+            total.repeated_flops + repeated + times * sum(each.repeated_flops for each in inner),
         )
     return total
 

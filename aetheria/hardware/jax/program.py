@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aetheria.engine.interfaces import GuardCounters, HostReport
+from aetheria.engine.interfaces import DeviceMemory, GuardCounters, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, begin_to_compile, jit_for
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
@@ -28,10 +28,12 @@ from aetheria.hardware.jax.transfers import (
     reads_from_device,
     sends_to_device,
 )
+from aetheria.hardware.jax.utilization import device_memory, device_peak_flops
 from aetheria.hardware.layout.adapt import adapt_state
 from aetheria.hardware.layout.leaves import check_leaves, export_leaves, import_leaves, leaf_paths
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import (
+    latest_names,
     make_adder,
     means,
     no_rows,
@@ -68,7 +70,7 @@ class JaxProgram:
 
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         self._seed, self._mesh, self.mesh_shape = spec.seed, mesh, mesh.shape
-        self._model = model
+        self._model, self._own_peak_flops = model, spec.peak_flops
         self._precision = precision = Precision.parse(spec.mixed_precision)
         self._signature = signature = make_signature(model, spec)
         self.optimizer, self._abstract = signature.optimizer, signature.state
@@ -137,6 +139,24 @@ class JaxProgram:
         # On the mesh, as the train steps are traced, so that both share one trace.
         with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
             return count_operations(self._step.trace(self.abstract_state, global_batch).jaxpr)
+
+    @functools.cached_property
+    def peak_flops(self) -> float | None:
+        """Operations a second of one device; None: not known."""
+        device = self._mesh.devices.flat[0]
+        return device_peak_flops(device, self._precision, self._own_peak_flops)
+
+    def mfu(self, steps_per_second: float) -> float | None:
+        """The share of the peak of all devices; counts the traced step once the peak is known."""
+        if self.peak_flops is None:
+            return None
+        return self._step_operations.utilization(
+            steps_per_second, self.peak_flops * self._mesh.devices.size
+        )
+
+    def memory(self) -> DeviceMemory | None:
+        """Of the fullest device of this process."""
+        return device_memory(self._mesh.local_devices)
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -260,7 +280,9 @@ class JaxProgram:
             # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
             values, counters = np.asarray(report.values), np.asarray(report.counters)
         guard, names = GuardCounters.of(counters.tolist()), self._signature.train_rows
-        return HostReport(means(names, values), None, guard, sums_by_name(names, values))
+        return HostReport(
+            means(names, values), None, guard, sums_by_name(names, values), latest_names(names)
+        )
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """Makes a report to add to from the sums of one that was fetched."""

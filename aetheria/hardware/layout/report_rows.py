@@ -38,13 +38,18 @@ def make_adder(names: Sequence[str]) -> Adder:
     """Builds `(rows of an interval so far, rows of the next step) -> rows`, both [rows, 2]. The
     loss scale is the next step's: a mean of scales would not be a scale.
     """
-    latest = np.array([[name == LOSS_SCALE] for name in names])
+    latest = np.array([[name in latest_names(names)] for name in names])
 
     def add(before: jax.Array, values: jax.Array) -> jax.Array:
         total = before + values.astype(before.dtype)
         return jnp.where(latest, values.astype(before.dtype), total) if latest.any() else total
 
     return add
+
+
+def latest_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Those that are no mean over the interval."""
+    return tuple(name for name in names if name == LOSS_SCALE)
 
 
 def no_rows(names: Sequence[str], *, wide: bool) -> np.ndarray:

@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aetheria.engine.interfaces import GuardCounters, HostReport
+from aetheria.engine.interfaces import DeviceMemory, GuardCounters, HostReport
 from aetheria.errors import ConfigError
 from aetheria.hardware.layout.adapt import adapt_state
 from aetheria.hardware.layout.counters import FROZEN, IGNORE_UNTIL, STEP
 from aetheria.hardware.layout.leaves import check_leaves, export_leaves, named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name, sums_by_name
+from aetheria.hardware.layout.report_rows import (
+    latest_names,
+    means,
+    no_rows,
+    rows_by_name,
+    sums_by_name,
+)
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.hardware.torch.correspondence import Correspondence
@@ -33,6 +39,7 @@ from aetheria.hardware.torch.state import TorchReport, TorchState, TorchTotals
 from aetheria.hardware.torch.step import Stepper
 from aetheria.hardware.torch.steps_per_call import choose_steps_per_call
 from aetheria.hardware.torch.update import Update
+from aetheria.hardware.torch.utilization import FlopMeter, device_memory, device_peak_flops
 from aetheria.model.model import Model
 from aetheria.model.optimizers import Optimizer
 from aetheria.model.precision import Precision
@@ -52,6 +59,8 @@ class TorchProgram:
         self._model, self._spec, self._ranks = model, spec, ranks
         self._precision = Precision.parse(spec.mixed_precision)
         wide, compute = _dtypes(self._precision)
+        self._peak = device_peak_flops(ranks.device, compute or wide, spec.peak_flops)
+        self._flops = FlopMeter()
         self._signature = make_signature(model, spec)
         self._abstract = jax.eval_shape(export_leaves, self._signature.state)
         self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
@@ -103,6 +112,16 @@ class TorchProgram:
         """Nothing is compiled."""
         return {}
 
+    def mfu(self, steps_per_second: float) -> float | None:
+        """The share of the rank's peak; operations are counted in the first call of a step."""
+        if self._peak is None or self._flops.step_flops is None:
+            return None
+        return self._flops.step_flops * steps_per_second / self._peak
+
+    def memory(self) -> DeviceMemory | None:
+        """Of this rank's device."""
+        return device_memory(self._ranks.device)
+
     def loop_context(self) -> AbstractContextManager[None]:
         """Does nothing: PyTorch has no guard for transfers alone."""
         return contextlib.nullcontext()
@@ -130,7 +149,9 @@ class TorchProgram:
         in place.
         """
         rows = None if since is None else since.values
-        return state, self.stepper.train_steps(state, self.to_device(arrays), start, count, rows)
+        columns = self.to_device(arrays)
+        with contextlib.nullcontext() if self._peak is None else self._flops.counting(count):
+            return state, self.stepper.train_steps(state, columns, start, count, rows)
 
     def eval_step(
         self, state: TorchState, batch: Columns, totals: TorchTotals | None = None
@@ -148,7 +169,9 @@ class TorchProgram:
         counters = self.stepper.update.guard.read(report.numbers).counters
         guard, names = GuardCounters.of(counters), signature.train_rows
         values = report.values.cpu().numpy()
-        return HostReport(means(names, values), None, guard, sums_by_name(names, values))
+        return HostReport(
+            means(names, values), None, guard, sums_by_name(names, values), latest_names(names)
+        )
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
         """Makes a report to add to from the sums of one that was fetched."""

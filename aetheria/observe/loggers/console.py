@@ -21,6 +21,7 @@ from aetheria.plugins import register_logger
 
 _SECONDS_BETWEEN_DRAWINGS, _BAR_LENGTH = 0.2, 24  # in a notebook
 _MIN_SECONDS_BETWEEN_LINES = 10.0  # of plain progress; evaluations are always printed
+_MIN_WIDTH_FOR_SPEED = 140  # columns of a terminal; with less, the bar says steps/s alone
 
 
 @register_logger("console")
@@ -32,9 +33,9 @@ class ConsoleLogger:
         if sys.stdout.isatty():
             self._view = _Bar()
         elif _in_notebook():
-            self._view = _NotebookBar(context.schedules)
+            self._view = _NotebookBar()
         else:
-            self._view = _Lines(context.schedules)
+            self._view = _Lines()
 
     def notify(self, event: Event) -> None:
         """Prints an event."""
@@ -96,23 +97,42 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
+def _describe_training(event: TrainMetrics) -> str:
+    """The loss and the hyperparameters."""
+    values = {("lr" if n == "learning_rate" else n): v for n, v in event.hyperparameters.items()}
+    rates = (f"{name} {value:.3g}" for name, value in values.items())
+    return "  ".join([format_metrics({"loss": event.metrics["loss"]}), *rates])
+
+
+def _describe_speed(event: TrainMetrics) -> Iterator[str]:
+    """How fast training is, and what it uses, as far as it is known."""
+    yield f"{_rate_text(event.examples_per_second)} examples/s"
+    if event.tokens_per_second is not None:
+        yield f"{_rate_text(event.tokens_per_second)} tokens/s"
+    if event.mfu is not None:
+        yield f"mfu {event.mfu:.1%}"
+    if event.memory_bytes is not None:
+        yield f"memory {event.memory_bytes / 2**30:.1f} GiB"
+    if event.data_wait_fraction is not None:
+        yield f"data wait {event.data_wait_fraction:.0%}"
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 class _Lines:
     """Plain lines for a log file or a batch system.
 
-    Progress is printed when training metrics arrive and nothing was printed for ten seconds.
+    A line of progress is printed when training metrics arrive and the last such line is ten seconds
+    old. Its parts are pairs of a name and a value, so that `grep` finds each.
 
     Args:
-        schedules: name -> function from a step to the value there, of hyperparameters to print.
         clock: returns the time in seconds.
     """
 
-    def __init__(
-        self,
-        schedules: Mapping[str, Callable[[int], float]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._schedules, self._clock = schedules, clock
-        self._printed_at, self._total_steps = clock(), 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._printed_at, self._total_steps = clock, clock(), 0
 
     def start(self, event: RunStarted) -> None:
         self._total_steps = event.total_steps
@@ -122,24 +142,23 @@ class _Lines:
     def step(self, event: TrainMetrics) -> None:
         if self._clock() - self._printed_at < _MIN_SECONDS_BETWEEN_LINES:
             return
+        self._printed_at = self._clock()
         self.line(self._describe_step(event))
 
     def _describe_step(self, event: TrainMetrics) -> str:
         step, rate = event.progress.step, event.steps_per_second
-        values = {name: at_step(step) for name, at_step in self._schedules.items()}
         parts = [
             f"epoch {event.progress.epoch}  step {step}/{self._total_steps}",
-            format_metrics({"loss": event.metrics["loss"]}),
-            *(f"{name} {value:.3g}" for name, value in values.items()),
-            f"{rate:.3g} steps/s",
+            _describe_training(event),
+            f"{_rate_text(rate)} steps/s",
+            *_describe_speed(event),
         ]
         if rate > 0:
             left = timedelta(seconds=round((self._total_steps - step) / rate))
-            parts.append(f"{left} left")
+            parts.append(f"ETA {left}")
         return "  ".join(parts)
 
     def line(self, text: str) -> None:
-        self._printed_at = self._clock()
         print(text, flush=True)
 
     def end(self, event: RunEnded) -> None:
@@ -182,7 +201,7 @@ class _Bar:
 
         self._progress = progress.Progress(
             progress.TextColumn("epoch {task.fields[epoch]}"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=24),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[metrics]}"),
             progress.TextColumn("{task.fields[rate]}"),
@@ -199,12 +218,14 @@ class _Bar:
         self._progress.start()
 
     def step(self, event: TrainMetrics) -> None:
+        is_wide = self._progress.console.width >= _MIN_WIDTH_FOR_SPEED
+        speed = _describe_speed(event) if is_wide else ()
         self._progress.update(
             self._task,
             completed=event.progress.step,
             epoch=event.progress.epoch,
-            metrics=format_metrics({"loss": event.metrics["loss"]}),
-            rate=f"{event.steps_per_second:.0f} steps/s",
+            metrics=_describe_training(event),
+            rate="  ".join([f"{_rate_text(event.steps_per_second)} steps/s", *speed]),
         )
 
     def line(self, text: str) -> None:

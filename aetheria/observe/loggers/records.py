@@ -21,7 +21,16 @@ from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.retrying_file import RetryingFile
 from aetheria.plugins import register_logger
 
-RATES = ("steps_per_second", "examples_per_second")  # fields of `TrainMetrics`
+# Fields of `TrainMetrics` that differ from machine to machine, and may be None.
+RATES = (
+    "steps_per_second",
+    "examples_per_second",
+    "tokens_per_second",
+    "mfu",
+    "memory_bytes",
+    "peak_memory_bytes",
+    "data_wait_fraction",
+)
 
 
 @register_logger("jsonl")
@@ -29,9 +38,9 @@ class JsonlLogger:
     """Writes `metrics.jsonl`: one JSON object a line, with null for a number that is not finite.
 
     The keys are step, micro_step, epoch, examples_seen, split (`train` or `eval`), and the metrics.
-    Lines of `train` also have `learning_rate` if the optimizer tells it, `steps_per_second` and
-    `examples_per_second`; lines of `eval` have `num_examples`, and `num_nonfinite_examples` if the
-    loss of some batches is not finite.
+    Lines of `train` also have `learning_rate` if the optimizer tells it, and those of `RATES` that
+    are known; lines of `eval` have `num_examples`, and `num_nonfinite_examples` if the loss of some
+    batches is not finite.
     """
 
     def __init__(self, context: RunContext):
@@ -80,7 +89,7 @@ def metric_record(event: Event) -> dict[str, Any] | None:
             return {
                 **_counters(event.progress, "train"),
                 **metric_values(event),
-                **{name: round(rate, 3) for name, rate in rates(event).items()},
+                **{name: round(rate, 6) for name, rate in rates(event).items()},
             }
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
@@ -101,8 +110,11 @@ def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
 
 
 def rates(event: TrainMetrics) -> dict[str, float]:
-    """How fast a run trains: the figures that differ from machine to machine."""
-    return {name: getattr(event, name) for name in RATES}
+    """How fast a run trains, and what it uses: the figures that differ from machine to machine, as
+    far as they are known.
+    """
+    values = {name: getattr(event, name) for name in RATES}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _counters(progress: Progress, split: str) -> Mapping[str, Any]:
