@@ -374,6 +374,7 @@ def test_a_log_is_never_silent_for_long(capsys):
 
 def test_a_line_of_progress_says_all_that_is_known(capsys):
     lines = _Lines(clock=iter([0.0, 11.0, 11.0]).__next__)
+    lines.start(started(0))
     event = replace(
         report(3),
         examples_per_second=1234.4,
@@ -385,5 +386,5 @@ def test_a_line_of_progress_says_all_that_is_known(capsys):
     )
     lines.step(event)
     assert capsys.readouterr().out.endswith(
-        "1234 examples/s  158003 tokens/s  mfu 41.3%  memory 3.0 GiB  data wait 3%  ETA 0:00:00\n"
+        "1234 examples/s  158003 tokens/s  mfu 41.3%  memory 3.0 GiB  data wait 3%  ETA 0:00:03\n"
     )

@@ -36,6 +36,9 @@ def device_peak_flops(
 class FlopMeter:
     """Counts the operations of the first steps as they run, and of no others.
 
+    What `torch.utils.checkpoint` computes again counts again. PyTorch (2.13) does not count the
+    fused attention of its CPU kernels.
+
     Attributes:
         step_flops: those of one step of this rank; None: not counted yet.
     """
