@@ -2,41 +2,32 @@
 
 import dataclasses
 import difflib
+import shlex
 from collections.abc import Collection, Sequence
 
+from aetheria.config.suggestions import nearest
+from aetheria.config.words import NOTES_ON_VERBS, Meaning, meaning_of
+
 _SET = "--set"
-# Verbs of other programs.
-_COMMANDS = {
-    **dict.fromkeys(("fit", "run", "start", "launch"), "train"),
-    **dict.fromkeys(("resume", "continue", "restart"), "train CONFIG --resume=latest"),
-    **dict.fromkeys(("checkpoints", "checkpoint", "ckpt", "ls", "list"), "snapshots"),
-    **dict.fromkeys(("verify", "check"), "snapshots verify"),
-    **dict.fromkeys(("goodput", "time", "profile"), "report"),
-    **dict.fromkeys(("nan", "debug-nan"), "debug nan"),
-}
 _CONFIGS = (".py", ".yaml", ".yml", ".json")
-# Options of other programs.
-_OPTIONS = {
-    **dict.fromkeys(("--output-dir", "--out", "--logdir", "--run-dir", "--save-dir"), "--workdir"),
-    **dict.fromkeys(("--ckpt", "--ckpt-path", "--checkpoint", "--restore"), "--resume"),
-    **dict.fromkeys(("--force", "--override"), "--overwrite"),
-    **dict.fromkeys(("--world-size", "--nprocs", "--num-nodes"), "--num-processes"),
-    **dict.fromkeys(("--rank", "--node-rank"), "--process-id"),
-}
 
 
 def near_command(word: str, commands: Sequence[str]) -> str:
-    """`; did you mean '…'?`, or nothing.
+    """`; did you mean '…'?`, or what to do instead, or nothing.
 
     >>> near_command("trian", ["train", "plan"]), near_command("fit", ["train"])
     ("; did you mean 'train'?", "; did you mean 'train'?")
     """
     if word.endswith(_CONFIGS) and "train" in commands:
         return f"; did you mean 'train {word[:80]}'?"
-    meant = _COMMANDS.get(word)
-    if meant is None or meant.split()[0] not in commands:
-        meant = next(iter(difflib.get_close_matches(word[:60], commands, n=1)), None)
-    return "" if meant is None else f"; did you mean {meant!r}?"
+    meaning = meaning_of(word)
+    if meaning is not None and meaning.command and meaning.command.split()[0] in commands:
+        return f"; did you mean {meaning.command!r}?"
+    if meaning is not None and meaning.note in NOTES_ON_VERBS and "train" in commands:
+        return f"; {meaning.note}"
+    cutoff = 0.6 if meaning is None else 0.8  # a known word is no mistyped command
+    near = next(iter(difflib.get_close_matches(word[:60], commands, n=1, cutoff=cutoff)), None)
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def near_option(name: str, value: str, options: Collection[str]) -> str:
@@ -49,14 +40,15 @@ def near_option(name: str, value: str, options: Collection[str]) -> str:
     '; did you mean --stop-at-step?'
     """
     dashed = name.replace("_", "-")
-    meant = dashed if dashed in options else _OPTIONS.get(dashed)
-    if meant in options:
-        return f"; did you mean {meant}?"
-    key = _key(name.lstrip("-"))
-    if key is not None and _SET in options:
-        return f"; did you mean {_SET} {key}={value[:80] or '…'}?"
+    if dashed in options:
+        return f"; did you mean {dashed}?"
+    meaning = meaning_of(name)
+    if meaning is not None and meaning.option in options:
+        return f"; did you mean {meaning.option}?"
+    if _SET in options and (advice := _near_key(name.lstrip("-"), value)):
+        return advice
     near = difflib.get_close_matches(name[:60], options, n=1, cutoff=0.75)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near and meaning is None else ""
 
 
 def near_argument(word: str, options: Collection[str]) -> str:
@@ -66,16 +58,38 @@ def near_argument(word: str, options: Collection[str]) -> str:
     '; did you mean --set epochs=3?'
     """
     name, equals, value = word.partition("=")
-    key = _key(name) if equals and _SET in options else None
-    return "" if key is None else f"; did you mean {_SET} {key}={value[:80]}?"
+    if not equals or _SET not in options:
+        return ""
+    meaning = meaning_of(name)
+    if meaning is not None and meaning.option in options:
+        return f"; did you mean {meaning.option}={value[:80]}?"
+    return _near_key(name, value)
 
 
-def _key(name: str) -> str | None:
-    """The key of a config that a name stands for, such as `lr` for `learning_rate`."""
+def _near_key(name: str, value: str) -> str:
+    """The setting of a config that a name and its value stand for, such as `lr` for
+    `learning_rate`.
+    """
     from aetheria.config.schema import Config
-    from aetheria.config.suggestions import find_key
 
     known = [item.name for item in dataclasses.fields(Config)]
     first, dot, rest = name.replace("-", "_").partition(".")
-    found = first if first in known else find_key(first, known)
-    return None if found is None else f"{found}{dot}{rest}"
+    meaning = Meaning(first) if first in known else meaning_of(first)
+    if meaning is None and (near := nearest(first, known)):
+        meaning = Meaning(near)
+    if meaning is None:
+        return ""
+    if meaning.note and rest:  # `--trainer.max_epochs`
+        return _near_key(rest, value) or f"; {meaning.note}"
+    if meaning.note:
+        return f"; {meaning.note}"
+    if meaning.key == "strategy" and (other := meaning_of(value)) and "=" in other.key:
+        meaning = other
+    setting = meaning.setting(value) if not dot else f"{meaning.key}.{rest}={value[:80] or '…'}"
+    chooses = "the model chooses it; " if setting.startswith("model_params.") and not dot else ""
+    return f"; {chooses}did you mean {_SET} {_quoted(setting)}?" if meaning.key else ""
+
+
+def _quoted(setting: str) -> str:
+    """As a shell has to be given it."""
+    return setting if "…" in setting else shlex.quote(setting)

@@ -75,7 +75,8 @@ def _check_fields(
         elif key not in hints:
             from aetheria.config.suggestions import unknown_key
 
-            problems.append(unknown_key(where(name), name, [prefix + known for known in hints]))
+            names = [prefix + known for known in hints]
+            problems.append(unknown_key(where(name), name, names, value))
         elif dataclasses.is_dataclass(hints[key]):
             inner = _check_fields(hints[key], value, where, prefix=f"{name}.", problems=problems)
             if not problems:

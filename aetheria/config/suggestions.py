@@ -1,38 +1,11 @@
-"""What to do about a key that does not exist."""
+"""What to do about a key or a value of a config that does not exist."""
 
 import difflib
 from collections.abc import Sequence
 
+from aetheria.config.words import meaning_of
 from aetheria.errors import shown
 
-# A key's names in other trainers.
-_SYNONYMS = {
-    **dict.fromkeys(("lr", "base_lr", "max_lr"), "learning_rate"),
-    **dict.fromkeys(("bs", "train_batch_size", "global_batch_size"), "batch_size"),
-    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs", "num_train_epochs"), "epochs"),
-    **dict.fromkeys(("steps", "num_steps", "train_steps", "total_steps", "max_iters"), "max_steps"),
-    **dict.fromkeys(("precision", "dtype", "amp", "fp16", "bf16"), "mixed_precision"),
-    **dict.fromkeys(
-        ("accumulate_grad_batches", "gradient_accumulation_steps", "accumulation", "accum_steps"),
-        "grad_accumulation_steps",
-    ),
-    **dict.fromkeys(
-        ("gradient_clip_val", "grad_clip", "clip_grad_norm", "gradient_clipping", "clip_norm"),
-        "max_grad_norm",
-    ),
-    **dict.fromkeys(("accelerator", "device", "backend"), "strategy"),
-    **dict.fromkeys(("devices", "num_devices", "gpus", "num_gpus", "sharding"), "mesh"),
-    **dict.fromkeys(("model", "model_config", "architecture"), "model_name"),
-    **dict.fromkeys(("data", "dataset", "dataset_name", "datamodule"), "data_name"),
-    **dict.fromkeys(("logger", "logging", "report_to"), "loggers"),
-    **dict.fromkeys(("checkpoint", "checkpoints", "checkpointing", "ckpt"), "snapshot"),
-    **dict.fromkeys(("random_seed", "rng_seed"), "seed"),
-    **dict.fromkeys(("ema", "ema_rate"), "ema_decay"),
-    **dict.fromkeys(("log_every", "log_interval", "logging_steps"), "log_every_steps"),
-    **dict.fromkeys(("eval_every", "eval_steps", "eval_interval"), "eval_every_steps"),
-    **dict.fromkeys(("save_every", "save_steps", "save_interval"), "snapshot.every_steps"),
-    **dict.fromkeys(("deterministic", "determinism"), "reproducibility"),
-}
 # What other trainers call a value.
 _VALUES = {
     ("strategy", "ddp"): "use strategy 'mesh', which takes all devices, or mesh={data: 8}",
@@ -46,38 +19,41 @@ _VALUES = {
     ("on_nonfinite", "raise"): "use 'halt'",
     ("on_nonfinite", "ignore"): "use 'skip'",
 }
-# What other trainers configure and a model decides here; and a Classifier's name for it.
-_DECIDED_BY_MODEL = {
-    **dict.fromkeys(("optimizer", "optim"), "rule"),
-    **dict.fromkeys(("scheduler", "lr_scheduler", "schedule"), "schedule"),
-    **dict.fromkeys(("warmup", "warmup_steps"), "warmup_steps"),
-    "weight_decay": "weight_decay",
-    "momentum": "momentum",
-    **dict.fromkeys(("betas", "loss", "criterion"), ""),
-}
 _MAX_NAME_LENGTH = 60  # a longer name resembles no key, and comparing it takes long
 
 
-def unknown_key(where: str, name: str, known: Sequence[str]) -> str:
+def unknown_key(where: str, name: str, known: Sequence[str], value: object = "") -> str:
     """The error for a key that does not exist, with the key that was probably meant.
 
-    >>> unknown_key("a.yaml", "epoch", ["epochs", "seed"])
-    "a.yaml: epoch: expected a known key, got 'epoch'; did you mean 'epochs'?"
+    >>> unknown_key("a.yaml", "seeds", ["epochs", "seed"])
+    "a.yaml: seeds: expected a known key, got 'seeds'; did you mean 'seed'?"
+    >>> unknown_key("a.yaml", "gpus", ["mesh"], 4)
+    "a.yaml: gpus: expected a known key, got 'gpus'; use mesh={data: 4}"
     """
-    hyperparameter = _DECIDED_BY_MODEL.get(name.lower())
-    if hyperparameter:
-        advice = (
-            f"the model chooses it: use model_params.{hyperparameter} if it is a Classifier or a "
-            "Regressor, else a hyperparameter of its own"
-        )
-    elif hyperparameter is not None:
-        advice = "the model chooses it: give a hyperparameter in model_params, or change the model"
-    elif near := find_key(name, known):
-        advice = f"did you mean {near!r}?"
-    else:
-        advice = "see the table of keys in docs/config.md"
     shown_name = shown(name)
+    advice = _advice(name, known, value)
     return f"{where}: {shown_name[1:-1]}: expected a known key, got {shown_name}; {advice}"
+
+
+def _advice(name: str, known: Sequence[str], value: object) -> str:
+    meaning = meaning_of(name)
+    if meaning is None:
+        near = nearest(name, known)
+        return f"did you mean {near!r}?" if near else "see the table of keys in docs/config.md"
+    if meaning.note:
+        return meaning.note
+    if meaning.key.startswith("model_params."):
+        return (
+            f"the model chooses it: use {meaning.key} if it is a Classifier or a Regressor, else a "
+            "hyperparameter of its own"
+        )
+    if "=" in meaning.key:
+        return f"use {meaning.setting(str(value))}"
+    if meaning.key:
+        return f"did you mean {meaning.key!r}?"
+    if meaning.option:
+        return f"it is an option of the command line: use {meaning.option}"
+    return "see the table of keys in docs/config.md"
 
 
 def near_value(name: str, value: object) -> str:
@@ -90,12 +66,8 @@ def near_value(name: str, value: object) -> str:
     return "" if advice is None else f"; {advice}"
 
 
-def find_key(name: str, known: Sequence[str]) -> str | None:
-    """The key that was probably meant, by its name in another trainer or by its spelling."""
-    return _SYNONYMS.get(name.lower()) or _nearest(name, known)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str | None:
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is spelled almost like `name`."""
     if len(name) >= _MAX_NAME_LENGTH:
         return None
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
