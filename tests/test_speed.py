@@ -100,9 +100,10 @@ def test_a_loop_of_unknown_length_has_no_utilization():
     assert Operations(flops=10, unknown_loops=1, elements=0).utilization(1.0, 1.0) is None
 
 
-@pytest.mark.parametrize("strategy", ["cpu", "mesh", "elastic", "torch"])
-def test_without_a_known_peak_there_is_no_mfu(strategy):
-    program, _ = make_program(strategy, peak=None)
+@pytest.mark.parametrize("peak", [None, 0.0])
+@pytest.mark.parametrize("strategy", ["cpu", "elastic", "torch"])
+def test_without_a_known_peak_there_is_no_mfu(strategy, peak):
+    program, _ = make_program(strategy, peak=peak)
     assert program.mfu(10.0) is None and program.memory() is None
 
 

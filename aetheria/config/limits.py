@@ -30,6 +30,4 @@ class Limits:
 
 PositiveInt = Annotated[int, Limits(1, MAX_WHOLE)]
 NonNegativeInt = Annotated[int, Limits(0, MAX_WHOLE)]
-# Of rates: none is below 1 a second.
-PositiveRate = Annotated[float, Limits(1)]
 NonNegativeFloat = Annotated[float, Limits(0)]

@@ -9,13 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from aetheria.config.limits import (
-    Limits,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    PositiveRate,
-)
+from aetheria.config.limits import Limits, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 ResumeRule = Literal["free", "schedule", "structural"]
 Listeners = tuple[str | dict[str, Any], ...]
@@ -117,7 +111,7 @@ class Config:
             start on the same machine need not compile; not in a run of several processes.
             `JAX_COMPILATION_CACHE_DIR` names another folder.
         peak_flops: The floating-point operations per second of one device at its peak, for `mfu` in
-            reports; null: those of its kind, if it is a known accelerator.
+            reports; 0: no `mfu`; null: those of its kind, if it is a known accelerator.
         log_every_steps: The interval between logs of training metrics in optimizer steps; each
             metric is the mean over the steps since the last log.
         eval_every_steps: The interval between evaluations in optimizer steps; null: the model is
@@ -153,7 +147,7 @@ class Config:
     max_consecutive_skips: PositiveInt = _field(10, "schedule")
     watchdog_seconds: NonNegativeFloat = _field(1800.0, "free")
     compile_cache: bool = _field(True, "free")
-    peak_flops: PositiveRate | None = _field(None, "free")
+    peak_flops: NonNegativeFloat | None = _field(None, "free")
     log_every_steps: PositiveInt = _field(10, "free")
     eval_every_steps: PositiveInt | None = _field(None, "free")
     loggers: Listeners = _field(("console", "jsonl", "csv", "tensorboard"), "free")

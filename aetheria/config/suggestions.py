@@ -16,6 +16,9 @@ _VALUES = {
     ("strategy", "tpu"): "use 'mesh', which takes all devices",
     ("strategy", "jax"): "use 'auto'",
     ("strategy", "pytorch"): "use 'torch'",
+    ("mixed_precision", "16"): "use '16-mixed' or 'bf16-mixed'",
+    ("mixed_precision", "32"): "use false",
+    ("mixed_precision", "64"): "use '64-true'",
     ("on_nonfinite", "raise"): "use 'halt'",
     ("on_nonfinite", "ignore"): "use 'skip'",
 }
@@ -62,7 +65,7 @@ def near_value(name: str, value: object) -> str:
     >>> near_value("strategy", "fsdp")
     "; use strategy 'mesh' with mesh={fsdp: 8}"
     """
-    advice = _VALUES.get((name, value.lower())) if isinstance(value, str) else None
+    advice = _VALUES.get((name, str(value).lower())) if isinstance(value, str | int) else None
     return "" if advice is None else f"; {advice}"
 
 

@@ -139,7 +139,7 @@ def test_no_loggers_may_be_spelled_none(tmp_path):
         ("weight_decay", "the model chooses it"),
         ("num_epochs", "did you mean 'epochs'?"),
         ("gradient_accumulation_steps", "did you mean 'grad_accumulation_steps'?"),
-        ("gpus", "did you mean 'mesh'?"),
+        ("gpus", "use mesh={data: 1}"),
         ("batchsize", "did you mean 'batch_size'?"),
         ("qqq", "see the table of keys in docs/config.md"),
         ("x" * 5000, "see the table of keys"),

@@ -30,7 +30,7 @@ def device_memory(devices: Iterable[Device]) -> DeviceMemory | None:
 def device_peak_flops(device: Device, precision: Precision, own: float | None) -> float | None:
     """Operations a second of one device, as `own` says or as its kind is known for."""
     if own is not None or device.platform == "cpu":
-        return own
+        return own or None
     from aetheria.hardware.layout.peak_flops import peak_flops
 
     dtype = np.dtype(precision.compute).name

@@ -19,7 +19,7 @@ class ProgramSpec:
         max_consecutive_skips: non-finite global batches in a row after which the state freezes.
         chunk_size: the most steps in a call -> the global batches in each chunk of the data; None:
             not known, so that nothing is compiled before the first chunk.
-        peak_flops: operations a second of one device at most; None: that of its kind.
+        peak_flops: operations a second of one device at most; 0: not known; None: that of its kind.
     """
 
     example_global_batch: Mapping[str, np.ndarray]

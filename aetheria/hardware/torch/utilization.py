@@ -26,7 +26,7 @@ def device_peak_flops(
 ) -> float | None:
     """Operations a second of the device, as `own` says or as its name is known for."""
     if own is not None or device.type != "cuda":
-        return own
+        return own or None
     dtype = str(compute).removeprefix("torch.")
     if dtype == "float32" and torch.get_float32_matmul_precision() != "highest":
         dtype = "tf32"
