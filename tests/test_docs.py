@@ -33,7 +33,7 @@ PAGES = [
     ["docs/how-to/fine_tuning.md", "docs/how-to/stop_and_resume.md"],
     ["docs/how-to/devices.md", "docs/how-to/nonfinite.md"],
     ["docs/config.md", "docs/cli.md", "docs/architecture.md"],
-    ["docs/benchmarks.md", "docs/glossary.md"],
+    ["docs/benchmarks.md", "docs/glossary.md", "docs/reports.md"],
     ["docs/plan.md"],
     ["docs/pytorch.md"],
     ["docs/how-to/own_loop.md"],

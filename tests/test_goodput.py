@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from aetheria.events import (
 )
 from aetheria.observe.goodput import GOODPUT_FILE, KINDS, GoodputRecorder, account, read_goodput
 from aetheria.observe.listener import RunContext
+from aetheria.tools.report.speed import typical_speed
 
 
 class Story:
@@ -193,6 +195,13 @@ def test_the_report_says_where_the_time_went(train, capsys):
     assert all(kind in text for kind in (*KINDS, "completed", "0 to 23"))
     assert main(["report", str(run), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line).get("examples_per_second") for line in lines[:-1]]
+    assert "examples_per_second" in text
+    assert told["speed"]["examples_per_second"] == statistics.median(rates)
+    assert typical_speed(run / "checkpoints") == {}
+    (run / "metrics.jsonl").write_text('{"examples_per_second": 3.5}\n[]\n{"examples_per_sec')
+    assert typical_speed(run) == {"examples_per_second": 3.5}
     assert told["total_seconds"] == pytest.approx(sum(told["seconds"].values()))
     assert told["processes"][0]["status"] == "completed"
 

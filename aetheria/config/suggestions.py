@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
+from aetheria.config.limits import MAX_WHOLE
 from aetheria.config.words import meaning_of
 from aetheria.errors import shown
 
@@ -16,9 +17,9 @@ _VALUES = {
     ("strategy", "tpu"): "use 'mesh', which takes all devices",
     ("strategy", "jax"): "use 'auto'",
     ("strategy", "pytorch"): "use 'torch'",
-    ("mixed_precision", "16"): "use '16-mixed' or 'bf16-mixed'",
-    ("mixed_precision", "32"): "use false",
-    ("mixed_precision", "64"): "use '64-true'",
+    ("mixed_precision", 16): "use '16-mixed' or 'bf16-mixed'",
+    ("mixed_precision", 32): "use false",
+    ("mixed_precision", 64): "use '64-true'",
     ("on_nonfinite", "raise"): "use 'halt'",
     ("on_nonfinite", "ignore"): "use 'skip'",
 }
@@ -51,7 +52,8 @@ def _advice(name: str, known: Sequence[str], value: object) -> str:
             "hyperparameter of its own"
         )
     if "=" in meaning.key:
-        return f"use {meaning.setting(str(value))}"
+        is_count = isinstance(value, int) and 0 < value <= MAX_WHOLE
+        return f"use {meaning.setting(str(value) if is_count else '')}"
     if meaning.key:
         return f"did you mean {meaning.key!r}?"
     if meaning.option:
@@ -65,7 +67,9 @@ def near_value(name: str, value: object) -> str:
     >>> near_value("strategy", "fsdp")
     "; use strategy 'mesh' with mesh={fsdp: 8}"
     """
-    advice = _VALUES.get((name, str(value).lower())) if isinstance(value, str | int) else None
+    if not isinstance(value, str | int):
+        return ""
+    advice = _VALUES.get((name, value.lower() if isinstance(value, str) else value))
     return "" if advice is None else f"; {advice}"
 
 

@@ -32,7 +32,7 @@ class Meaning(NamedTuple):
         """
         if "=" not in self.key:
             return f"{self.key}={value[:80] or '…'}"
-        return self.key.replace("N", value) if value.isdecimal() else self.key
+        return self.key.replace("N", value) if value.isdecimal() and len(value) < 10 else self.key
 
 
 # Hyperparameters that a Classifier and a Regressor have.

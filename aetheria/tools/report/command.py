@@ -1,4 +1,6 @@
-"""`aetheria report RUN`: where the time of a run went, over all its restarts (goodput)."""
+"""`aetheria report RUN`: where the time of a run went, over all its restarts (goodput), and how fast
+it trained.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -28,7 +30,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand:
-    """Reports where the time of a run went.
+    """Reports where the time of a run went, and how fast it trained.
 
     Examples:
         aetheria report runs/mlp/1
@@ -49,17 +51,23 @@ class ReportCommand:
     def execute(self) -> int:
         """Prints the report. Raises AetheriaError if the run has no record of its time."""
         from aetheria.observe.goodput import GOODPUT_FILE, account, read_goodput
+        from aetheria.tools.report.speed import typical_speed
 
         sessions = read_goodput(self.run)
         if not sessions:
             raise AetheriaError(
                 f"report: expected a run folder with a {GOODPUT_FILE}, got {self.run}; name another"
             )
-        seconds = account(sessions)
+        seconds, speed = account(sessions), typical_speed(self.run)
         total = sum(seconds.values())
         if self.as_json:
             processes = [asdict(session) for session in sessions]
-            report = {"total_seconds": total, "seconds": seconds, "processes": processes}
+            report = {
+                "total_seconds": total,
+                "seconds": seconds,
+                "speed": speed,
+                "processes": processes,
+            }
             print(json.dumps(report, indent=2))
             return int(ExitCode.OK)
         rows = [
@@ -68,6 +76,11 @@ class ReportCommand:
         ]
         rows.append(["all", f"{total:.1f}", "", ""])
         print_table(("time", "seconds", "share", ""), rows, right=("seconds", "share"))
+        if speed:
+            medians = [[name, f"{value:.6g}"] for name, value in speed.items()]
+            print_table(
+                ("training", "median of intervals"), medians, right=("median of intervals",)
+            )
         headers = ("process", "started", "seconds", "steps", "ended")
         print_table(headers, map(_row, range(1, len(sessions) + 1), sessions), right=("seconds",))
         return int(ExitCode.OK)
