@@ -1,6 +1,4 @@
-"""`aetheria report RUN`: where the time of a run went, over all its restarts (goodput), and how fast
-it trained.
-"""
+"""`aetheria report RUN`: where the time of a run went, over all its restarts, and its speed."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -78,9 +76,7 @@ class ReportCommand:
         print_table(("time", "seconds", "share", ""), rows, right=("seconds", "share"))
         if speed:
             medians = [[name, f"{value:.6g}"] for name, value in speed.items()]
-            print_table(
-                ("training", "median of intervals"), medians, right=("median of intervals",)
-            )
+            print_table(("training", "median"), medians, right=("median",))
         headers = ("process", "started", "seconds", "steps", "ended")
         print_table(headers, map(_row, range(1, len(sessions) + 1), sessions), right=("seconds",))
         return int(ExitCode.OK)
