@@ -63,7 +63,8 @@ def test_a_terminal_shows_a_bar_and_then_the_table(in_terminal, config_file):
     assert exit_code == 0, shown
     assert ESCAPE in shown, "the bar is drawn in place"
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert re.search(r"epoch 1 .*23/23.*loss \d\.\d{4}.*\d steps/s", text)
+    shown_last = r"epoch 1 .*23/23.*loss \d\.\d{4}  lr \S+ \S+ steps/s  \S+ examples/s  data wait"
+    assert re.search(shown_last, text)
     assert "23/23" in text, "the bar is full, although step 23 is not on the log cadence"
     bar, _, table = text.rpartition("23/23")
     assert re.search(r"epoch 1  step 23  eval loss \d\.\d{4}  accuracy \d\.\d{4}", bar)
