@@ -19,6 +19,8 @@ from aetheria.plugins.checks import find_dataset
 from aetheria.snapshots.run_folder import some
 from aetheria.snapshots.sizes import size_text
 
+_MAX_READERS = 4  # unless the config says more
+
 
 def build_feed(config: Config, project: Path | None, model: Model, given: Given = NOTHING) -> Feed:
     """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
@@ -31,15 +33,31 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         splits, notes = check_data(returned, config.data_name, model.class_columns())
     notes += _undeclared_classes(splits, model)
     if config.overfit_batches:
+        without = "" if splits.augment is None else ", without augmentation"
         splits = first_examples(splits, config.overfit_batches * config.batch_size)
-        notes.append(f"overfit_batches: {len(splits.train)} examples to train and evaluate on")
+        count = len(splits.train)
+        notes.append(f"overfit_batches: {count} examples to train and evaluate on{without}")
+    augment = None
+    if splits.augment is not None:
+        from aetheria.data.augmentation import Augmentation
+
+        classes = model.class_columns()
+        augment = Augmentation(splits.augment, splits.train, classes, config.seed)
     if config.batch_size > len(splits.train):
         notes.append(
             f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "
             "train split; every step takes all of them, the rest is padding"
         )
+    shares_reads = any(getattr(splits.train, a, False) for a in ("in_memory", "parallel"))
+    if (config.data_readers or 1) > 1 and not shares_reads:
+        notes.append(
+            f"data_readers: one thread reads the train split, not {config.data_readers}, since its "
+            "source does not say `parallel = True`"
+        )
     return Feed(
         splits=splits,
+        augment=augment,
+        num_readers=config.data_readers or min(os.cpu_count() or 1, _MAX_READERS),
         batch_size=config.batch_size,
         # Lanes on one device are computed in turn, as micro-batches are.
         num_slices=config.lanes if is_elastic(config) else config.grad_accumulation_steps,

@@ -130,6 +130,8 @@ def describe_provenance(
     code = {"model": _digest(made_by, project)}
     if given.data is None:
         code["data"] = _digest(DATA.get(config.data_name, project), project)
+    if splits.augment is not None:
+        code["augment"] = _digest(splits.augment, project)
     if (counterpart := strategy.counterpart(model)) is not None:
         code["counterpart"] = _digest(counterpart, project)
     names: list[str] = []

@@ -69,6 +69,8 @@ class Config:
         model_params: The model's hyperparameters.
         data_name: A registered dataset, or an import path such as `pkg.mod:function`.
         data_params: The arguments of the dataset's function.
+        data_readers: The threads that read examples ahead, if the dataset is not in memory and
+            allows several; null: one for each processor core, at most 4.
         epochs: Passes over the training split.
         max_steps: The length of the run in optimizer steps, whatever `epochs` is; null: `epochs`
             decides.
@@ -125,6 +127,7 @@ class Config:
     model_params: dict[str, Any] = _field({}, "structural")
     data_name: str = _field("diabetes", "structural")
     data_params: dict[str, Any] = _field({}, "structural")
+    data_readers: Annotated[int, Limits(1, 256)] | None = _field(None, "free")
     epochs: PositiveInt = _field(10, "schedule")
     max_steps: PositiveInt | None = _field(None, "schedule")
     overfit_batches: NonNegativeInt = _field(0, "schedule")

@@ -24,6 +24,8 @@ class MappedSource:
         columns: column name -> [num_examples, ...], of one length.
     """
 
+    parallel = True
+
     def __init__(self, columns: Mapping[str, np.ndarray]):
         self._columns = columns
 

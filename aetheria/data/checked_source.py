@@ -30,6 +30,7 @@ class CheckedSource:
     def __init__(self, where: str, source: Source, classes: Mapping[str, Classes]):
         self._where, self._source, self._classes = where, source, classes
         self.in_memory = getattr(source, "in_memory", False)
+        self.parallel = getattr(source, "parallel", False)
         rows = np.zeros(1, np.int64)
         with located(where):
             columns = self._read(rows)

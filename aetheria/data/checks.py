@@ -4,6 +4,7 @@ An error is one line that names the column, the row and the value.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +66,9 @@ def check_data(returned: object, name: str | None, classes: Mapping[str, Classes
             "ones in every run"
         )
         return CheckedData(splits, notes)
-    encoding = returned.encoding if isinstance(returned, DataSplits) else None
-    splits = DataSplits(checked["train split"], checked["eval split"], encoding)
+    splits = DataSplits(checked["train split"], checked["eval split"])
+    if isinstance(returned, DataSplits):
+        splits = replace(splits, encoding=returned.encoding, augment=returned.augment)
     _check_agreement(splits)
     return CheckedData(splits, notes)
 

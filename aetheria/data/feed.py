@@ -1,16 +1,20 @@
 """Serves a dataset as global batches: their order, the position in it, and the padded tail."""
 
+import functools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from aetheria.data.prefetch import prefetch
 from aetheria.data.sources import Columns, DataSplits, Source
 from aetheria.engine.interfaces import Chunk
+
+if TYPE_CHECKING:  # loaded with such a dataset alone
+    from aetheria.data.augmentation import Augmentation
 
 Item = TypeVar("Item")
 
@@ -35,6 +39,24 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.argsort(generator.random_raw(num_examples), kind="stable")
 
 
+class _Request(NamedTuple):
+    """What to read of some global batches.
+
+    Attributes:
+        taken: i64 [n], the indices of the examples.
+        epoch: of training; None: they are read to evaluate.
+        num_real: how many places they fill; the rest is padding.
+        shape: [num_global_batches, num_slices, slice_size], this process's part.
+        counts: the examples of each global batch, over all processes.
+    """
+
+    taken: np.ndarray
+    epoch: int | None
+    num_real: int
+    shape: tuple[int, ...]
+    counts: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Feed:
     """Serves chunks of global batches, and evaluation batches, of constant shapes.
@@ -47,6 +69,8 @@ class Feed:
         seed: determines the order, together with the epoch.
         part: which slices of a global batch, and which rows of each slice, this process reads; the
             other processes read the rest.
+        augment: changes the examples that are read for training; None: nothing does.
+        num_readers: the threads that read a source that may be read in parallel.
         notes: lines about the data to show to the user at the start.
     """
 
@@ -55,6 +79,8 @@ class Feed:
     num_slices: int
     seed: int
     part: tuple[slice, slice] = (slice(None), slice(None))
+    augment: "Augmentation | None" = None
+    num_readers: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -116,7 +142,8 @@ class Feed:
             examples_seen: the position, in training examples since the start of the first epoch.
             max_global_batches: the largest number of global batches in a chunk.
         """
-        return _serve(self.splits.train, self._read_train(examples_seen, max_global_batches))
+        requests = self._train_requests(examples_seen, max_global_batches)
+        return self._serve(self.splits.train, requests, lambda r, c: Chunk(_pack(r, c), r.counts))
 
     def chunk_size(self, max_global_batches: int) -> int:
         """How many global batches each chunk of `train_chunks` holds, padded ones included."""
@@ -133,63 +160,85 @@ class Feed:
 
         The tail is padded and masked.
         """
-        return chain.from_iterable(_serve(self.splits.eval, self._read_eval()))
+        served = self._serve(self.splits.eval, self._eval_requests(), self._eval_batches)
+        return chain.from_iterable(served)
 
-    def _read_train(self, examples_seen: int, max_global_batches: int) -> Iterator[Chunk]:
-        source = self.splits.train
-        epoch, start = divmod(examples_seen, len(source))
+    def _train_requests(self, examples_seen: int, max_global_batches: int) -> Iterator[_Request]:
+        size = len(self.splits.train)
+        epoch, start = divmod(examples_seen, size)
         num_global_batches = self.chunk_size(max_global_batches)
         stride = self.batch_size * num_global_batches
         while True:
-            order = epoch_order(self.seed, epoch, len(source))
-            for position in range(start, len(source), stride):
+            order = epoch_order(self.seed, epoch, size)
+            for position in range(start, size, stride):
                 indices = order[position : position + stride]
-                num_full, rest = divmod(len(indices), self.batch_size)
-                counts = [self.batch_size] * num_full + ([rest] if rest else [])
-                yield Chunk(self._pack(source, indices, num_global_batches), counts)
+                yield self._request(indices, num_global_batches, epoch)
             epoch, start = epoch + 1, 0
 
-    def _read_eval(self) -> Iterator[list[dict[str, np.ndarray]]]:
-        source = self.splits.eval
+    def _eval_requests(self) -> Iterator[_Request]:
+        size = len(self.splits.eval)
         num_global_batches = self._global_batches_per_read(
-            source, _MAX_EVAL_GLOBAL_BATCHES_PER_READ
+            self.splits.eval, _MAX_EVAL_GLOBAL_BATCHES_PER_READ
         )
         stride = self.batch_size * num_global_batches
-        for position in range(0, len(source), stride):
-            indices = np.arange(position, min(position + stride, len(source)))
-            columns = self._pack(source, indices, -(-len(indices) // self.batch_size))
-            flat = {name: a.reshape((-1, *a.shape[2:])) for name, a in columns.items()}
-            num_batches = len(flat["mask"])
-            if self.part[0] == slice(None):
-                # This process reads all slices: batches of only padding are left out. Where slices
-                # are distributed over processes, all must serve equally many batches.
-                num_batches = -(-len(indices) // self.slice_size)
-            yield [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
+        for position in range(0, size, stride):
+            indices = np.arange(position, min(position + stride, size))
+            yield self._request(indices, -(-len(indices) // self.batch_size))
 
-    def _pack(
-        self, source: Source, indices: np.ndarray, num_global_batches: int
-    ) -> dict[str, np.ndarray]:
-        """Reads this process's part of some global batches, padded and masked.
+    def _eval_batches(self, request: _Request, columns: Columns) -> list[dict[str, np.ndarray]]:
+        packed = _pack(request, columns)
+        flat = {name: a.reshape((-1, *a.shape[2:])) for name, a in packed.items()}
+        num_batches = len(flat["mask"])
+        if self.part[0] == slice(None):
+            # This process reads all slices: batches of only padding are left out. Where slices
+            # are distributed over processes, all must serve equally many batches.
+            num_batches = -(-sum(request.counts) // self.slice_size)
+        return [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
-        Padding repeats a real example: zeros could give a NaN, and a NaN times a zero of the mask
-        is still a NaN.
+    def _request(
+        self, indices: np.ndarray, num_global_batches: int, epoch: int | None = None
+    ) -> _Request:
+        """What this process reads of some global batches.
 
         Args:
-            source: the split.
             indices: i64 [n], of the examples, at most as many as fill the global batches.
             num_global_batches: how many global batches to make.
-
-        Returns:
-            Column name -> [num_global_batches, num_slices, slice_size, ...], this process's part,
-            and the column `mask`, f32, 1 for an example and 0 for padding.
+            epoch: of training.
         """
+        num_full, rest = divmod(len(indices), self.batch_size)
         lead = (num_global_batches, self.num_slices, self.slice_size)
         places = np.arange(math.prod(lead)).reshape(lead)[:, *self.part]
         num_real = int((places < len(indices)).sum())  # in every part, the examples come first
         taken = indices[places.ravel()[:num_real]] if num_real else indices[-1:]
-        columns = {name: _pad(a, places.size) for name, a in source.read(taken).items()}
-        columns["mask"] = (np.arange(places.size) < num_real).astype(np.float32)
-        return {name: a.reshape(places.shape + a.shape[1:]) for name, a in columns.items()}
+        counts = [self.batch_size] * num_full + ([rest] if rest else [])
+        return _Request(taken, epoch, num_real, places.shape, counts)
+
+    def _serve(
+        self, source: Source, requests: Iterator[_Request], finish: Callable[..., Item]
+    ) -> Generator[Item, None, None]:
+        """Reads ahead in threads, unless the source is in memory.
+
+        A read in memory is a copy that takes some microseconds, and it overlaps with the device
+        anyway, because steps are only dispatched. A thread would compete with the loop for the
+        interpreter's lock: measured on the digits MLP, at 0.1 ms a step, it costs 10 % of the rate.
+        """
+        read = functools.partial(self._read, source)
+        reads = ((request, read(request.taken, request.epoch)) for request in requests)
+        in_memory = getattr(source, "in_memory", False)
+        if in_memory and (self.augment is None or source is not self.splits.train):
+            yield from (finish(*each) for each in reads)
+            return
+        if self.num_readers > 1 and (in_memory or getattr(source, "parallel", False)):
+            from aetheria.data.readers import read_together
+
+            reads = read_together(read, requests, self.num_readers)
+        yield from prefetch(finish(*each) for each in reads)
+
+    def _read(self, source: Source, indices: np.ndarray, epoch: int | None) -> Columns:
+        columns = source.read(indices)
+        if self.augment is None or epoch is None:
+            return columns
+        return self.augment(columns, indices, epoch)
 
     def _global_batches_per_read(self, source: Source, max_global_batches: int) -> int:
         """As many as the bounds allow, evened out over an epoch so that little is padded."""
@@ -205,19 +254,22 @@ def _example_bytes(source: Source) -> int:
     return sum(column.nbytes for column in source.read(np.zeros(1, np.int64)).values())
 
 
+def _pack(request: _Request, columns: Columns) -> dict[str, np.ndarray]:
+    """Pads and masks what was read.
+
+    Padding repeats a real example: zeros could give a NaN, and a NaN times a zero of the mask is
+    still a NaN.
+
+    Returns:
+        Column name -> [num_global_batches, num_slices, slice_size, ...], this process's part, and
+        the column `mask`, f32, 1 for an example and 0 for padding.
+    """
+    size = math.prod(request.shape)
+    packed = {name: _pad(column, size) for name, column in columns.items()}
+    packed["mask"] = (np.arange(size) < request.num_real).astype(np.float32)
+    return {name: a.reshape(request.shape + a.shape[1:]) for name, a in packed.items()}
+
+
 def _pad(column: np.ndarray, size: int) -> np.ndarray:
     missing = size - len(column)
     return np.concatenate([column, np.repeat(column[-1:], missing, axis=0)]) if missing else column
-
-
-def _serve(source: Source, reads: Iterator[Item]) -> Generator[Item, None, None]:
-    """Reads ahead in a thread, unless the source is in memory.
-
-    A read in memory is a copy that takes some microseconds, and it overlaps with the device anyway,
-    because steps are only dispatched. A thread would compete with the loop for the interpreter's
-    lock: measured on the digits MLP, at 0.1 ms a step, it costs 10 % of the rate.
-    """
-    if not getattr(source, "in_memory", False):
-        yield from prefetch(reads)
-        return
-    yield from reads

@@ -178,9 +178,11 @@ def split_rows(size: int, eval_fraction: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def first_examples(splits: DataSplits, count: int) -> DataSplits:
-    """The first examples of the training split, `count` at most, to train and evaluate on."""
+    """The first examples of the training split, `count` at most, to train and evaluate on, as they
+    are: a model cannot learn by heart what changes.
+    """
     few = _take(splits.train, np.arange(min(count, len(splits.train))))
-    return replace(splits, train=few, eval=few)
+    return replace(splits, train=few, eval=few, augment=None)
 
 
 class SubsetSource:
@@ -194,6 +196,7 @@ class SubsetSource:
     def __init__(self, source: Source, chosen: np.ndarray):
         self._source, self._chosen = source, chosen
         self.in_memory = getattr(source, "in_memory", False)
+        self.parallel = getattr(source, "parallel", False)
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -42,6 +42,9 @@ def prefetch(items: Iterable[Item], *, depth: int = 2) -> Generator[Item, None, 
                     return
         except BaseException as error:  # passed to the consumer, which raises it
             last = error
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # here, so that what it holds is freed at once
         put(last)
 
     thread = threading.Thread(target=read, name="aetheria-prefetch", daemon=True)

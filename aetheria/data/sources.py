@@ -1,9 +1,9 @@
 """Sources: the contract of a dataset split, and the two sources that ship for any data."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -26,8 +26,9 @@ class Source(Protocol):
     Many examples are read at once, because reading them one by one would be too slow for a device.
     Reads come from other threads than the main one; from two at a time if both splits share data.
 
-    A source may have an attribute `in_memory`. If it is True, a read is only a copy in memory, and
-    the feed makes no thread to read ahead.
+    Two attributes are optional. If `in_memory` is True, a read is only a copy in memory, and the
+    feed makes no thread to read ahead. If `parallel` is True, any number of threads may read at a
+    time, each some of the examples, in any order; otherwise one thread reads all in their order.
     """
 
     def __len__(self) -> int:
@@ -58,11 +59,15 @@ class DataSplits:
         train: to train on.
         eval: to evaluate on.
         encoding: how `inputs` and `labels` were made of a table; None: as they are.
+        augment: changes each training example as it is read: (example, rng) -> example, where an
+            example is a mapping from column names to arrays, and rng a NumPy generator that depends
+            on the seed, the epoch and the example alone. None: they are read as they are.
     """
 
     train: Source
     eval: Source
     encoding: "TableEncoding | None" = None
+    augment: Callable[[Any, np.random.Generator], Any] | None = None
 
 
 class ArraySource:
@@ -118,13 +123,16 @@ class RecordSource:
 
     Args:
         records: a Grain data source, or any sequence of mappings from column names to values.
+        parallel: whether several threads may read records at a time; None: what the attribute
+            `parallel` of the records says, else only if they are a list or belong to Grain, whose
+            contract allows it.
 
     Raises:
         AetheriaError: it is not a sequence, it is empty, its first record is not a mapping of
             columns of numbers, or a column is named `mask`.
     """
 
-    def __init__(self, records: Sequence[Record]):
+    def __init__(self, records: Sequence[Record], parallel: bool | None = None):
         if isinstance(records, Mapping) or not hasattr(records, "__getitem__"):
             advice = "use ArraySource" if isinstance(records, Mapping) else "use list(…)"
             raise AetheriaError(
@@ -138,6 +146,10 @@ class RecordSource:
         first = flat_columns(records[0])
         check_names("RecordSource", first)
         self._records = records
+        if parallel is None:
+            is_grain = type(records).__module__.partition(".")[0] == "grain"
+            parallel = getattr(records, "parallel", self.is_list or is_grain) is True
+        self.parallel = parallel
         self._first = {name: as_column(name, [first[name]])[0] for name in first}
 
     @property

@@ -35,6 +35,8 @@ class TokenSource:
     ([[9, 10]], [[10, 11]])
     """
 
+    parallel = True
+
     def __init__(self, tokens: np.ndarray, length: int):
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not _fits_i32(tokens.dtype):
             raise AetheriaError(

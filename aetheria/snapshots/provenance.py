@@ -30,6 +30,7 @@ def provenance_changes(before: RunRecord, now: RunRecord) -> Iterator[Change]:
     if before.provenance is not None and now.provenance is not None:
         old, new = before.provenance, now.provenance
         yield from _code_changes(old.code, new.code)
+        yield from _augment_changes(old.code, new.code)
         for name, *texts in _common_differences(old.settings, new.settings):
             yield _setting_change(name, *texts)
         for split in (name for name in old.data if name in new.data):
@@ -59,6 +60,22 @@ def _code_changes(
     for file, names in sorted(parts.items()):
         path = f"code of {', '.join(sorted(names))}"
         yield Change(path=path, before=None, now=f"another {file}", kind="free")
+
+
+def _augment_changes(
+    before: Mapping[str, CodeDigest | None], now: Mapping[str, CodeDigest | None]
+) -> Iterator[Change]:
+    """Reports an augmentation that came or went. Which function it is only its code says."""
+    if ("augment" in before) != ("augment" in now):
+        texts = [_describe_augment(code) for code in (before, now)]
+        yield _data_change("data.augment", *texts)
+
+
+def _describe_augment(code: Mapping[str, CodeDigest | None]) -> str:
+    if "augment" not in code:
+        return "none"
+    known = code["augment"]
+    return "a function" if known is None else f"a function of {known.file}"
 
 
 def _data_changes(path: str, before: DataFingerprint, now: DataFingerprint) -> Iterator[Change]:
