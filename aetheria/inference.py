@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
-from aetheria.data.encoding import TableEncoding, as_cells
+from aetheria.data.encoding import Encoding, read_encoding
 from aetheria.data.ranges import out_of_range
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
@@ -34,7 +34,7 @@ class _Source(NamedTuple):
     model: RecordedModel
     example_spec: JsonObject
     mixed_precision: bool | str
-    encoding: TableEncoding | None = None
+    encoding: Encoding | None = None
     ranges: Mapping[str, tuple[float, float]] = {}
 
 
@@ -44,7 +44,7 @@ class _Loaded(NamedTuple):
     path: Path
     program: PredictProgram
     weights: Weights
-    encoding: TableEncoding | None
+    encoding: Encoding | None
     ranges: Mapping[str, tuple[float, float]]
 
 
@@ -112,7 +112,9 @@ class Predictor:
         returns NumPy outputs f32 [batch, ...].
 
         Of a model that was trained on a table, `inputs` may be rows of that table: a data frame, a
-        dict of columns, or a list of dicts. The answer depends on the inputs alone: the same from
+        dict of columns, or a list of dicts; of one that was trained on pictures in folders, the
+        path of a picture, an image of Pillow, a list of these, or decoded pictures u8 [batch,
+        height, width, channel] of any size. The answer depends on the inputs alone: the same from
         one thread or from many.
         """
         return self._run(inputs)
@@ -139,15 +141,17 @@ class Predictor:
         """
         if not (classes := self.classes):
             raise AetheriaError(
-                "predict_classes: expected a model that was trained on a table with class names, "
+                "predict_classes: expected a model that was trained on classes with names, "
                 f"got {self.snapshot}; use predict_proba"
             )
-        return [classes[number] for number in self._run(inputs).argmax(-1)]
+        # A model may have more classes than its data, which no example has taught it.
+        outputs = self._run(inputs)[..., : len(classes)]
+        return [classes[number] for number in outputs.argmax(-1)]
 
     def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
         loaded = self._loaded
-        if loaded.encoding is not None and (cells := as_cells(inputs)) is not None:
-            inputs = loaded.encoding.encode(cells)
+        if loaded.encoding is not None:
+            inputs = loaded.encoding.encode_inputs(inputs)
         outputs = loaded.program.run(loaded.weights, inputs, probabilities=probabilities)
         if not self._is_compared:  # once, since a scale is the same in all calls
             self._is_compared = True
@@ -193,7 +197,7 @@ class Predictor:
         run, model = snapshot.record.run, recorded_model(snapshot.record.run)
         encoding = None
         if run.encoding is not None:
-            encoding = TableEncoding.from_json(run.encoding, str(snapshot.path))
+            encoding = read_encoding(run.encoding, str(snapshot.path))
         spec, precision = run.example_spec, run.mixed_precision
         ranges = run.input_ranges or {}
         return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)

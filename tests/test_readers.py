@@ -186,7 +186,7 @@ def test_a_run_has_the_same_bits_with_any_number_of_readers_and_may_change_it(tm
     one = train(tmp_path, "one", Reads(), data_readers=1)
     parallel = Reads(meet=3)
     three = train(tmp_path, "three", parallel, data_readers=3)
-    assert parallel.most == 3 and wait_for_no_threads()
+    assert 3 <= parallel.most <= 6 and wait_for_no_threads()  # both splits may be read at a time
     sha256 = [run.summary["params_sha256"] for run in (one, three)]
     assert sha256[0] == sha256[1]
     assert "one thread reads" not in capfd.readouterr().out

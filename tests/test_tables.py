@@ -152,7 +152,7 @@ def test_a_model_of_arrays_has_no_class_names(tmp_path):
     result = aetheria.train(MODEL, data=data, epochs=1, workdir=tmp_path / "run")
     predictor = result.predictor()
     assert predictor.classes == ()
-    with pytest.raises(AetheriaError, match="that was trained on a table with class names"):
+    with pytest.raises(AetheriaError, match="that was trained on classes with names"):
         predictor.predict_classes(data[0])
 
 

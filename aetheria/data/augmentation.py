@@ -44,6 +44,7 @@ class Augmentation:
     ):
         _check_signature(function)
         self._function, self._classes, self._seed = function, classes, seed
+        self._where = f"augment, {_name(function)}"
         first = np.zeros(1, np.int64)
         self(source.read(first), first, 0)
 
@@ -63,11 +64,11 @@ class Augmentation:
         for row, index in enumerate(indices.tolist()):
             example = {name: column[row].copy() for name, column in columns.items()}
             returned = self._function(nested_columns(example), generators.of_example(index))
-            with located(f"augment, {_name(self._function)}"):
+            with located(self._where):
                 values = _checked(returned, columns, index)
             for name, value in values.items():
                 changed[name][row] = value
-        with located(f"augment, {_name(self._function)}"):
+        with located(self._where):
             return convert_classes(changed, self._classes, indices)
 
 

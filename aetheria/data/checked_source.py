@@ -6,7 +6,7 @@ import numpy as np
 
 from aetheria.data.columns import Rows, as_classes, as_column, cast_like, shape_text
 from aetheria.data.error_context import located
-from aetheria.data.sources import Columns, Source, check_names, near_name
+from aetheria.data.sources import Columns, Source, check_names, identify, near_name
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 from aetheria.model.nesting import flat_columns
@@ -50,6 +50,9 @@ class CheckedSource:
                     f"got {', '.join(columns)}; give every example every column"
                 )
             return {name: self._like_row_0(name, c, indices) for name, c in columns.items()}
+
+    def identify(self, indices: np.ndarray) -> bytes | None:
+        return identify(self._source, indices)
 
     def _read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         columns = self._source.read(indices)

@@ -7,7 +7,7 @@ that a prediction is made of rows as they lie in a file.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +66,36 @@ class CategoryColumn:
         return encoded
 
 
+class Encoding(Protocol):
+    """How data as users have it became `inputs` and `labels`; a part of every snapshot."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class number; empty: the labels are numbers."""
+        ...
+
+    def encode_inputs(self, given: Any) -> Any:
+        """Makes what the model sees; what has no form of such data is returned as it is."""
+        ...
+
+    def to_json(self) -> JsonObject:
+        """JSON values, as a snapshot holds them."""
+        ...
+
+
+def read_encoding(said: object, where: str) -> Encoding:
+    """Makes an encoding of what a snapshot says.
+
+    Raises:
+        SnapshotError: it says nothing that is known.
+    """
+    if isinstance(said, Mapping) and "image_size" in said:
+        from aetheria.data.pictures import PictureEncoding
+
+        return PictureEncoding.from_json(said, where)
+    return TableEncoding.from_json(said, where)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableEncoding:
     """What a training split says of a table.
@@ -101,6 +131,11 @@ class TableEncoding:
                 )
         parts = [column.encode(cells[column.name]) for column in self.columns]
         return np.concatenate(parts, axis=1)
+
+    def encode_inputs(self, given: Any) -> Any:
+        """`encode` for rows in a form that `as_cells` reads; anything else is returned as it is."""
+        cells = as_cells(given)
+        return given if cells is None else self.encode(cells)
 
     def to_json(self) -> JsonObject:
         """JSON values, as a snapshot holds them."""
@@ -212,6 +247,16 @@ def is_missing(cell: Any) -> bool:
 def as_text(cell: Any) -> str:
     """A cell as a category or a class name; a missing one is the empty text."""
     return "" if is_missing(cell) else str(cell)
+
+
+def class_order(name: str) -> tuple[float, str]:
+    """A key to sort the names of classes by: numbers by their size, then texts.
+
+    >>> sorted(["b", "10", "9", "nan", "a"], key=class_order)
+    ['9', '10', 'a', 'b', 'nan']
+    """
+    number = as_number(name)
+    return (math.inf if number is None else number), name
 
 
 def _number(name: str, row: int, cell: Any) -> float:

@@ -10,14 +10,22 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 
 from aetheria.data.feed import epoch_order
-from aetheria.data.sources import ArraySource, Columns, DataSplits, Record, RecordSource, Source
+from aetheria.data.sources import (
+    ArraySource,
+    Columns,
+    DataSplits,
+    Record,
+    RecordSource,
+    Source,
+    identify,
+)
 from aetheria.errors import AetheriaError
 
 EVAL_FRACTION = 0.2  # held out of a dataset that has no evaluation split
 _SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # no run reaches that epoch, so no training order equals this
 _MAX_STACKED_BYTES = 256 << 20
 _SPLITS = "DataSplits(train=…, eval=…)"
-_HELD_OUT = ("eval", "validation", "valid", "val", "dev", "test")  # what people call that split
+HELD_OUT = ("eval", "validation", "valid", "val", "dev", "test")  # what people call that split
 
 
 class _TableColumn(Protocol):
@@ -71,7 +79,7 @@ def name_parts(returned: object, name: str | None) -> dict[str, Source]:
 def _held_out(splits: Mapping[str, object], name: str | None) -> str:
     """The name of the evaluation split."""
     others = [key for key in splits if key not in ("train", "test")] or [*splits.keys() - {"train"}]
-    if len(others) == 1 and others[0] in _HELD_OUT:
+    if len(others) == 1 and others[0] in HELD_OUT:
         return others[0]
     of = "data: expected the splits 'train' and 'eval'"
     if name is not None:
@@ -203,6 +211,9 @@ class SubsetSource:
 
     def read(self, indices: np.ndarray) -> Columns:
         return self._source.read(self._chosen[indices])
+
+    def identify(self, indices: np.ndarray) -> bytes | None:
+        return identify(self._source, self._chosen[indices])
 
 
 def _take(source: Source, chosen: np.ndarray) -> Source:

@@ -11,8 +11,8 @@ from aetheria.data.columns import as_column, cast_like, shape_text
 from aetheria.errors import AetheriaError
 from aetheria.model.nesting import flat_columns
 
-if TYPE_CHECKING:  # loaded with a table alone
-    from aetheria.data.encoding import TableEncoding
+if TYPE_CHECKING:  # loaded with such data alone
+    from aetheria.data.encoding import Encoding
 
 # Column name -> [num_examples, ...].
 Columns: TypeAlias = Mapping[str, np.ndarray]
@@ -26,9 +26,11 @@ class Source(Protocol):
     Many examples are read at once, because reading them one by one would be too slow for a device.
     Reads come from other threads than the main one; from two at a time if both splits share data.
 
-    Two attributes are optional. If `in_memory` is True, a read is only a copy in memory, and the
-    feed makes no thread to read ahead. If `parallel` is True, any number of threads may read at a
-    time, each some of the examples, in any order; otherwise one thread reads all in their order.
+    Two attributes and a method are optional. If `in_memory` is True, a read is only a copy in
+    memory, and the feed makes no thread to read ahead. If `parallel` is True, any number of threads
+    may read at a time, in any order; otherwise one thread reads a split in the order of training.
+    `identify(indices) -> bytes` gives what tells these examples from others, where that is cheaper
+    than to read them, such as names and sizes of files.
     """
 
     def __len__(self) -> int:
@@ -48,6 +50,12 @@ class Source(Protocol):
         ...
 
 
+def identify(source: Source, indices: np.ndarray) -> bytes | None:
+    """What `source.identify` says; None: it has no such method, as most sources."""
+    method = getattr(source, "identify", None)
+    return None if method is None else method(indices)
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """What a dataset's function returns: a split for training and one for evaluation.
@@ -58,7 +66,7 @@ class DataSplits:
     Attributes:
         train: to train on.
         eval: to evaluate on.
-        encoding: how `inputs` and `labels` were made of a table; None: as they are.
+        encoding: how `inputs` and `labels` were made of a table or of pictures; None: as they are.
         augment: changes each training example as it is read: (example, rng) -> example, where an
             example is a mapping from column names to arrays, and rng a NumPy generator that depends
             on the seed, the epoch and the example alone. None: they are read as they are.
@@ -66,7 +74,7 @@ class DataSplits:
 
     train: Source
     eval: Source
-    encoding: "TableEncoding | None" = None
+    encoding: "Encoding | None" = None
     augment: Callable[[Any, np.random.Generator], Any] | None = None
 
 

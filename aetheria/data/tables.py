@@ -15,6 +15,7 @@ from aetheria.data.encoding import (
     as_number,
     as_numbers,
     as_text,
+    class_order,
     is_missing,
     learn_column,
 )
@@ -116,16 +117,8 @@ def _labels(cells: Cells, encoding: TableEncoding) -> np.ndarray:
 def _class_names(cells: Sequence[Any], classes: bool | None) -> tuple[str, ...]:
     if classes is None:
         classes = as_numbers(cells) is None
-    names = sorted({as_text(cell) for cell in cells if not is_missing(cell)}, key=_sort_key)
+    names = sorted({as_text(cell) for cell in cells if not is_missing(cell)}, key=class_order)
     return tuple(names) if classes else ()
-
-
-def _sort_key(name: str) -> tuple[float, str]:
-    """Numbers by their size, then texts."""
-    try:
-        return float(name), name
-    except ValueError:
-        return math.inf, name
 
 
 def _numbers(cells: Cells, name: str, what: str, *, least: float = -math.inf) -> np.ndarray:

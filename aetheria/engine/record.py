@@ -166,8 +166,7 @@ class RunRecord:
         lineage: what the run started from; None: it started afresh.
         resolved: arguments, defaults included; None: an older release did not record them.
         provenance: None: an older release did not record it, or the run was imported.
-        encoding: how the columns of a table became `inputs` and `labels`; None: they were given as
-            they are.
+        encoding: how a table or pictures became `inputs` and `labels`; None: they were given so.
         input_ranges: column of floats -> its smallest and largest value in a sample of the training
             split; None: an older release did not record them.
     """
