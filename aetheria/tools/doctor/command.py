@@ -12,8 +12,13 @@ from pathlib import Path
 
 from aetheria.errors import ExitCode
 
-# Extra -> the module that it brings.
-_EXTRAS = {"torch": "torch", "wandb": "wandb", "plot": "matplotlib", "data": "pyarrow"}
+# Extra -> the modules that it brings.
+_EXTRAS = {
+    "torch": ["torch"],
+    "wandb": ["wandb"],
+    "plot": ["matplotlib"],
+    "data": ["PIL", "pyarrow"],
+}
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
@@ -79,7 +84,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    there = [name for name, module in _EXTRAS.items() if importlib.util.find_spec(module)]
+    there = [name for name, brings in _EXTRAS.items() if all(map(importlib.util.find_spec, brings))]
     absent = [name for name in _EXTRAS if name not in there]
     text = f"installed: {', '.join(there) or 'none'}"
     if absent:
