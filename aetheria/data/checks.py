@@ -49,8 +49,10 @@ def check_data(returned: object, name: str | None, classes: Mapping[str, Classes
             or dtypes, or a value in a declared column is not a class number.
     """
     _check_classes(classes)
-    if isinstance(returned, DataSplits):
-        _check_class_names(returned, classes)
+    if isinstance(returned, DataSplits) and returned.encoding is not None:
+        from aetheria.data.encoding import check_class_names
+
+        check_class_names(returned.encoding, classes)
     parts = name_parts(returned, name)
     checked: dict[str, Source] = {}
     notes: list[str] = []
@@ -122,16 +124,6 @@ def _check_classes(classes: object) -> None:
         raise AetheriaError(
             "class_columns: expected column names and their aetheria.Classes, got "
             f"{str(classes)[:80]}; return {{'labels': Classes(10)}}, with at least one class"
-        )
-
-
-def _check_class_names(splits: DataSplits, classes: Mapping[str, Classes]) -> None:
-    """Raises AetheriaError if the data names more classes than the model has."""
-    names = () if splits.encoding is None else splits.encoding.classes
-    if "labels" in classes and len(names) > (count := classes["labels"].count):
-        raise AetheriaError(
-            f"model_params: expected a model of at least {len(names)} classes, as the data has "
-            f"({', '.join(names)[:100]}), got {count}; set its num_classes to {len(names)}"
         )
 
 

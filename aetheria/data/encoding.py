@@ -13,6 +13,7 @@ import numpy as np
 
 from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError, SnapshotError, shown
+from aetheria.model.classes import Classes
 
 # Column name -> its cells: text, numbers, or None where one is missing.
 Cells = Mapping[str, Sequence[Any]]
@@ -94,6 +95,16 @@ def read_encoding(said: object, where: str) -> Encoding:
 
         return PictureEncoding.from_json(said, where)
     return TableEncoding.from_json(said, where)
+
+
+def check_class_names(encoding: Encoding, classes: Mapping[str, Classes]) -> None:
+    """Raises AetheriaError if the data names more classes than the model declares in `labels`."""
+    names, declared = encoding.classes, classes.get("labels")
+    if declared is not None and len(names) > declared.count:
+        raise AetheriaError(
+            f"model_params: expected a model of at least {len(names)} classes, as the data has "
+            f"({', '.join(names)[:100]}), got {declared.count}; set its num_classes to {len(names)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,7 @@ class _Pairs(Sequence[Record]):
 
     def __init__(self, pairs: Sequence[Sequence[object]]):
         self._pairs = pairs
+        self.parallel = getattr(pairs, "parallel", False)
 
     def __len__(self) -> int:
         return len(self._pairs)
