@@ -267,6 +267,8 @@ def test_the_fingerprint_sees_names_sizes_and_some_contents_and_decodes_nothing(
     assert told()["parts"] != before["parts"]
     first.write_bytes(content)
     assert told()["parts"] == before["parts"]
+    other = image_folder(root, image_size=4, eval_path=root, fit="stretch").train
+    assert fingerprint(other)["parts"] != before["parts"]
     (root / "square" / "001.png").rename(root / "square" / "0010.png")
     assert told()["parts"] != before["parts"]
 

@@ -213,5 +213,6 @@ def versions() -> dict[str, str]:
     """What ran: recorded in every snapshot and summary, since bits depend on it."""
     packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
     packages += ["torch"] if "torch" in sys.modules else []
+    packages += ["pillow"] if "aetheria.data.pictures" in sys.modules else []
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"aetheria": aetheria.__version__, "python": platform.python_version(), **found}

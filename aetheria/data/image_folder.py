@@ -59,8 +59,10 @@ class PictureSource:
         return {"inputs": inputs, "labels": self._labels[indices]}
 
     def identify(self, indices: np.ndarray) -> bytes:
-        """Names and sizes of all these files, and the bytes of the first and the last of them."""
-        total = hashlib.sha256()
+        """How pictures become inputs, names and sizes of all these files, and the bytes of the first
+        and the last of them.
+        """
+        total = hashlib.sha256(f"{self._encoding.shape} {self._encoding.fit}\0".encode())
         for index in indices.tolist():
             picture = self._pictures[index]
             total.update(b"%s\0%d\0" % (os.fsencode(picture.name), picture.size))
