@@ -125,7 +125,7 @@ def test_crop_keeps_the_center_and_stretch_keeps_all(tmp_path):
     stretched = read(image, tmp_path, fit="stretch")
     assert stretched[..., 0].min() > 0.4
     wide = PictureEncoding(image_size=(2, 6)).read_file(tmp_path / "picture.png")
-    np.testing.assert_array_equal(wide[0, [0, 2, 5], 1], [0, 1, 0])
+    np.testing.assert_allclose(wide[0, [0, 2, 5], 1], [0, 1, 0], atol=0.2)
 
 
 def test_a_large_jpeg_is_decoded_as_a_small_one_would_be(tmp_path):
