@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import aetheria
+from aetheria import loops
 from aetheria.data import ArraySource, DataSplits, Feed
 from aetheria.data.augmentation import Augmentation
 from aetheria.data.feed import epoch_order
@@ -111,6 +112,15 @@ def test_readers_and_processes_see_the_same_examples(num_readers):
         part = (slice(process, process + 1), slice(None))
         for whole, own in zip(expected, chunks_of(feed(part=part)), strict=True):
             np.testing.assert_array_equal(own["inputs"], whole["inputs"][:, process : process + 1])
+
+
+def test_a_loop_of_ones_own_augments_too():
+    batches = loops.Batches(source(), batch_size=16, augment=noisy, num_readers=2)
+    found = list(itertools.islice(batches.train(16), 3))
+    for batch, chunk in zip(found, chunks_of(feed(num_slices=1), 16, 3), strict=True):
+        np.testing.assert_array_equal(batch.columns["inputs"], chunk["inputs"][0, 0])
+    plain = np.concatenate([b["inputs"][b["mask"] == 1] for b in batches.once()])
+    np.testing.assert_array_equal(plain, source().columns["inputs"])
 
 
 CONFIG = {

@@ -16,7 +16,9 @@ import aetheria  # noqa: E402
 from aetheria.data.fingerprint import fingerprint  # noqa: E402
 from aetheria.data.image_folder import image_folder  # noqa: E402
 from aetheria.data.pictures import PictureEncoding  # noqa: E402
+from aetheria.data.sources import is_parallel  # noqa: E402
 from aetheria.errors import AetheriaError, SnapshotError  # noqa: E402
+from aetheria.tools.prove import kill_at_step  # noqa: E402
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -338,6 +340,15 @@ def test_a_run_of_pictures_is_checked_before_it_starts(shapes, trained, tmp_path
     other = config(shapes, data_params={"path": str(shapes), "image_size": 32})
     with pytest.raises(SnapshotError, match=r"data_params\.augment"):
         aetheria.train(other, workdir=trained.run_dir, resume="latest")
+
+
+def test_a_proof_of_resuming_trains_on_the_augmented_pictures(shapes):
+    params = config(shapes)["data_params"]
+    observed = kill_at_step.dataset(name="image_folder", params=params, project=None)
+    whole = image_folder(**params)
+    assert observed.augment == whole.augment is not None
+    assert observed.encoding == whole.encoding
+    assert not is_parallel(observed.train), "what is read is recorded in its order"
 
 
 def test_an_encoding_survives_json_and_another_is_refused():

@@ -10,6 +10,7 @@ from aetheria.data import ArraySource, DataSplits, Feed
 from aetheria.data.checks import check_data
 from aetheria.data.error_context import missing_file
 from aetheria.data.forms import first_examples
+from aetheria.data.sources import is_parallel
 from aetheria.engine import Schedule
 from aetheria.errors import ConfigError
 from aetheria.model.model import Model
@@ -48,8 +49,7 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
             f"batch_size: {config.batch_size} is more than the {len(splits.train)} examples of the "
             "train split; every step takes all of them, the rest is padding"
         )
-    shares_reads = any(getattr(splits.train, a, False) for a in ("in_memory", "parallel"))
-    if (config.data_readers or 1) > 1 and not shares_reads:
+    if (config.data_readers or 1) > 1 and not is_parallel(splits.train):
         notes.append(
             f"data_readers: one thread reads the train split, not {config.data_readers}, since its "
             "source does not say `parallel = True`"

@@ -6,7 +6,7 @@ import numpy as np
 
 from aetheria.data.columns import Rows, as_classes, as_column, cast_like, shape_text
 from aetheria.data.error_context import located
-from aetheria.data.sources import Columns, Source, check_names, identify, near_name
+from aetheria.data.sources import Columns, Source, check_names, identify, is_parallel, near_name
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 from aetheria.model.nesting import flat_columns
@@ -30,7 +30,7 @@ class CheckedSource:
     def __init__(self, where: str, source: Source, classes: Mapping[str, Classes]):
         self._where, self._source, self._classes = where, source, classes
         self.in_memory = getattr(source, "in_memory", False)
-        self.parallel = getattr(source, "parallel", False)
+        self.parallel = is_parallel(source)
         rows = np.zeros(1, np.int64)
         with located(where):
             columns = self._read(rows)

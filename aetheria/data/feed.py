@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from aetheria.data.prefetch import prefetch
-from aetheria.data.sources import Columns, DataSplits, Source
+from aetheria.data.sources import Columns, DataSplits, Source, is_parallel
 from aetheria.engine.interfaces import Chunk
 
 if TYPE_CHECKING:  # loaded with such a dataset alone
@@ -228,7 +228,7 @@ class Feed:
         if in_memory and (self.augment is None or source is not self.splits.train):
             yield from (finish(*each) for each in reads)
             return
-        if self.num_readers > 1 and (in_memory or getattr(source, "parallel", False)):
+        if self.num_readers > 1 and is_parallel(source):
             from aetheria.data.readers import read_together
 
             reads = read_together(read, requests, self.num_readers)

@@ -18,6 +18,7 @@ from aetheria.data.sources import (
     RecordSource,
     Source,
     identify,
+    is_parallel,
 )
 from aetheria.errors import AetheriaError
 
@@ -205,7 +206,7 @@ class SubsetSource:
     def __init__(self, source: Source, chosen: np.ndarray):
         self._source, self._chosen = source, chosen
         self.in_memory = getattr(source, "in_memory", False)
-        self.parallel = getattr(source, "parallel", False)
+        self.parallel = is_parallel(source)
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -28,7 +28,8 @@ class Source(Protocol):
 
     Two attributes and a method are optional. If `in_memory` is True, a read is only a copy in
     memory, and the feed makes no thread to read ahead. If `parallel` is True, any number of threads
-    may read at a time, in any order; otherwise one thread reads a split in the order of training.
+    may read at a time, in any order, as they may a source in memory; otherwise one thread reads a
+    split in the order of training.
     `identify(indices) -> bytes` gives what tells these examples from others, where that is cheaper
     than to read them, such as names and sizes of files.
     """
@@ -48,6 +49,11 @@ class Source(Protocol):
             dtypes.
         """
         ...
+
+
+def is_parallel(source: Source) -> bool:
+    """Whether several threads may read it at a time."""
+    return bool(getattr(source, "parallel", getattr(source, "in_memory", False)))
 
 
 def identify(source: Source, indices: np.ndarray) -> bytes | None:

@@ -1,7 +1,9 @@
 """Batches for a loop of one's own, from any position, in an order that no machine changes."""
 
-from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from aetheria.data import DataSplits, Feed
 from aetheria.data.checks import check_data, check_source
@@ -36,12 +38,23 @@ class Batches:
             takes, or one split of `DataSplits`.
         batch_size: examples in a batch.
         seed: determines the order, together with the epoch.
+        augment: changes each training example, (example, rng) -> example, as the `augment` of
+            `DataSplits` does.
+        num_readers: the threads that read ahead, if the data is not in memory and allows several.
 
     Raises:
         AetheriaError: it is no set of examples; a column and a row are named.
     """
 
-    def __init__(self, data: object, *, batch_size: int, seed: int = 0):
+    def __init__(
+        self,
+        data: object,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: Callable[[Any, np.random.Generator], Any] | None = None,
+        num_readers: int = 1,
+    ):
         if isinstance(data, DataSplits):
             raise AetheriaError(
                 "Batches: expected one set of examples, got DataSplits; make one of `.train` and "
@@ -53,8 +66,18 @@ class Batches:
                 "say how many examples a batch has"
             )
         source, self.notes = check_source("data", as_source(data, "data", None), {})
+        augmentation = None
+        if augment is not None:
+            from aetheria.data.augmentation import Augmentation
+
+            augmentation = Augmentation(augment, source, {}, seed)
         self._feed = Feed(
-            splits=DataSplits(source, source), batch_size=batch_size, num_slices=1, seed=seed
+            splits=DataSplits(source, source),
+            batch_size=batch_size,
+            num_slices=1,
+            seed=seed,
+            augment=augmentation,
+            num_readers=num_readers,
         )
 
     def __len__(self) -> int:

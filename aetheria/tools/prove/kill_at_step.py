@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,12 @@ def dataset(*, name: str, params: Mapping[str, object], project: str | None) -> 
     folder = None if project is None else Path(project)
     factory = find_dataset(DATA, name, folder, returns=DataSplits)
     splits, _ = check_data(call_with(factory, "data_params", params), name, {})
-    return DataSplits(train=_RecordedSource(splits.train), eval=splits.eval)
+    return replace(splits, train=_RecordedSource(splits.train))
 
 
 class _RecordedSource:
+    parallel = False  # the record has the order of reads
+
     def __init__(self, source: Source):
         self._source = source
         self.in_memory = getattr(source, "in_memory", False)
