@@ -59,9 +59,7 @@ class PictureSource:
         return {"inputs": inputs, "labels": self._labels[indices]}
 
     def identify(self, indices: np.ndarray) -> bytes:
-        """How pictures become inputs, names and sizes of these files, and the bytes of the first and
-        the last.
-        """
+        """The size of inputs, names and sizes of these files, bytes of the first and the last."""
         total = hashlib.sha256(f"{self._encoding.shape} {self._encoding.fit}\0".encode())
         for index in indices.tolist():
             picture = self._pictures[index]
