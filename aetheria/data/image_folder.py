@@ -128,16 +128,7 @@ def image_folder(
         splits = hold_out(train, eval_fraction)
         return DataSplits(splits.train, splits.eval, encoding, changes)
     held_out = {name: pictures for name, pictures in _scan(eval_folder).items() if pictures}
-    if unknown := sorted(held_out.keys() - found.keys(), key=class_order):
-        raise AetheriaError(
-            f"{eval_folder}: expected the classes of the training split ({_listed(classes)}), got "
-            f"also {_listed(unknown)}; remove or rename the folder"
-        )
-    if not held_out:
-        raise AetheriaError(
-            f"{eval_folder}: expected a folder of pictures for each class, got none; add some, or "
-            "remove the folder to hold out pictures of the training split"
-        )
+    _check_held_out(eval_folder, held_out, classes)
     return DataSplits(train, _source(eval_folder, held_out, encoding), encoding, changes)
 
 
@@ -210,7 +201,7 @@ def _collect(folder: Path, below: str, pictures: list[Picture], outer: tuple[str
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
         name = f"{below}/{entry.name}"
-        if entry.name.startswith("."):
+        if _is_left_out(entry.name):
             continue
         if entry.is_dir():
             _collect(folder, name, pictures, (*outer, real))
@@ -226,7 +217,12 @@ def _collect(folder: Path, below: str, pictures: list[Picture], outer: tuple[str
 def _folders_in(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         found = [entry.name for entry in entries if entry.is_dir()]
-    return sorted(name for name in found if not name.startswith((".", "__")))
+    return sorted(name for name in found if not _is_left_out(name))
+
+
+def _is_left_out(name: str) -> bool:
+    """Whether a name is hidden, or of what other programs leave behind."""
+    return name.startswith(".") or name in ("__MACOSX", "__pycache__")
 
 
 def _check_classes(folder: Path, found: dict[str, list[Picture]]) -> None:
@@ -246,6 +242,19 @@ def _check_classes(folder: Path, found: dict[str, list[Picture]]) -> None:
         raise AetheriaError(
             f"{folder}: expected folders of two classes or more, got one, {_listed(found)}; add "
             "another class, or give the folder above"
+        )
+
+
+def _check_held_out(folder: Path, found: dict[str, list[Picture]], classes: Sequence[str]) -> None:
+    if unknown := sorted(found.keys() - {*classes}, key=class_order):
+        raise AetheriaError(
+            f"{folder}: expected the classes of the training split ({_listed(classes)}), got also "
+            f"{_listed(unknown)}; remove or rename the folder"
+        )
+    if not found:
+        raise AetheriaError(
+            f"{folder}: expected a folder of pictures for each class, got none; add some, or "
+            "remove the folder to hold out pictures of the training split"
         )
 
 
