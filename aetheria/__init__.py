@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aetheria.data import DataSplits as DataSplits
     from aetheria.data import RecordSource as RecordSource
     from aetheria.data.image_folder import image_folder as image_folder
+    from aetheria.data.padding import Padded as Padded
     from aetheria.data.tables import read_table as read_table
     from aetheria.inference import Predictor as Predictor
     from aetheria.inference import load_params as load_params
@@ -53,6 +54,7 @@ _EXPORTS = {
     "aetheria.api": ("TrainResult", "train"),
     "aetheria.data": ("ArraySource", "DataSplits", "RecordSource"),
     "aetheria.data.image_folder": ("image_folder",),
+    "aetheria.data.padding": ("Padded",),
     "aetheria.data.tables": ("read_table",),
     "aetheria.inference": ("Predictor", "load_params"),
     "aetheria.model.adapters": ("LinenModel",),

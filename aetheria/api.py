@@ -153,7 +153,8 @@ def train(
         data: a dataset, or a name; None: the config's `data_name`. `DataSplits(train=…, eval=…)`, a
             pair `(inputs, labels)`, a dict of arrays by column, a table of pandas or polars, a
             dataset of Hugging Face or a map-style one of PyTorch; or a pair or a dict (`train`,
-            `eval`) of two of these. Without an evaluation split, a fifth is held out.
+            `eval`) of two of these; `eval` may be several by name, and `test` is evaluated once, at
+            the end. Without an evaluation split, a fifth is held out.
         loggers: in place of the config's: names, `{name: arguments}`, or listeners as objects.
         callbacks: likewise; also classes, which are called with a `RunContext`, and functions of
             one event.

@@ -153,7 +153,10 @@ class RolledBack(_ContinuesFrom):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationCompleted:
-    """The result of one pass over the evaluation split.
+    """The result of one pass over a split that is not trained on.
+
+    A run with several evaluation splits emits one such event for each of them, after all have been
+    evaluated.
 
     Attributes:
         progress: where the run is.
@@ -164,6 +167,8 @@ class EvaluationCompleted:
             `metrics` is not finite either.
         num_nonfinite_examples: the examples in those batches.
         first_nonfinite: a description of the first of those batches; empty: there is none.
+        split: `eval`; of several evaluation splits `eval/<name>`; `test` for the test split, which
+            is evaluated when the run completes. `<split>/<metric>` is the name of a metric.
     """
 
     progress: Progress
@@ -173,6 +178,7 @@ class EvaluationCompleted:
     num_nonfinite_batches: int = 0
     num_nonfinite_examples: int = 0
     first_nonfinite: str = ""
+    split: str = "eval"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

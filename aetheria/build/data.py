@@ -1,6 +1,7 @@
 """The data of a run: the dataset, checked, and how it is served."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from aetheria.build.given import NOTHING, Given
@@ -17,6 +18,8 @@ from aetheria.model.model import Model
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_dataset
+from aetheria.plugins.discovery import make_importable
+from aetheria.plugins.import_path import is_import_path
 from aetheria.snapshots.run_folder import some
 from aetheria.snapshots.sizes import size_text
 
@@ -29,6 +32,8 @@ def build_feed(config: Config, project: Path | None, model: Model, given: Given 
         splits, notes = check_data(given.data, None, model.class_columns())
     else:
         dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
+        if project is not None and any(map(is_import_path, config.data_params.values())):
+            make_importable(project)
         with missing_file(f"data_name {config.data_name!r}"):
             returned = call_with(dataset, "data_params", config.data_params)
         splits, notes = check_data(returned, config.data_name, model.class_columns())
@@ -85,6 +90,15 @@ def _undeclared_classes(splits: DataSplits, model: Model) -> list[str]:
         f"data: the label {what}, and {type(model).__name__} declares no classes, so it learns "
         f"their numbers; a shipped model classifies with model_params.num_classes={count}"
     ]
+
+
+def name_eval_metrics(feed: Feed, names: Sequence[str]) -> tuple[str, ...]:
+    """What a run's evaluations report, given the metrics of one: `eval/loss`, and `eval/ood/loss`
+    of each of several evaluation splits.
+    """
+    of_splits = [split for split in feed.eval_splits if split != "eval"]
+    own = (f"{split}/{name.removeprefix('eval/')}" for split in of_splits for name in names)
+    return (*names, *own)
 
 
 def check_batch_fits(feed: Feed) -> None:

@@ -33,6 +33,7 @@ from aetheria.model.by_name import RecordedModel
 from aetheria.model.model import Model
 from aetheria.plugins import DATA, MODELS
 from aetheria.plugins.code import digest_code
+from aetheria.plugins.import_path import find_imported, is_import_path
 from aetheria.plugins.resolved import resolve_arguments, without_added
 
 
@@ -130,6 +131,9 @@ def describe_provenance(
     code = {"model": _digest(made_by, project)}
     if given.data is None:
         code["data"] = _digest(DATA.get(config.data_name, project), project)
+        for name, path in config.data_params.items():
+            if is_import_path(path) and (part := find_imported(path)) is not None:
+                code[f"data_params.{name}"] = _digest(part, project)
     if splits.augment is not None:
         code["augment"] = _digest(splits.augment, project)
     if (counterpart := strategy.counterpart(model)) is not None:
@@ -142,7 +146,8 @@ def describe_provenance(
         names.append(number_name(each.name, names))
         code[f"callbacks.{names[-1]}"] = _digest(each.source, project)
     settings, machine = _describe_environment(strategy)
-    data = {"train": fingerprint(splits.train), "eval": fingerprint(splits.eval)}
+    parts = {"train": splits.train, **splits.evals, **splits.tests}
+    data = {name: fingerprint(source) for name, source in parts.items()}
     return Provenance(
         code=code,
         settings=settings,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aetheria.build.data import build_feed, build_schedule, check_batch_fits
+from aetheria.build.data import build_feed, build_schedule, check_batch_fits, name_eval_metrics
 from aetheria.build.devices import build_strategy
 from aetheria.build.given import NOTHING, Given, refuse_names_of_objects
 from aetheria.build.listeners import attach_listeners, choose_listeners, list_choices
@@ -53,6 +53,7 @@ class Run:
         changes: a line for everything that differs from the snapshot that the run resumes from.
         notes: lines that a user should see at the start.
         devices: those of this process, in words.
+        eval_metrics: what the evaluations of the run report.
     """
 
     engine: Engine
@@ -67,6 +68,7 @@ class Run:
     changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
+    eval_metrics: Sequence[str] = ()
 
     def execute(self) -> Outcome:
         """Trains, from the plan's snapshot if it has one."""
@@ -148,13 +150,15 @@ def build_run(
     schedule = build_schedule(config, feed, options.stop_at_step)
     program = strategy.compile(model, build_spec(config, feed, schedule))
     plan = fit_snapshot(plan, config, program)
-    check_monitor(config, program.eval_metrics)
+    eval_metrics = name_eval_metrics(feed, program.eval_metrics)
+    check_monitor(config, eval_metrics)
     stop, bus = build_stop(peers), EventBus({})
     context = RunContext(
         run_dir=plan.run_dir,
         config=config.to_dict(),
         stop=stop,
-        eval_metrics=program.eval_metrics,
+        eval_metrics=eval_metrics,
+        eval_splits=feed.eval_splits,
         schedules=schedules(program.optimizer),
         is_fork=plan.parent is not None,
         started_at=time.time() if options.started_at is None else options.started_at,
@@ -180,6 +184,7 @@ def build_run(
         stop=stop,
         notes=feed.notes,
         devices=strategy.devices,
+        eval_metrics=eval_metrics,
         bus=bus,
         make_listeners=functools.cache(attach),
         record=record,

@@ -31,6 +31,7 @@ class CheckedSource:
         self._where, self._source, self._classes = where, source, classes
         self.in_memory = getattr(source, "in_memory", False)
         self.parallel = is_parallel(source)
+        self.buckets = getattr(source, "buckets", None)
         rows = np.zeros(1, np.int64)
         with located(where):
             columns = self._read(rows)

@@ -12,8 +12,8 @@ import numpy as np
 from aetheria.data.checked_source import CheckedSource, check_columns, convert_classes
 from aetheria.data.columns import shape_text
 from aetheria.data.error_context import located
-from aetheria.data.forms import EVAL_FRACTION, hold_out, name_parts
-from aetheria.data.sources import ArraySource, DataSplits, RecordSource, Source
+from aetheria.data.forms import EVAL_FRACTION, hold_out, name_parts, split_text
+from aetheria.data.sources import ArraySource, Columns, DataSplits, RecordSource, Source
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 
@@ -45,7 +45,7 @@ def check_data(returned: object, name: str | None, classes: Mapping[str, Classes
         classes: the model's declarations of columns of class numbers or tokens, by column name.
 
     Raises:
-        AetheriaError: the data cannot be read as columns, the two splits differ in columns, shapes
+        AetheriaError: the data cannot be read as columns, the splits differ in columns, shapes
             or dtypes, or a value in a declared column is not a class number.
     """
     _check_classes(classes)
@@ -56,21 +56,24 @@ def check_data(returned: object, name: str | None, classes: Mapping[str, Classes
     parts = name_parts(returned, name)
     checked: dict[str, Source] = {}
     notes: list[str] = []
-    for where, source in parts.items():
-        if where == "eval split" and source is parts["train split"]:
-            checked[where] = checked["train split"]
+    for split, source in parts.items():
+        if split != "train" and source is parts.get("train"):
+            checked[split] = checked["train"]
             continue
-        checked[where], found = check_source(where, source, classes)
+        checked[split], found = check_source(split_text(split), source, classes)
         notes += found
     if "data" in checked:
         splits = hold_out(checked["data"], EVAL_FRACTION)
+        num_eval = len(splits.evals["eval"])
         notes.append(
             f"data: {'it' if name is None else repr(name)} has no evaluation split: "
-            f"{len(splits.eval)} of its {len(checked['data'])} examples are held out, the same "
+            f"{num_eval} of its {len(checked['data'])} examples are held out, the same "
             "ones in every run"
         )
         return CheckedData(splits, notes)
-    splits = DataSplits(checked["train split"], checked["eval split"])
+    train, test = checked.pop("train"), checked.pop("test", None)
+    named = {split.removeprefix("eval/"): source for split, source in checked.items()}
+    splits = DataSplits(train, checked.get("eval", named), test=test)
     if isinstance(returned, DataSplits):
         splits = replace(splits, encoding=returned.encoding, augment=returned.augment)
     _check_agreement(splits)
@@ -142,14 +145,19 @@ def _check_length(where: str, source: Source) -> None:
 
 
 def _check_agreement(splits: DataSplits) -> None:
-    """Raises AetheriaError if the splits differ in columns, shapes or dtypes: both use one compiled
+    """Raises AetheriaError if the splits differ in columns, shapes or dtypes: all use one compiled
     program.
     """
     first = np.zeros(1, np.int64)
-    train, held_out = splits.train.read(first), splits.eval.read(first)
+    train = splits.train.read(first)
+    for split, source in {**splits.evals, **splits.tests}.items():
+        _check_like(train, split_text(split), source.read(first))
+
+
+def _check_like(train: Columns, where: str, held_out: Columns) -> None:
     if train.keys() != held_out.keys():
         raise AetheriaError(
-            f"eval split: expected the columns of the train split ({', '.join(train)}), got "
+            f"{where}: expected the columns of the train split ({', '.join(train)}), got "
             f"{', '.join(held_out)}; give both splits the same columns"
         )
     for name, column in train.items():
@@ -158,7 +166,7 @@ def _check_agreement(splits: DataSplits) -> None:
         )
         if of_train != of_eval:
             raise AetheriaError(
-                f"eval split, column {name!r}: expected {of_train} as in the train split, got "
+                f"{where}, column {name!r}: expected {of_train} as in the train split, got "
                 f"{of_eval} in row 0; prepare both splits alike"
             )
 

@@ -112,7 +112,8 @@ class TableEncoding:
     """What a training split says of a table.
 
     Attributes:
-        columns: the features, in the order in which they stand in `inputs`.
+        columns: the features, in the order in which they stand in `inputs`; none: the inputs were
+            given as they are, and only the classes have names.
         label: the column to predict.
         classes: the name of each class number; empty: the label is a number.
     """
@@ -145,7 +146,7 @@ class TableEncoding:
 
     def encode_inputs(self, given: Any) -> Any:
         """`encode` for rows in a form that `as_cells` reads; anything else is returned as it is."""
-        cells = as_cells(given)
+        cells = as_cells(given) if self.columns else None
         return given if cells is None else self.encode(cells)
 
     def to_json(self) -> JsonObject:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -48,6 +48,7 @@ class _Request(NamedTuple):
         num_real: how many places they fill; the rest is padding.
         shape: [num_global_batches, num_slices, slice_size], this process's part.
         counts: the examples of each global batch, over all processes.
+        cut: column name -> the length that its second dim is cut to.
     """
 
     taken: np.ndarray
@@ -55,6 +56,7 @@ class _Request(NamedTuple):
     num_real: int
     shape: tuple[int, ...]
     counts: list[int]
+    cut: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Feed:
     """Serves chunks of global batches, and evaluation batches, of constant shapes.
 
     Attributes:
-        splits: the training and the evaluation split.
+        splits: the training split and those for evaluation.
         batch_size: examples in a global batch, over all devices; a multiple of `num_slices`.
         num_slices: the slices that every global batch is cut into: micro-batches if the
             reproducibility is `fast`, lanes if it is `elastic`.
@@ -87,6 +89,16 @@ class Feed:
     def num_train_examples(self) -> int:
         """The number of examples in the training split."""
         return len(self.splits.train)
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """The names of the evaluation splits; see `DataSplits.evals`."""
+        return tuple(self.splits.evals)
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """`test`, if there is a test split."""
+        return tuple(self.splits.tests)
 
     @property
     def slice_size(self) -> int:
@@ -146,7 +158,9 @@ class Feed:
         return self._serve(self.splits.train, requests, lambda r, c: Chunk(_pack(r, c), r.counts))
 
     def chunk_size(self, max_global_batches: int) -> int:
-        """How many global batches each chunk of `train_chunks` holds, padded ones included."""
+        """How many global batches each chunk of `train_chunks` holds, padded ones included: one
+        where their shapes differ.
+        """
         return self._global_batches_per_read(self.splits.train, max_global_batches)
 
     def train_indices(self, examples_seen: int) -> list[int]:
@@ -155,13 +169,15 @@ class Feed:
         order = epoch_order(self.seed, epoch, len(self.splits.train))
         return order[start : start + self.batch_size].tolist()
 
-    def eval_batches(self) -> Iterator[Columns]:
-        """Yields the evaluation split in order, once, in batches [slice_size, ...].
+    def eval_batches(self, split: str = "eval") -> Iterator[Columns]:
+        """Yields an evaluation or test split in order, once, in batches [slice_size, ...].
 
         The tail is padded and masked.
         """
-        served = self._serve(self.splits.eval, self._eval_requests(), self._eval_batches)
-        return chain.from_iterable(served)
+        source = {**self.splits.evals, **self.splits.tests}[split]
+        return chain.from_iterable(
+            self._serve(source, self._eval_requests(source), self._eval_batches)
+        )
 
     def _train_requests(self, examples_seen: int, max_global_batches: int) -> Iterator[_Request]:
         size = len(self.splits.train)
@@ -172,18 +188,18 @@ class Feed:
             order = epoch_order(self.seed, epoch, size)
             for position in range(start, size, stride):
                 indices = order[position : position + stride]
-                yield self._request(indices, num_global_batches, epoch)
+                yield self._request(self.splits.train, indices, num_global_batches, epoch)
             epoch, start = epoch + 1, 0
 
-    def _eval_requests(self) -> Iterator[_Request]:
-        size = len(self.splits.eval)
+    def _eval_requests(self, source: Source) -> Iterator[_Request]:
+        size = len(source)
         num_global_batches = self._global_batches_per_read(
-            self.splits.eval, _MAX_EVAL_GLOBAL_BATCHES_PER_READ
+            source, _MAX_EVAL_GLOBAL_BATCHES_PER_READ
         )
         stride = self.batch_size * num_global_batches
         for position in range(0, size, stride):
             indices = np.arange(position, min(position + stride, size))
-            yield self._request(indices, -(-len(indices) // self.batch_size))
+            yield self._request(source, indices, -(-len(indices) // self.batch_size))
 
     def _eval_batches(self, request: _Request, columns: Columns) -> list[dict[str, np.ndarray]]:
         packed = _pack(request, columns)
@@ -196,11 +212,16 @@ class Feed:
         return [{name: a[i] for name, a in flat.items()} for i in range(num_batches)]
 
     def _request(
-        self, indices: np.ndarray, num_global_batches: int, epoch: int | None = None
+        self,
+        source: Source,
+        indices: np.ndarray,
+        num_global_batches: int,
+        epoch: int | None = None,
     ) -> _Request:
         """What this process reads of some global batches.
 
         Args:
+            source: the split.
             indices: i64 [n], of the examples, at most as many as fill the global batches.
             num_global_batches: how many global batches to make.
             epoch: of training.
@@ -211,7 +232,12 @@ class Feed:
         num_real = int((places < len(indices)).sum())  # in every part, the examples come first
         taken = indices[places.ravel()[:num_real]] if num_real else indices[-1:]
         counts = [self.batch_size] * num_full + ([rest] if rest else [])
-        return _Request(taken, epoch, num_real, places.shape, counts)
+        cut: dict[str, int] = {}
+        if (buckets := getattr(source, "buckets", None)) is not None:
+            # By all examples of the global batch, so that every process cuts to the same length.
+            size = buckets.size_of(indices)
+            cut = dict.fromkeys(buckets.columns, size)
+        return _Request(taken, epoch, num_real, places.shape, counts, cut)
 
     def _serve(
         self, source: Source, requests: Iterator[_Request], finish: Callable[..., Item]
@@ -242,6 +268,8 @@ class Feed:
 
     def _global_batches_per_read(self, source: Source, max_global_batches: int) -> int:
         """As many as the bounds allow, evened out over an epoch so that little is padded."""
+        if getattr(source, "buckets", None) is not None:
+            return 1
         global_batch_bytes = self.batch_size * _example_bytes(source)
         most = max(1, min(max_global_batches, _MAX_BYTES_PER_READ // max(global_batch_bytes, 1)))
         num_global_batches = -(-len(source) // self.batch_size)
@@ -266,6 +294,7 @@ def _pack(request: _Request, columns: Columns) -> dict[str, np.ndarray]:
     """
     size = math.prod(request.shape)
     packed = {name: _pad(column, size) for name, column in columns.items()}
+    packed |= {name: packed[name][:, :length] for name, length in request.cut.items()}
     packed["mask"] = (np.arange(size) < request.num_real).astype(np.float32)
     return {name: a.reshape(request.shape + a.shape[1:]) for name, a in packed.items()}
 

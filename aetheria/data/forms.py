@@ -3,6 +3,7 @@
 Only forms with one obvious meaning are accepted; any other is refused in one line.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeGuard
@@ -27,6 +28,7 @@ _SPLIT_SEED, _SPLIT_EPOCH = 0, 2**32  # no run reaches that epoch, so no trainin
 _MAX_STACKED_BYTES = 256 << 20
 _SPLITS = "DataSplits(train=…, eval=…)"
 HELD_OUT = ("eval", "validation", "valid", "val", "dev", "test")  # what people call that split
+_SPLIT_NAME = re.compile(r"[\w.-]+")
 
 
 class _TableColumn(Protocol):
@@ -50,31 +52,80 @@ def name_parts(returned: object, name: str | None) -> dict[str, Source]:
     Args:
         returned: `DataSplits`, a dict with the keys `train` and `eval`, or a pair of two datasets,
             each split in one of the forms that `as_source` accepts; or one dataset in such a form.
-            `validation`, `val` and `test` are accepted for `eval`; beside one of the others, `test`
-            is left alone.
+            `eval` may be several by name. `validation`, `val` and `test` are accepted for `eval`;
+            beside one of the others, `test` is the test split.
         name: the name of the dataset; None: a program gave it as an object.
 
     Returns:
-        The sources by the names that messages use: `train split` and `eval split`, or only `data`.
+        The sources by the names of their splits: `train`, then `eval` or `eval/<name>` of each of
+        several, and `test` if there is one; or only `data`.
 
     Raises:
         AetheriaError: the form is not one of these, or the data cannot be read as columns.
     """
+    test: object = None
     if isinstance(returned, DataSplits):
-        pair = (returned.train, returned.eval)
+        train, held_out, test = returned.train, returned.eval, returned.test
     elif isinstance(returned, Mapping) and "train" in returned:
-        pair = (returned["train"], returned[_held_out(returned, name)])
+        key = _held_out(returned, name)
+        train, held_out = returned["train"], returned[key]
+        test = returned.get("test") if key != "test" else None
     elif isinstance(returned, tuple) and len(returned) == 2 and _are_datasets(*returned):
-        pair = returned
+        train, held_out = returned
     else:
         return {"data": as_source(returned, "data", name)}
-    train, held_out = pair
-    sources = {"train split": as_source(train, "train split", name)}
-    if held_out is train:  # the same data is read and checked once
-        sources["eval split"] = sources["train split"]
-    else:
-        sources["eval split"] = as_source(held_out, "eval split", name)
+    given = {"train": train, **_evaluation_splits(held_out, train)}
+    if test is not None:
+        given["test"] = test
+    sources: dict[str, Source] = {}
+    for split, data in given.items():
+        if data is train and sources:  # the same data is read and checked once
+            sources[split] = sources["train"]
+        else:
+            sources[split] = as_source(data, split_text(split), name)
     return sources
+
+
+def split_text(split: str) -> str:
+    """What messages call a split.
+
+    >>> [split_text(name) for name in ("train", "eval/ood", "data")]
+    ['train split', "eval split 'ood'", 'data']
+    """
+    if split == "data":
+        return split
+    kind, _, name = split.partition("/")
+    return f"{kind} split {name!r}" if name else f"{kind} split"
+
+
+def _evaluation_splits(held_out: object, train: object) -> dict[str, object]:
+    """The evaluation splits by their names, `eval` if there is one.
+
+    A mapping may be one of columns as well: it is one of splits if each of its values is a dataset
+    and the training split has no columns of these names.
+    """
+    if (
+        not isinstance(held_out, Mapping)
+        or not held_out
+        or not all(map(_is_set, held_out.values()))
+    ):
+        return {"eval": held_out}
+    if isinstance(train, Mapping) and train.keys() == held_out.keys():
+        return {"eval": held_out}
+    for name in held_out:
+        if not isinstance(name, str) or not _SPLIT_NAME.fullmatch(name):
+            raise AetheriaError(
+                f"eval split: expected a name of letters, digits, '_', '.' and '-', got {name!r}; "
+                "rename it"
+            )
+    if len(held_out) == 1:
+        return {"eval": next(iter(held_out.values()))}
+    return {f"eval/{name}": data for name, data in held_out.items()}
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a value is a set of examples, and not a column."""
+    return is_table(value) or _is_dataset(value) or _is_sequence_of(value, Mapping)
 
 
 def _held_out(splits: Mapping[str, object], name: str | None) -> str:
@@ -106,7 +157,7 @@ def as_source(data: object, where: str, name: str | None) -> Source:
     if _is_source(data):
         return data
     try:
-        if _is_table(data):
+        if is_table(data):
             return ArraySource({column: _cells(data[column]) for column in data.columns})
         if isinstance(data, Mapping):
             return ArraySource(data)
@@ -192,7 +243,7 @@ def first_examples(splits: DataSplits, count: int) -> DataSplits:
     are: a model cannot learn by heart what changes.
     """
     few = _take(splits.train, np.arange(min(count, len(splits.train))))
-    return replace(splits, train=few, eval=few, augment=None)
+    return replace(splits, train=few, eval=few, test=None, augment=None)
 
 
 class SubsetSource:
@@ -207,6 +258,9 @@ class SubsetSource:
         self._source, self._chosen = source, chosen
         self.in_memory = getattr(source, "in_memory", False)
         self.parallel = is_parallel(source)
+        self.buckets = getattr(source, "buckets", None)
+        if self.buckets is not None:
+            self.buckets = replace(self.buckets, lengths=self.buckets.lengths[chosen])
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -237,7 +291,7 @@ def _records(data: Sequence[Record]) -> Source:
 
 def _are_datasets(first: object, second: object) -> bool:
     """Whether a pair is (train, eval), not (inputs, labels)."""
-    if _is_table(first) and _is_table(second):
+    if is_table(first) and is_table(second):
         return [*first.columns] == [*second.columns]
     return _is_dataset(first) and _is_dataset(second)
 
@@ -258,7 +312,7 @@ def _is_source(value: object) -> TypeGuard[Source]:
     return callable(getattr(value, "read", None)) and hasattr(value, "__len__")
 
 
-def _is_table(value: object) -> TypeGuard[_Table]:
+def is_table(value: object) -> TypeGuard[_Table]:
     """Whether it is a data frame. Its attributes decide: no such library is imported here."""
     return (
         hasattr(value, "columns") and hasattr(value, "to_numpy") and hasattr(value, "__getitem__")

@@ -26,10 +26,11 @@ class Source(Protocol):
     Many examples are read at once, because reading them one by one would be too slow for a device.
     Reads come from other threads than the main one; from two at a time if both splits share data.
 
-    Two attributes and a method are optional. If `in_memory` is True, a read is only a copy in
+    Three attributes and a method are optional. If `in_memory` is True, a read is only a copy in
     memory, and the feed makes no thread to read ahead. If `parallel` is True, any number of threads
     may read at a time, in any order, as they may a source in memory; otherwise one thread reads a
-    split in the order of training.
+    split in the order of training. `buckets` are those of columns that are padded further than
+    every global batch needs.
     `identify(indices) -> bytes` gives what tells these examples from others, where that is cheaper
     than to read them, such as names and sizes of files.
     """
@@ -62,26 +63,63 @@ def identify(source: Source, indices: np.ndarray) -> bytes | None:
     return None if method is None else method(indices)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """Lengths to which padded columns of a global batch are cut, all of them known beforehand.
+
+    Attributes:
+        lengths: i64 [num_examples], the length of each example before it was padded.
+        sizes: the lengths to cut to, rising; the columns are padded to the last.
+        columns: the padded columns.
+    """
+
+    lengths: np.ndarray
+    sizes: tuple[int, ...]
+    columns: tuple[str, ...]
+
+    def size_of(self, indices: np.ndarray) -> int:
+        """The smallest size that holds the longest of some examples."""
+        longest = self.lengths[indices].max()
+        return next(size for size in self.sizes if size >= min(longest, self.sizes[-1]))
+
+
 @dataclass(frozen=True)
 class DataSplits:
-    """What a dataset's function returns: a split for training and one for evaluation.
+    """What a dataset's function returns: a split for training, and those for evaluation.
 
     The function may also give a split in one of the plain forms that
     `aetheria.data.forms.as_source` lists, such as a dict of arrays.
 
     Attributes:
         train: to train on.
-        eval: to evaluate on.
+        eval: to evaluate on; several by name, such as `{"val": …, "ood": …}`. `eval/loss` is the
+            loss of the first of them; each has its own, such as `eval/ood/loss`.
         encoding: how `inputs` and `labels` were made of a table or of pictures; None: as they are.
         augment: changes each training example as it is read: (example, rng) -> example, where an
             example is a mapping from column names to arrays, and rng a NumPy generator that depends
             on the seed, the epoch and the example alone. None: they are read as they are.
+        test: evaluated once, when the run completes; nothing is chosen by it. None: there is none.
     """
 
     train: Source
-    eval: Source
+    eval: Source | Mapping[str, Source]
     encoding: "Encoding | None" = None
     augment: Callable[[Any, np.random.Generator], Any] | None = None
+    test: Source | None = None
+
+    @property
+    def evals(self) -> dict[str, Source]:
+        """The evaluation splits: `eval`, or `eval/<name>` of each of several."""
+        if not isinstance(self.eval, Mapping):
+            return {"eval": self.eval}
+        if len(self.eval) == 1:
+            return {"eval": next(iter(self.eval.values()))}
+        return {f"eval/{name}": source for name, source in self.eval.items()}
+
+    @property
+    def tests(self) -> dict[str, Source]:
+        """The test split as `test`, if there is one."""
+        return {} if self.test is None else {"test": self.test}
 
 
 class ArraySource:

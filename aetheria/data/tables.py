@@ -20,8 +20,9 @@ from aetheria.data.encoding import (
     learn_column,
 )
 from aetheria.data.error_context import located
+from aetheria.data.file_splits import read_each
 from aetheria.data.forms import EVAL_FRACTION, split_rows
-from aetheria.data.sources import ArraySource, DataSplits
+from aetheria.data.sources import ArraySource, DataSplits, Source
 from aetheria.errors import AetheriaError, shown
 from aetheria.plugins import register_data
 
@@ -39,6 +40,7 @@ def read_table(
     eval_file: Any = None,
     eval_fraction: float = EVAL_FRACTION,
     classes: bool | None = None,
+    test_file: Any = None,
 ) -> DataSplits:
     """A table: numbers are standardized, texts become one-hot, and the label a class number or a
     number to predict.
@@ -52,10 +54,11 @@ def read_table(
         label: the column to predict.
         weight: the column with the weight of each example in the loss and the metrics.
         features: the columns to predict from; None: all others.
-        eval_file: as `file`, to evaluate on; None: `eval_fraction` of the rows is held out, the
-            same ones in every run.
+        eval_file: as `file`, to evaluate on, or several by name, such as `{val: a.csv, ood:
+            b.csv}`; None: `eval_fraction` of the rows is held out, the same ones in every run.
         eval_fraction: see `eval_file`.
         classes: whether the label is a class; None: it is, unless it consists of numbers.
+        test_file: as `file`, to evaluate once, when the run completes.
 
     Raises:
         AetheriaError: the file cannot be read as a table, lacks a column, or has a cell that is no
@@ -82,13 +85,20 @@ def read_table(
     )
     # The whole file, so that an error names its row.
     whole = _columns(cells, encoding, weight)
-    train, *held_out = (ArraySource({n: c[chosen] for n, c in whole.items()}) for chosen in rows)
-    if eval_file is not None:
-        other = _read(eval_file, "eval_file")
-        _require(other, given, "eval_file")
-        with located("eval_file"):
-            held_out = [ArraySource(_columns(other, encoding, weight))]
-    return DataSplits(train=train, eval=held_out[0], encoding=encoding)
+    parts = [ArraySource({n: c[chosen] for n, c in whole.items()}) for chosen in rows]
+
+    def encode(other: Any, where: str) -> Source:
+        cells = _read(other, where)
+        _require(cells, given, where)
+        with located(where):
+            return ArraySource(_columns(cells, encoding, weight))
+
+    return DataSplits(
+        train=parts[0],
+        eval=parts[-1] if eval_file is None else read_each(eval_file, "eval_file", encode),
+        encoding=encoding,
+        test=None if test_file is None else encode(test_file, "test_file"),
+    )
 
 
 def _columns(cells: Cells, encoding: TableEncoding, weight: str | None) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
-"""One pass over the evaluation split, and a second one, batch by batch, if it is not finite."""
+"""One pass over each evaluation split, and a second one, batch by batch, if it is not finite."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple
 
 from aetheria.engine.interfaces import (
@@ -31,8 +32,24 @@ class BadEvaluation(NamedTuple):
     first: str = ""
 
 
+class Evaluation(NamedTuple):
+    """The result of a pass over one split.
+
+    Attributes:
+        metrics: weighted means over the split.
+        num_examples: how many examples they rest on.
+        bad: what is not finite.
+        seconds: how long it took.
+    """
+
+    metrics: Mapping[str, float]
+    num_examples: int
+    bad: BadEvaluation
+    seconds: float
+
+
 class Evaluator(Generic[State, Report, Totals]):
-    """Evaluates a state on the evaluation split; all processes make the same calls."""
+    """Evaluates a state on some splits; all processes make the same calls."""
 
     def __init__(
         self,
@@ -43,24 +60,38 @@ class Evaluator(Generic[State, Report, Totals]):
     ):
         self._program, self._feed, self._stop, self._stalls = program, feed, stop, stalls
 
-    def evaluate(self, state: State) -> HostReport | None:
-        """The weighted means over the split; None: a preemption interrupted the pass."""
+    def evaluate(self, state: State, splits: Sequence[str]) -> dict[str, Evaluation] | None:
+        """Evaluates one split after the other; None: a preemption interrupted one of the passes."""
+        done: dict[str, Evaluation] = {}
+        for split in splits:
+            started_at, bad = time.perf_counter(), BadEvaluation()
+            report = self._pass_over(split, state)
+            if report is None:
+                return None
+            assert report.num_examples is not None, "an evaluation counts its examples"
+            if not math.isfinite(report.metrics["loss"]):
+                bad = self._find_bad_batches(split, state)
+            seconds = time.perf_counter() - started_at
+            done[split] = Evaluation(report.metrics, report.num_examples, bad, seconds)
+        return done
+
+    def _pass_over(self, split: str, state: State) -> HostReport | None:
         totals: Totals | None = None
-        for batch in self._feed.eval_batches():
+        for batch in self._feed.eval_batches(split):
             with self._stalls.for_compiler("eval_step"), self._program.loop_context():
                 totals = self._program.eval_step(state, batch, totals)
             if self._stop.poll() and self._stop.preempt:
                 return None
-        assert totals is not None, "the evaluation split has a batch"
+        assert totals is not None, "every split has a batch"
         return self._program.fetch(totals)
 
-    def find_bad_batches(self, state: State) -> BadEvaluation:
+    def _find_bad_batches(self, split: str, state: State) -> BadEvaluation:
         """Evaluates each batch by itself. The sums do not show which of their examples was not
         finite; the data does, if it is the cause.
         """
         num_batches = num_examples = seen = 0
         first = ""
-        for number, batch in enumerate(self._feed.eval_batches()):
+        for number, batch in enumerate(self._feed.eval_batches(split)):
             with self._stalls.for_compiler("eval_step"):
                 report = self._program.fetch(self._program.eval_step(state, batch, None))
             count = report.num_examples or 0

@@ -220,6 +220,16 @@ class DataFeed(Protocol):
         """None: the examples are not made of tokens."""
         ...
 
+    @property
+    def eval_splits(self) -> Sequence[str]:
+        """The evaluation splits: `eval`, or `eval/<name>` of each of several."""
+        ...
+
+    @property
+    def test_splits(self) -> Sequence[str]:
+        """What is evaluated when the run completes: `test`, or nothing."""
+        ...
+
     def train_chunks(
         self, examples_seen: int, max_global_batches: int
     ) -> Generator[Chunk, None, None]:
@@ -232,8 +242,8 @@ class DataFeed(Protocol):
         """Which examples of the training split the global batch that begins there holds."""
         ...
 
-    def eval_batches(self) -> Iterator[Mapping[str, Any]]:
-        """The evaluation split once, in order, the tail padded and masked."""
+    def eval_batches(self, split: str) -> Iterator[Mapping[str, Any]]:
+        """An evaluation or test split once, in order, the tail padded and masked."""
         ...
 
 

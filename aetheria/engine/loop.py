@@ -1,14 +1,12 @@
 """The training loop. It does not know what a device, an array, an optimizer or a logger is."""
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic
 
-from aetheria.engine.evaluation import BadEvaluation, Evaluator
+from aetheria.engine.evaluation import Evaluation, Evaluator
 from aetheria.engine.heartbeat import Heartbeat
 from aetheria.engine.interfaces import (
     Bus,
@@ -49,7 +47,7 @@ class Outcome(Generic[State]):
         progress: how far it came.
         state: the program's, as the last step left it.
         metrics: the last known values, `eval/loss` style names.
-        num_eval_examples: of the last evaluation.
+        num_eval_examples: of the last evaluation, of the first evaluation split.
         num_skipped: global batches that the guard skipped.
     """
 
@@ -101,6 +99,7 @@ class Engine(Generic[State, Report, Totals]):
         )
         self._batches = TrainBatches(feed, lambda: program.steps_per_call, self._stalls)
         self._evaluator = Evaluator(program, feed, stop, self._stalls)
+        self._eval_splits, self._test_splits = feed.eval_splits, feed.test_splits
         self._phase = Phase.STARTING
         self._now = RunState()
         self._state_or_none: State | None = None  # None: before the start, and while restoring
@@ -122,8 +121,9 @@ class Engine(Generic[State, Report, Totals]):
         4. Evaluate: before saving, so that the snapshot holds what listeners concluded from it.
         5. Agree on a stop: after evaluating, since a listener may ask for one there, and before
            saving, since a run that leaves saves first. All processes decide alike.
-        6. Save: the state, the position and the listeners, at one step.
-        7. Continue or leave: last, when nothing of this step is still to be done.
+        6. Test: if the run completes, with its final state, and before the snapshot of it.
+        7. Save: the state, the position and the listeners, at one step.
+        8. Continue or leave: last, when nothing of this step is still to be done.
 
         Raises:
             Whatever the program, the feed or (before the first step) a listener raises, after a
@@ -176,7 +176,7 @@ class Engine(Generic[State, Report, Totals]):
                 total_steps=self._schedule.total_steps,
                 steps_per_epoch=self._schedule.steps_per_epoch,
                 resumed=restored is not None,
-                replays=self._now.pending is not None,
+                replays=self._now.replays,
             )
         )
         self._stop.agree()
@@ -205,16 +205,20 @@ class Engine(Generic[State, Report, Totals]):
 
     def _seek(self) -> None:
         """Continues data and reports from where the run stands now."""
+        if self._phase is Phase.TRAINING:
+            self._now.forget_test()  # the next step makes it that of another state
         self._batches.seek(self._now.progress.examples_seen)
         self._reports.start(self._now.progress)
 
     def _evaluate_pending(self) -> None:
         """Returns to the boundary in whose evaluation the run was stopped."""
-        if (pending := self._now.pending) is not None:
+        if (pending := self._now.pending) is None:
+            return
+        if not pending.of_test:
             self._reports.replay(self._now.progress, pending.logged)
             if not self._schedule.is_eval_due(self._now.progress):  # any more: another cadence
                 self._now.pending = None
-            self._handle_boundary()
+        self._handle_boundary()
 
     def _dispatch(self) -> Report:
         """Queues steps without waiting for any, until something else is due."""
@@ -287,7 +291,7 @@ class Engine(Generic[State, Report, Totals]):
                 progress=self._now.progress,
                 from_step=step,
                 snapshot=snapshot.path.name,
-                replays=self._now.pending is not None,
+                replays=self._now.replays,
             )
         )
         self._seek()
@@ -317,52 +321,71 @@ class Engine(Generic[State, Report, Totals]):
         """
         progress, schedule = self._now.progress, self._schedule
         self._emit_saves(wait=False)
-        if schedule.is_eval_due(progress):
-            self._evaluate()
+        if schedule.is_eval_due(progress) and self._now.eval_step != progress.step:
+            self._evaluate(self._eval_splits)
         self._stop.agree()
+        completes = self._completes()
         ends = schedule.is_finished(progress) or self._stop.requested or self._stops_here()
         if ends or schedule.is_epoch_save_due(progress):
             self._save(wait=True)
         elif schedule.is_step_save_due(progress):
             self._save(wait=False)
-        finished = schedule.is_finished(progress) and self._now.pending is None
-        if finished or (self._stop.requested and not self._stop.preempt):
+        if completes:
             self._enter(Phase.COMPLETED)
         elif self._stop.requested or self._stops_here():
             self._enter(Phase.PREEMPTED)
 
-    def _evaluate(self) -> None:
-        """One pass over the evaluation split. A preemption interrupts it; the run then resumes with
-        this evaluation.
+    def _completes(self) -> bool:
+        """Whether the run is complete, its test included, which is evaluated here."""
+        pending = self._now.pending
+        asked = self._stop.requested and not self._stop.preempt
+        if not asked and not self._schedule.is_finished(self._now.progress):
+            if pending is not None and pending.of_test:
+                self._now.pending = None  # the run is longer now
+            return False
+        if pending is not None and not pending.of_test:
+            return False
+        return not self._test_splits or self._evaluate(self._test_splits, of_test=True)
+
+    def _evaluate(self, splits: Sequence[str], *, of_test: bool = False) -> bool:
+        """One pass over each of the splits; returns whether they were completed.
+
+        A preemption interrupts them, and the run then resumes with these evaluations. So nothing is
+        emitted before all are complete: no listener hears of the same one twice.
         """
         self._enter(Phase.EVALUATING)
-        started_at, now = time.perf_counter(), self._now
-        fetched = self._evaluator.evaluate(self._state)
-        if fetched is None:
-            now.pending = PendingEvaluation(logged=self._reports.logged_at(now.progress.step))
+        now = self._now
+        done = self._evaluator.evaluate(self._state, splits)
+        if done is None:
+            logged = None if of_test else self._reports.logged_at(now.progress.step)
+            now.pending = PendingEvaluation(logged=logged, of_test=of_test or None)
             self._enter(Phase.TRAINING)
-            return
+            return False
         if now.pending is not None:
             now.pending, now.saved_step = None, None  # what was saved here lacks the evaluation
-        assert fetched.num_examples is not None, "an evaluation counts its examples"
-        now.num_eval_examples, now.eval_step = fetched.num_examples, now.progress.step
-        now.metrics |= {f"eval/{name}": value for name, value in fetched.metrics.items()}
-        bad = BadEvaluation()
-        if not math.isfinite(fetched.metrics["loss"]):
-            bad = self._evaluator.find_bad_batches(self._state)
+        if of_test:
+            now.add_test(done)
+        else:
+            now.add_evaluation(done)
+        for split, each in done.items():
+            self._emit_evaluation(split, each)
+        self._enter(Phase.TRAINING)
+        self._reports.restart_clock(self._now.progress)
+        return True
+
+    def _emit_evaluation(self, split: str, done: Evaluation) -> None:
         self._bus.emit(
             EvaluationCompleted(
                 progress=self._now.progress,
-                metrics=fetched.metrics,
-                num_examples=fetched.num_examples,
-                seconds=time.perf_counter() - started_at,
-                num_nonfinite_batches=bad.num_batches,
-                num_nonfinite_examples=bad.num_examples,
-                first_nonfinite=bad.first,
+                metrics=done.metrics,
+                num_examples=done.num_examples,
+                seconds=done.seconds,
+                num_nonfinite_batches=done.bad.num_batches,
+                num_nonfinite_examples=done.bad.num_examples,
+                first_nonfinite=done.bad.first,
+                split=split,
             )
         )
-        self._enter(Phase.TRAINING)
-        self._reports.restart_clock(self._now.progress)
 
     def _save(self, *, wait: bool) -> None:
         """Starts a save; at most one is under way. Snapshots that a user relies on (at the end of

@@ -38,9 +38,11 @@ class PendingEvaluation:
 
     Attributes:
         logged: what was logged of the step before that evaluation; None: nothing.
+        of_test: whether only the test split is left to evaluate; None: all splits are.
     """
 
     logged: LoggedMetrics | None = None
+    of_test: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,8 +223,10 @@ class SnapshotRecord:
 
     @property
     def evaluated(self) -> Mapping[str, float]:
-        """The metrics, if an evaluation took place at the step of the snapshot; else empty."""
-        return self.engine.metrics if self.engine.eval_step == self.progress.step else {}
+        """The metrics, if the evaluation at the step of the snapshot is complete; else empty."""
+        engine = self.engine
+        complete = engine.eval_step == self.progress.step and engine.pending is None
+        return engine.metrics if complete else {}
 
     def to_json(self) -> JsonObject:
         """The record as it is written."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aetheria.engine.evaluation import Evaluation
 from aetheria.engine.record import (
     EngineRecord,
     PendingEvaluation,
@@ -34,6 +35,31 @@ class RunState:
     eval_step: int | None = None
     saved_step: int | None = None
     pending: PendingEvaluation | None = None
+
+    @property
+    def replays(self) -> bool:
+        """Whether what was logged at this step is emitted again, before its evaluation is."""
+        return self.pending is not None and not self.pending.of_test
+
+    def add_evaluation(self, done: Mapping[str, Evaluation]) -> None:
+        """Takes the results of the evaluation splits; `eval/…` is that of the first."""
+        first = next(iter(done.values()))
+        self.num_eval_examples, self.eval_step = first.num_examples, self.progress.step
+        self._add("eval", first)
+        for split, each in done.items():
+            self._add(split, each)
+
+    def add_test(self, done: Mapping[str, Evaluation]) -> None:
+        """Takes the results of the test split."""
+        for split, each in done.items():
+            self._add(split, each)
+
+    def forget_test(self) -> None:
+        """Drops the metrics of the test split."""
+        self.metrics = {n: v for n, v in self.metrics.items() if not n.startswith("test/")}
+
+    def _add(self, split: str, done: Evaluation) -> None:
+        self.metrics |= {f"{split}/{name}": value for name, value in done.metrics.items()}
 
     def record(
         self,

@@ -195,8 +195,10 @@ def number_tallies(
 
 
 def _spread(weights: Array, shape: tuple[int, ...]) -> Array:
-    """Weights of examples [batch] as weights of their values [batch, ...]."""
-    return jnp.broadcast_to(weights.reshape(-1, *[1] * (len(shape) - 1)), shape)
+    """Weights of examples [batch], or of their positions, as weights of the values [batch, ...]."""
+    return jnp.broadcast_to(
+        weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)), shape
+    )
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

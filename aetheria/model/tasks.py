@@ -213,7 +213,10 @@ def squared_error(outputs: Float[Array, "batch ..."], batch: Batch) -> tuple[Wei
 
 def example_weights(batch: Batch) -> jax.Array:
     """What each example counts, f32 [batch]: the column `weight` of the data if it has one, and 0
-    for padding.
+    for padding. A `weight` [batch, length] weighs the positions of an example.
     """
     mask = jnp.asarray(batch["mask"])
-    return mask * batch["weight"] if "weight" in batch else mask
+    if "weight" not in batch:
+        return mask
+    weight = jnp.asarray(batch["weight"])
+    return mask.reshape(mask.shape + (1,) * (weight.ndim - 1)) * weight

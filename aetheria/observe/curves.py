@@ -16,7 +16,7 @@ _PANEL_INCHES = (4.5, 3.2)
 
 
 def draw_curves(history: Sequence[dict[str, Any]], names: Sequence[str]) -> "Figure":
-    """Draws a panel for each metric, with a curve for training and one for evaluation.
+    """Draws a panel for each metric, with a curve for training and one for each evaluation split.
 
     Args:
         history: records with `step`, `split` and metrics.
@@ -50,10 +50,11 @@ def draw_curves(history: Sequence[dict[str, Any]], names: Sequence[str]) -> "Fig
     figure = Curves(figsize=(width * max(1, len(shown)), height), layout="constrained")
     for index, name in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), index + 1)
-        for split in ("train", "eval"):
+        for split in dict.fromkeys(["train", "eval", *(each["split"] for each in history)]):
             rows = [each for each in history if each["split"] == split and name in each]
             if rows:
-                axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=split)
+                steps, values = ([row[key] for row in rows] for key in ("step", name))
+                axes.plot(steps, values, "o" if len(rows) == 1 else "-", label=split)
         axes.set(xlabel="step", title=name)
         axes.legend()
     return figure

@@ -14,7 +14,8 @@ Record = dict[str, Any]
 
 class History(list[Record]):
     """What was logged, a dict each: the keys of a line of `metrics.jsonl`, which are `step`,
-    `epoch`, `examples_seen`, `split` (`train` or `eval`), and the metrics.
+    `epoch`, `examples_seen`, `split` (`train`, `eval`, or `eval/<name>` of several, `test`), and
+    the metrics.
     """
 
     def to_pandas(self) -> "pandas.DataFrame":

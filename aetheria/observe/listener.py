@@ -58,7 +58,10 @@ class RunContext:
         run_dir: the run folder.
         config: the resolved config, plain values.
         stop: through its `request`, a listener asks the engine to end the run.
-        eval_metrics: the metrics that an evaluation reports, with names such as `eval/loss`.
+        eval_metrics: the metrics that an evaluation reports, with names such as `eval/loss`, and
+            `eval/ood/loss` of several evaluation splits.
+        eval_splits: the names of the evaluation splits, as events have them. `eval/loss` is that of
+            the first.
         schedules: name -> function from a step to the value there, of the optimizer's
             hyperparameters that can be read.
         is_fork: the run continues another run's snapshot in a folder of its own. Whatever
@@ -70,6 +73,7 @@ class RunContext:
     config: Mapping[str, Any]
     stop: StopSignal
     eval_metrics: tuple[str, ...] = ()
+    eval_splits: tuple[str, ...] = ("eval",)
     schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
     is_fork: bool = False
     started_at: float = field(default_factory=time.time)

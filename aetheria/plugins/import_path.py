@@ -2,12 +2,15 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from aetheria.errors import RegistryError, shown
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def import_object(noun: str, name: str, path: str) -> Any:
@@ -37,6 +40,21 @@ def import_object(noun: str, name: str, path: str) -> Any:
             f"{noun} {name!r}: expected {path} to import, as pkg.mod:Name does, got "
             f"{type(error).__name__}: {error}; check that it can be imported from here"
         ) from error
+
+
+def is_import_path(value: object) -> bool:
+    """Whether a value reads as an import path.
+
+    >>> is_import_path("pkg.mod:make"), is_import_path("data/a.csv")
+    (True, False)
+    """
+    return isinstance(value, str) and _IMPORT_PATH.fullmatch(value) is not None
+
+
+def find_imported(path: str) -> Any:
+    """What an import path leads to, if its module is imported already; None: it is not."""
+    module, _, attribute = path.partition(":")
+    return getattr(sys.modules.get(module), attribute, None)
 
 
 def _is_standard(module: str) -> bool:

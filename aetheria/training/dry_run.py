@@ -32,6 +32,6 @@ def describe(session: TrainingSession) -> list[str]:
         f"data: {config.data_name}, {schedule.num_train_examples:,} examples of {columns}",
         f"length: {schedule.total_steps:,} steps, {schedule.steps_per_epoch:,} an epoch, of "
         f"{schedule.batch_size:,} examples",
-        f"reports: {', '.join(('train/loss', *run.program.eval_metrics))}",
+        f"reports: {', '.join(('train/loss', *run.eval_metrics))}",
         "dry run: nothing was compiled or written",
     ]

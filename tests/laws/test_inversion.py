@@ -128,6 +128,7 @@ class CountingFeed:
     """Examples 0..5, two a window."""
 
     num_train_examples, tokens_per_example = 6, None
+    eval_splits, test_splits = ("eval",), ()
 
     def train_chunks(self, examples_seen: int, max_global_batches: int):
         while True:
@@ -136,7 +137,7 @@ class CountingFeed:
             yield Chunk({"x": global_batches}, [2] * len(global_batches))
             examples_seen += 2 * len(global_batches)
 
-    def eval_batches(self):
+    def eval_batches(self, split):
         yield {"x": [0, 1, 2]}
 
 

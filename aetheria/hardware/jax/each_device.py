@@ -7,7 +7,7 @@ means that all of them run the very same instructions.
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,10 @@ from aetheria.hardware.jax.mesh import Device
 class EachDevice:
     """A compiled function on each of several devices.
 
-    Its arguments always have the same shapes and dtypes. The first call has to be on the first
-    device, which is the one that is compiled for. No other object may have jitted the same
-    function: JAX would give the executable that it has, which may have come from the cache and then
-    cannot be serialized.
+    The arguments of one variant always have the same shapes and dtypes. Its first call has to be on
+    the first device, which is the one that is compiled for. No other object may have jitted the
+    same function: JAX would give the executable that it has, which may have come from
+    the cache and then cannot be serialized.
 
     Args:
         function: the result of `jax.jit`.
@@ -35,20 +35,25 @@ class EachDevice:
 
     def __init__(self, function: jax.stages.Wrapped, devices: Sequence[Device]):
         self._function, self._devices = function, devices
-        self._loaded: list[Any] = []  # one callable a device
+        self._loaded: dict[Hashable, list[Any]] = {}  # one callable a device
         self.traced: jax.stages.Traced | None = None
 
-    def __call__(self, place: int, *arguments: Any) -> Any:
+    def __call__(self, place: int, *arguments: Any, variant: Hashable = None) -> Any:
         """Calls the function with arguments that lie on the device number `place`, or on the host.
 
         Donated arguments are donated.
+
+        Args:
+            place: the number of the device.
+            arguments: the function's.
+            variant: differs where the shapes of the arguments do: each is compiled once.
         """
-        if not self._loaded:
+        if variant not in self._loaded:
             assert place == 0, "compiled for the first device"
             # Lowered here: a frame less at every error in a user's network.
             self.traced = self._function.trace(*arguments)
-            self._loaded = self._compile(self.traced.lower())
-        return self._loaded[place](*arguments)
+            self._loaded[variant] = self._compile(self.traced.lower())
+        return self._loaded[variant][place](*arguments)
 
     def _compile(self, lowered: jax.stages.Lowered) -> list[Any]:
         cache = active_cache()

@@ -186,7 +186,8 @@ class ElasticProgram:
         """Dispatches the gradients of one device's lanes, one after the other."""
         for row in range(place * self._share, (place + 1) * self._share):
             batch = {name: column[row] for name, column in global_batch.items()}
-            yield self._lane_gradient(place, replica, np.int32(self._first_lane + row), batch)
+            lane = np.int32(self._first_lane + row)
+            yield self._lane_gradient(place, replica, lane, batch, variant=_shapes(batch))
 
     def eval_step(
         self, state: Replicas, batch: Columns, totals: LaneTotals | None = None
@@ -200,7 +201,9 @@ class ElasticProgram:
             turn = totals.num_batches % len(lanes)
             place = turn // self._share
             replica = _without_optimizer(totals.replicas[place])
-            lanes[turn] = self._lane_eval(place, replica, batch, lanes[turn])
+            lanes[turn] = self._lane_eval(
+                place, replica, batch, lanes[turn], variant=_shapes(batch)
+            )
             return LaneTotals(totals.num_batches + 1, tuple(lanes), totals.replicas)
 
     def _no_totals(self, state: Replicas) -> LaneTotals:
@@ -269,6 +272,11 @@ class ElasticProgram:
     def adapt_state(self, arrays: Leaves) -> Leaves:
         """Casts a state of another precision policy to what this program's policy keeps."""
         return self._first.adapt_state(arrays)
+
+
+def _shapes(batch: Columns) -> tuple[tuple[int, ...], ...]:
+    """What differs between batches of padded columns that are cut to different lengths."""
+    return tuple(column.shape for column in batch.values())
 
 
 def _without_optimizer(state: TrainState) -> TrainState:

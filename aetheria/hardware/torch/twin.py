@@ -56,7 +56,10 @@ def example_weights(batch: Mapping[str, Tensor]) -> Tensor:
     >>> example_weights({"mask": torch.tensor([1.0, 0.0]), "weight": torch.tensor([3.0, 3.0])})
     tensor([3., 0.])
     """
-    return batch["mask"] * batch["weight"] if "weight" in batch else batch["mask"]
+    mask = batch["mask"]
+    if "weight" not in batch:
+        return mask
+    return mask.reshape(mask.shape + (1,) * (batch["weight"].dim() - 1)) * batch["weight"]
 
 
 def weighted(values: Tensor, weights: Tensor) -> WeightedSum:

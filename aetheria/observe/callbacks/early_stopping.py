@@ -15,7 +15,8 @@ class EarlyStopping:
 
     Args:
         context: what every callback is given.
-        monitor: an evaluation metric, such as `eval/loss`.
+        monitor: an evaluation metric, such as `eval/loss`, or `eval/ood/loss` of one of several
+            evaluation splits.
         patience: evaluations to wait for a better value, 1 or more.
         mode: `min` if a lower value is better, `max` if a higher one is.
         min_delta: a value counts as better if it improves on the best one by more than this.
@@ -43,6 +44,10 @@ class EarlyStopping:
                 f"got {monitor!r}; change it in callbacks"
             )
         self._stop, self._monitor, self._patience = context.stop, monitor, patience
+        first, *_ = context.eval_splits
+        own = (split for split in context.eval_splits if monitor.startswith(f"{split}/"))
+        self._split = next(own, first)
+        self._metric = monitor.removeprefix(f"{self._split}/").removeprefix("eval/")
         self._sign, self._min_delta = (1 if mode == "min" else -1), min_delta
         self._best: float | None = None
         self._num_worse = 0
@@ -50,6 +55,8 @@ class EarlyStopping:
     def notify(self, event: Event) -> None:
         """Compares an evaluation with the best one; asks for a stop if patience is exhausted."""
         if isinstance(event, EvaluationCompleted):
+            if event.split != self._split:
+                return
             self._compare(event)
         if isinstance(event, (RunStarted, EvaluationCompleted)):
             self._stop_if_exhausted()
@@ -63,7 +70,7 @@ class EarlyStopping:
         self._best, self._num_worse = state["best"], state["num_worse"]
 
     def _compare(self, event: EvaluationCompleted) -> None:
-        value = self._sign * event.metrics[self._monitor.removeprefix("eval/")]
+        value = self._sign * event.metrics[self._metric]
         # A value that is not finite is never better, not even the infinity on the better side.
         threshold = math.inf if self._best is None else self._best - self._min_delta
         if math.isfinite(value) and value < threshold:

@@ -63,12 +63,12 @@ def _describe(event: Event) -> Iterator[str]:
         case EvaluationCompleted():
             progress = event.progress
             yield (
-                f"epoch {progress.epoch}  step {progress.step}  eval "
+                f"epoch {progress.epoch}  step {progress.step}  {event.split} "
                 f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
             )
             if event.num_nonfinite_batches:
                 yield (
-                    f"step {progress.step}: the evaluation is not finite in "
+                    f"step {progress.step}: {_pass_text(event.split)} is not finite in "
                     f"{event.num_nonfinite_batches} batch(es) of "
                     f"{event.num_nonfinite_examples} examples; first {event.first_nonfinite}"
                 )
@@ -86,6 +86,10 @@ def _describe(event: Event) -> Iterator[str]:
             )
         case SnapshotFailed():
             yield f"{event.name} could not be saved: {event.reason}; the run continues"
+
+
+def _pass_text(split: str) -> str:
+    return "the evaluation" if split == "eval" else f"the evaluation of {split}"
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

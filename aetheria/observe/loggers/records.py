@@ -37,10 +37,10 @@ RATES = (
 class JsonlLogger:
     """Writes `metrics.jsonl`: one JSON object a line, with null for a number that is not finite.
 
-    The keys are step, micro_step, epoch, examples_seen, split (`train` or `eval`), and the metrics.
-    Lines of `train` also have `learning_rate` if the optimizer tells it, and those of `RATES` that
-    are known; lines of `eval` have `num_examples`, and `num_nonfinite_examples` if the loss of some
-    batches is not finite.
+    The keys are step, micro_step, epoch, examples_seen, split (`train`, `eval`, or `eval/<name>` of
+    several, `test`), and the metrics. Lines of `train` also have `learning_rate` if the optimizer
+    tells it, and those of `RATES` that are known; the others have `num_examples`, and
+    `num_nonfinite_examples` if the loss of some batches is not finite.
     """
 
     def __init__(self, context: RunContext):
@@ -93,7 +93,7 @@ def metric_record(event: Event) -> dict[str, Any] | None:
             }
         case EvaluationCompleted():
             extra = {"num_examples": event.num_examples}
-            return {**_counters(event.progress, "eval"), **metric_values(event), **extra}
+            return {**_counters(event.progress, event.split), **metric_values(event), **extra}
         case _:
             return None
 

@@ -48,7 +48,7 @@ class TensorBoardLogger:
                 values = {**metric_values(event), **rates(event)}
                 self._write("train", values, event.progress.step)
             case EvaluationCompleted():
-                self._write("eval", metric_values(event), event.progress.step)
+                self._write(event.split, metric_values(event), event.progress.step)
             case RunEnded() if self._file is not None:
                 self._file.close()
 

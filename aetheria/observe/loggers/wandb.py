@@ -66,7 +66,7 @@ class WandbLogger:
             case TrainMetrics():
                 self._log("train", event)
             case EvaluationCompleted():
-                self._log("eval", event)
+                self._log(event.split, event)
             case RunEnded() if self._run is not None:
                 self._run.finish(exit_code=0 if event.status == "completed" else 1)
 

@@ -75,6 +75,7 @@ class _RecordedSource:
     def __init__(self, source: Source):
         self._source = source
         self.in_memory = getattr(source, "in_memory", False)
+        self.buckets = getattr(source, "buckets", None)
 
     def __len__(self) -> int:
         return len(self._source)

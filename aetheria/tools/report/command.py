@@ -19,7 +19,7 @@ _MEANINGS = {
     "compile": "the first call of each step",
     "data": "waiting for training examples",
     "step": "training steps that were not recomputed",
-    "evaluation": "passes over the evaluation split",
+    "evaluation": "passes over the evaluation and test splits",
     "snapshot": "saves that the training loop waited for",
     "recomputed": "steps repeated after a restart or a rollback",
     "downtime": "between two processes, or not recorded because of a kill",
