@@ -235,7 +235,7 @@ class Feed:
         cut: dict[str, int] = {}
         if (buckets := getattr(source, "buckets", None)) is not None:
             # By all examples of the global batch, so that every process cuts to the same length.
-            size = buckets.size_of(indices)
+            size: int = buckets.size_of(indices)
             cut = dict.fromkeys(buckets.columns, size)
         return _Request(taken, epoch, num_real, places.shape, counts, cut)
 
