@@ -141,7 +141,7 @@ class Predictor:
         """
         if not (classes := self.classes):
             raise AetheriaError(
-                "predict_classes: expected a model that was trained on data with class names, "
+                "predict_classes: expected a model that was trained on classes with names, "
                 f"got {self.snapshot}; use predict_proba"
             )
         # A model may have more classes than its data, which no example has taught it.

@@ -6,7 +6,15 @@ import numpy as np
 
 from aetheria.data.columns import Rows, as_classes, as_column, cast_like, shape_text
 from aetheria.data.error_context import located
-from aetheria.data.sources import Columns, Source, check_names, identify, is_parallel, near_name
+from aetheria.data.sources import (
+    Columns,
+    Source,
+    buckets_of,
+    check_names,
+    identify,
+    is_parallel,
+    near_name,
+)
 from aetheria.errors import AetheriaError
 from aetheria.model.classes import Classes
 from aetheria.model.nesting import flat_columns
@@ -31,7 +39,7 @@ class CheckedSource:
         self._where, self._source, self._classes = where, source, classes
         self.in_memory = getattr(source, "in_memory", False)
         self.parallel = is_parallel(source)
-        self.buckets = getattr(source, "buckets", None)
+        self.buckets = buckets_of(source)
         rows = np.zeros(1, np.int64)
         with located(where):
             columns = self._read(rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from aetheria.data.prefetch import prefetch
-from aetheria.data.sources import Columns, DataSplits, Source, is_parallel
+from aetheria.data.sources import Columns, DataSplits, Source, buckets_of, is_parallel
 from aetheria.engine.interfaces import Chunk
 
 if TYPE_CHECKING:  # loaded with such a dataset alone
@@ -48,7 +48,7 @@ class _Request(NamedTuple):
         num_real: how many places they fill; the rest is padding.
         shape: [num_global_batches, num_slices, slice_size], this process's part.
         counts: the examples of each global batch, over all processes.
-        cut: column name -> the length that its second dim is cut to.
+        cuts: padded column -> the length to which it is cut.
     """
 
     taken: np.ndarray
@@ -56,7 +56,7 @@ class _Request(NamedTuple):
     num_real: int
     shape: tuple[int, ...]
     counts: list[int]
-    cut: Mapping[str, int]
+    cuts: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +175,11 @@ class Feed:
         The tail is padded and masked.
         """
         source = {**self.splits.evals, **self.splits.tests}[split]
-        return chain.from_iterable(
-            self._serve(source, self._eval_requests(source), self._eval_batches)
-        )
+        served = self._serve(source, self._eval_requests(source), self._eval_batches)
+        return chain.from_iterable(served)
 
     def _train_requests(self, examples_seen: int, max_global_batches: int) -> Iterator[_Request]:
-        size = len(self.splits.train)
+        source, size = self.splits.train, len(self.splits.train)
         epoch, start = divmod(examples_seen, size)
         num_global_batches = self.chunk_size(max_global_batches)
         stride = self.batch_size * num_global_batches
@@ -188,7 +187,7 @@ class Feed:
             order = epoch_order(self.seed, epoch, size)
             for position in range(start, size, stride):
                 indices = order[position : position + stride]
-                yield self._request(self.splits.train, indices, num_global_batches, epoch)
+                yield self._request(source, indices, num_global_batches, epoch)
             epoch, start = epoch + 1, 0
 
     def _eval_requests(self, source: Source) -> Iterator[_Request]:
@@ -232,12 +231,10 @@ class Feed:
         num_real = int((places < len(indices)).sum())  # in every part, the examples come first
         taken = indices[places.ravel()[:num_real]] if num_real else indices[-1:]
         counts = [self.batch_size] * num_full + ([rest] if rest else [])
-        cut: dict[str, int] = {}
-        if (buckets := getattr(source, "buckets", None)) is not None:
-            # By all examples of the global batch, so that every process cuts to the same length.
-            size: int = buckets.size_of(indices)
-            cut = dict.fromkeys(buckets.columns, size)
-        return _Request(taken, epoch, num_real, places.shape, counts, cut)
+        # By all examples of the global batch, so that every process cuts to the same length.
+        buckets = buckets_of(source)
+        cuts = {} if buckets is None else buckets.cuts(indices)
+        return _Request(taken, epoch, num_real, places.shape, counts, cuts)
 
     def _serve(
         self, source: Source, requests: Iterator[_Request], finish: Callable[..., Item]
@@ -268,7 +265,7 @@ class Feed:
 
     def _global_batches_per_read(self, source: Source, max_global_batches: int) -> int:
         """As many as the bounds allow, evened out over an epoch so that little is padded."""
-        if getattr(source, "buckets", None) is not None:
+        if buckets_of(source) is not None:
             return 1
         global_batch_bytes = self.batch_size * _example_bytes(source)
         most = max(1, min(max_global_batches, _MAX_BYTES_PER_READ // max(global_batch_bytes, 1)))
@@ -294,7 +291,7 @@ def _pack(request: _Request, columns: Columns) -> dict[str, np.ndarray]:
     """
     size = math.prod(request.shape)
     packed = {name: _pad(column, size) for name, column in columns.items()}
-    packed |= {name: packed[name][:, :length] for name, length in request.cut.items()}
+    packed |= {name: packed[name][:, :length] for name, length in request.cuts.items()}
     packed["mask"] = (np.arange(size) < request.num_real).astype(np.float32)
     return {name: a.reshape(request.shape + a.shape[1:]) for name, a in packed.items()}
 

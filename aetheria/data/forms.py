@@ -18,6 +18,7 @@ from aetheria.data.sources import (
     Record,
     RecordSource,
     Source,
+    buckets_of,
     identify,
     is_parallel,
 )
@@ -258,7 +259,7 @@ class SubsetSource:
         self._source, self._chosen = source, chosen
         self.in_memory = getattr(source, "in_memory", False)
         self.parallel = is_parallel(source)
-        self.buckets = getattr(source, "buckets", None)
+        self.buckets = buckets_of(source)
         if self.buckets is not None:
             self.buckets = replace(self.buckets, lengths=self.buckets.lengths[chosen])
 

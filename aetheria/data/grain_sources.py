@@ -1,6 +1,7 @@
 """Sources of Grain by config: any random-access source by import path, or ArrayRecord files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,7 @@ def grain(
         splits = DataSplits(train, read(given["eval"], where))
     if given["test"] is None:
         return splits
-    return DataSplits(
-        splits.train, splits.eval, test=read(given["test"], f"data_params.test_{kind}")
-    )
+    return replace(splits, test=read(given["test"], f"data_params.test_{kind}"))
 
 
 def _as_source(records: Any, where: str, decode: Callable[[Any], Any] | None) -> Source:

@@ -4,6 +4,7 @@ Data alone is read: version 4 of the package and later run no script of a datase
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def hf(
     if isinstance(label, str) and (names := getattr(splits[train].features[label], "names", None)):
         encoding = TableEncoding(columns=(), label=label, classes=tuple(names))
     tested = None if test is None else open_split(test, "test")
-    return DataSplits(done.train, done.eval, encoding, test=tested)
+    return replace(done, encoding=encoding, test=tested)
 
 
 def _load(path: str, name: str | None) -> Any:

@@ -26,11 +26,11 @@ class Source(Protocol):
     Many examples are read at once, because reading them one by one would be too slow for a device.
     Reads come from other threads than the main one; from two at a time if both splits share data.
 
-    Three attributes and a method are optional. If `in_memory` is True, a read is only a copy in
+    Some attributes and a method are optional. If `in_memory` is True, a read is only a copy in
     memory, and the feed makes no thread to read ahead. If `parallel` is True, any number of threads
     may read at a time, in any order, as they may a source in memory; otherwise one thread reads a
-    split in the order of training. `buckets` are those of columns that are padded further than
-    every global batch needs.
+    split in the order of training. `buckets` is of columns that are padded further than every
+    global batch needs.
     `identify(indices) -> bytes` gives what tells these examples from others, where that is cheaper
     than to read them, such as names and sizes of files.
     """
@@ -77,10 +77,15 @@ class Buckets:
     sizes: tuple[int, ...]
     columns: tuple[str, ...]
 
-    def size_of(self, indices: np.ndarray) -> int:
-        """The smallest size that holds the longest of some examples."""
-        longest = self.lengths[indices].max()
-        return next(size for size in self.sizes if size >= min(longest, self.sizes[-1]))
+    def cuts(self, indices: np.ndarray) -> dict[str, int]:
+        """Column -> the smallest size that holds the longest of some examples."""
+        longest = min(self.lengths[indices].max(), self.sizes[-1])
+        return dict.fromkeys(self.columns, next(size for size in self.sizes if size >= longest))
+
+
+def buckets_of(source: Source) -> Buckets | None:
+    """What a source says of its padded columns; None: nothing, as most sources."""
+    return getattr(source, "buckets", None)
 
 
 @dataclass(frozen=True)

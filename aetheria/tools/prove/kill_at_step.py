@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from aetheria.data.checks import check_data
-from aetheria.data.sources import DataSplits, Source
+from aetheria.data.sources import DataSplits, Source, buckets_of
 from aetheria.events import Event, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.plugins import DATA
@@ -75,7 +75,7 @@ class _RecordedSource:
     def __init__(self, source: Source):
         self._source = source
         self.in_memory = getattr(source, "in_memory", False)
-        self.buckets = getattr(source, "buckets", None)
+        self.buckets = buckets_of(source)
 
     def __len__(self) -> int:
         return len(self._source)
