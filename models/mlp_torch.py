@@ -32,12 +32,13 @@ class Twin(TorchTwin):
     """The counterpart of a SimpleMLP, with the tensors `layers.<i>` and `head`."""
 
     model: SimpleMLP
-    num_inputs: int
+    num_inputs: int = 0  # 0: as the model says
 
     def network(self):
         model = self.model
         hidden = [model.hidden_dim] * model.num_layers
-        return Network([self.num_inputs, *hidden, model.num_classes or 1], model.dropout)
+        num_inputs = self.num_inputs or model.input_dim
+        return Network([num_inputs, *hidden, model.num_classes or 1], model.dropout)
 
     def rules(self):
         layers = self.model.num_layers

@@ -138,7 +138,7 @@ SPLIT_FORMS = {
     "splits": aetheria.DataSplits(*map(aetheria.ArraySource, HALVES)),
     "a pair of datasets": tuple(HALVES),
     "train and validation": {"train": HALVES[0], "validation": HALVES[1]},
-    "three splits": {"train": HALVES[0], "test": {}, "validation": HALVES[1]},
+    "three splits": {"train": HALVES[0], "test": HALVES[1], "validation": HALVES[1]},
     "train and test": {"train": HALVES[0], "test": HALVES[1]},
 }
 

@@ -194,10 +194,10 @@ def test_while_lanes_are_computed_the_optimizer_state_is_in_parts(mesh, monkeypa
     seen = []
     lane_gradient = program._lane_gradient
 
-    def watched(place, replica, *lane):
+    def watched(place, replica, *lane, **how):
         assert replica.opt_state == ()
         seen.append(bytes_of_live_arrays()[jax.devices()[0]])
-        return lane_gradient(place, replica, *lane)
+        return lane_gradient(place, replica, *lane, **how)
 
     state, _ = trained(program, program.init(), [0])
     parts = sum(leaf.nbytes for leaf in jax.tree.leaves(state[0].opt_state))

@@ -1,5 +1,6 @@
 """The range of what a network was trained on, to notice inputs of another scale in prediction."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from aetheria.data.sources import Source
 
-_MAX_BYTES = 16 << 20  # of a sample in memory
-_NUM_READ = 16  # examples of any other split
+_NUM_IN_MEMORY, _NUM_READ = 1024, 16  # examples of a split in memory, and of any other
+_ROWS = 32  # in a read
 # Beyond the range, this many times its width: new data may well lie outside, but not so far.
 _WIDTHS_BEYOND = 1.0
 
@@ -17,18 +18,17 @@ def input_ranges(source: Source) -> dict[str, tuple[float, float]]:
     """Finds the smallest and the largest finite value of each column of floats that the network
     sees, in a sample spread over a split.
     """
-    size, count = len(source), _NUM_READ
-    if getattr(source, "in_memory", False):
-        example = source.read(np.zeros(1, np.int64))
-        count = _MAX_BYTES // max(1, sum(column.nbytes for column in example.values()))
-    rows = np.linspace(0, size - 1, min(size, max(count, 1))).astype(np.int64)
-    ranges = {}
-    for name, column in source.read(rows).items():
-        if name.partition("/")[0] != "inputs" or column.dtype.kind != "f":
-            continue
-        finite = column[np.isfinite(column)]
-        if finite.size:
-            ranges[name] = (float(finite.min()), float(finite.max()))
+    count = _NUM_IN_MEMORY if getattr(source, "in_memory", False) else _NUM_READ
+    rows = np.linspace(0, len(source) - 1, min(len(source), count)).astype(np.int64)
+    ranges: dict[str, tuple[float, float]] = {}
+    for start in range(0, len(rows), _ROWS):
+        for name, column in source.read(rows[start : start + _ROWS]).items():
+            if name.partition("/")[0] != "inputs" or column.dtype.kind != "f":
+                continue
+            finite = column[np.isfinite(column)]
+            if finite.size:
+                low, high = ranges.get(name, (math.inf, -math.inf))
+                ranges[name] = (min(low, float(finite.min())), max(high, float(finite.max())))
     return ranges
 
 

@@ -1,7 +1,10 @@
 """What a run was made of is in its snapshots, and what has changed since is said on resume."""
 
+import ast
+import gc
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from aetheria.engine.typed_json import to_json
 from aetheria.errors import SnapshotError
 from aetheria.hardware.jax import environment
 from aetheria.inference import Predictor
+from aetheria.plugins import code
 from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.snapshot_files import read_snapshot
 
@@ -300,7 +304,7 @@ from .own import Own
 
 @register_counterpart(Own)
 def make(model, example_batch):
-    return Twin(model)
+    return Twin(model, example_batch["inputs"].shape[-1])
 """
 
 
@@ -466,3 +470,35 @@ def test_one_line_on_the_command_line(trained, run, tmp_path):
     file, folder = trained.folder / "config.yaml", trained.folder / "run"
     answer = run("train", file, "--workdir", folder, "--resume=latest", "--project", project)
     answer.assert_refused("expected model_params.scale as in the snapshot (1.0), got 2.0")
+
+
+class _Parses:
+    """Garbage that parses when it is collected, as the logging of a lost exception does."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        ast.parse("f(1)")
+
+
+def test_code_is_read_although_garbage_that_parses_is_collected_meanwhile():
+    source = Path(code.__file__).read_bytes()
+
+    def failures(parse):
+        count, before = 0, gc.get_threshold()
+        for _ in range(20):
+            for _ in range(20):
+                _Parses()
+            gc.set_threshold(5)
+            try:
+                parse(source)
+            except SystemError:
+                count += 1
+            finally:
+                gc.set_threshold(*before)
+        return count
+
+    assert failures(code._parse) == 0
+    if sys.version_info < (3, 12):
+        assert failures(ast.parse) > 0, "the control"
