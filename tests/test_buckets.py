@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.long import covering
 from support.runs import without_rate
 
 import aetheria
@@ -171,7 +172,7 @@ TRANSFORMER = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["mesh", "torch"])
+@pytest.mark.parametrize("strategy", covering(["mesh", "torch"], default=["torch"]))
 def test_the_shipped_language_model_gives_the_same_numbers_with_one_bucket(fit, strategy):
     if strategy == "torch":
         pytest.importorskip("torch")

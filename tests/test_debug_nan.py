@@ -76,9 +76,7 @@ FINITE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("model", "precision"), covering_rows(FINITE, default=["cnn-True", "lm remat-False"])
-)
+@pytest.mark.parametrize(("model", "precision"), covering_rows(FINITE, default=["cnn-True"]))
 def test_a_window_that_is_finite_has_no_culprit(model, precision):
     assert make_replay(model, precision=precision).find() is None
 
