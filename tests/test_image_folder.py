@@ -154,8 +154,12 @@ def test_folders_are_classes_and_a_fifth_is_held_out(shapes):
     ("names", "sizes", "classes"),
     [
         (("10/a.png", "9/b.png", "b/c.png"), (2, 1), ("9", "10", "b")),
-        (("train/a/x.png", "train/b/y.png", "val/b/z.png"), (2, 1), ("a", "b")),
-        (("Train/a/x.png", "Train/b/y.JPG", "valid/a/z.png", "test/a/z.png"), (2, 1), ("a", "b")),
+        (("train/a/x.png", "train/b/y.png", "val/b/z.png", "test/1.png"), (2, 1), ("a", "b")),
+        (
+            ("Train/a/x.png", "Train/b/y.JPG", "valid/a/z.png", "test/a/z.png"),
+            (2, 1, 1),
+            ("a", "b"),
+        ),
         (("train/a/x.png", "train/b/y.png", "test/a/1.png", "test/b/2.png"), (2, 2), ("a", "b")),
         (("train/a/x.png", "train/b/y.png"), (1, 1), ("a", "b")),
         (("train/x.png", "car/y.png", "bus/deep/z.webp"), (2, 1), ("bus", "car", "train")),
@@ -168,7 +172,8 @@ def test_folders_are_classes_and_a_fifth_is_held_out(shapes):
 )
 def test_layouts(tmp_path, picture, names, sizes, classes):
     splits = image_folder(place(tmp_path, picture, *names), image_size=4)
-    assert (len(splits.train), len(splits.eval)) == sizes
+    tested = [] if splits.test is None else [len(splits.test)]
+    assert (len(splits.train), len(splits.eval), *tested) == sizes
     assert splits.encoding.classes == classes
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,8 @@ def image_folder(
     eval_path: str | Path | None = None,
     eval_fraction: float = EVAL_FRACTION,
 ) -> DataSplits:
-    """Pictures in folders: `PATH/CLASS/*.png`, or `PATH/train/CLASS/*.png` and `PATH/val/CLASS/…`.
+    """Pictures in folders: `PATH/CLASS/*.png`, or `PATH/train/CLASS/*.png`, `PATH/val/CLASS/…`, and
+    `PATH/test/CLASS/…` for what is evaluated once, when the run completes.
 
     Inputs are f32 [height, width, channel] in [0, 1]. The classes are the folders of the training
     split, numbers by their size and then texts; their names are part of every snapshot, and a
@@ -118,18 +120,24 @@ def image_folder(
     if fit not in FITS:
         raise AetheriaError(f"data_params.fit: expected crop or stretch, got {fit!r}; use crop")
     changes = _augment(augment)
-    train_folder, eval_folder = _find_splits(_folder("path", path), eval_path)
+    train_folder, eval_folder, test_folder = _find_splits(_folder("path", path), eval_path)
     found = _scan(train_folder)
     _check_classes(train_folder, found)
     classes = tuple(sorted(found, key=class_order))
     encoding = PictureEncoding(image_size=size, channels=channels, fit=fit, classes=classes)
     train = _source(train_folder, found, encoding)
+
+    def held_out(folder: Path) -> PictureSource:
+        there = {name: pictures for name, pictures in _scan(folder).items() if pictures}
+        _check_held_out(folder, there, classes)
+        return _source(folder, there, encoding)
+
     if eval_folder is None:
         splits = hold_out(train, eval_fraction)
-        return DataSplits(splits.train, splits.eval, encoding, changes)
-    held_out = {name: pictures for name, pictures in _scan(eval_folder).items() if pictures}
-    _check_held_out(eval_folder, held_out, classes)
-    return DataSplits(train, _source(eval_folder, held_out, encoding), encoding, changes)
+    else:
+        splits = DataSplits(train, held_out(eval_folder))
+    test = None if test_folder is None else held_out(test_folder)
+    return replace(splits, encoding=encoding, augment=changes, test=test)
 
 
 def _image_size(given: Any) -> tuple[int, int]:
@@ -162,15 +170,18 @@ def _folder(argument: str, given: Any) -> Path:
     return folder
 
 
-def _find_splits(folder: Path, eval_path: str | Path | None) -> tuple[Path, Path | None]:
-    """The folders of the splits; of the evaluation split None: there is no such folder.
+def _find_splits(
+    folder: Path, eval_path: str | Path | None
+) -> tuple[Path, Path | None, Path | None]:
+    """The folders to train on, to evaluate on and to test on; None: there is no such folder.
 
-    A folder `train` stands for a split if it has folders itself; a class may have that name.
+    A folder `train` stands for a split if it has folders itself; a class may have that name. A
+    folder `test` without folders has pictures without classes, and is left alone.
     """
     eval_folder = None if eval_path is None else _folder("eval_path", eval_path)
     names = {name.lower(): name for name in _folders_in(folder)}
     if "train" not in names or not _folders_in(folder / names["train"]):
-        return folder, eval_folder
+        return folder, eval_folder, None
     for name in HELD_OUT:
         if eval_folder is None and name in names:
             eval_folder = folder / names[name]
@@ -180,7 +191,10 @@ def _find_splits(folder: Path, eval_path: str | Path | None) -> tuple[Path, Path
             f"folders in it and {_listed(others)}; rename the second one to val, or give "
             "data_params.eval_path"
         )
-    return folder / names["train"], eval_folder
+    test_folder = folder / names["test"] if "test" in names else None
+    if test_folder == eval_folder or test_folder is None or not _folders_in(test_folder):
+        test_folder = None
+    return folder / names["train"], eval_folder, test_folder
 
 
 def _scan(folder: Path) -> dict[str, list[Picture]]:
