@@ -125,3 +125,19 @@ def test_a_loop_of_ones_own_and_a_model_alone_have_it_too():
         state, report = step(state, batch.columns)
         found.append(float(report.metrics["seen"]))
     assert found == [0, 1, 2]
+
+
+def test_a_replay_of_a_step_sees_its_number(train, project, command):
+    """The loss is a NaN at one step alone, so a replay at any other would find nothing."""
+    grow = "total = loss.total * (1 + 0.1 * step)"
+    bad = "total = loss.total * jax.numpy.where(step == 3, jax.numpy.nan, 1.0)"
+    code = COUNTING.replace(grow, bad).replace(
+        "import aetheria\n", "import aetheria\nimport jax\n", 1
+    )
+    (project / "models" / "counting.py").write_text(code)
+    run = train("run", **CONFIG)
+    assert run.summary["skipped"]["num_steps"] == 1
+    dump = next((run.run_dir / "dumps").iterdir())
+    assert dump.name == "nonfinite_step4"
+    said = command("debug", "nan", str(dump))
+    assert said.returncode == 0 and "finite here" not in said.stdout, said.stdout + said.stderr
