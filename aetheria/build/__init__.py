@@ -5,6 +5,7 @@
 
 from aetheria.build.data import build_feed as build_feed
 from aetheria.build.data import build_schedule as build_schedule
+from aetheria.build.data import make_dataset as make_dataset
 from aetheria.build.devices import require_torch as require_torch
 from aetheria.build.given import NOTHING as NOTHING
 from aetheria.build.given import Given as Given

@@ -1,19 +1,21 @@
 """The data of a run: the dataset, checked, and how it is served."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from aetheria.build.given import NOTHING, Given
 from aetheria.build.model import is_elastic
 from aetheria.config import MAX_WHOLE, Config
 from aetheria.data import ArraySource, DataSplits, Feed
-from aetheria.data.checks import check_data
+from aetheria.data.checks import CheckedData, check_data
 from aetheria.data.error_context import missing_file
 from aetheria.data.forms import first_examples
 from aetheria.data.sources import is_parallel
 from aetheria.engine import Schedule
 from aetheria.errors import ConfigError
+from aetheria.model.classes import Classes
 from aetheria.model.model import Model
 from aetheria.plugins import DATA
 from aetheria.plugins.arguments import call_with
@@ -26,17 +28,35 @@ from aetheria.snapshots.sizes import size_text
 _MAX_READERS = 4  # unless the config says more
 
 
+def make_dataset(
+    name: str, params: Mapping[str, Any], project: Path | None, classes: Mapping[str, Classes]
+) -> CheckedData:
+    """Makes the dataset of a name, and checks it.
+
+    Args:
+        name: a registered dataset, or an import path.
+        params: the arguments of its function.
+        project: the project folder; None: there is none.
+        classes: the model's declarations of columns of class numbers or tokens, by column name.
+
+    Raises:
+        AetheriaError: there is no such dataset, or it cannot be read.
+    """
+    dataset = find_dataset(DATA, name, project, returns=DataSplits)
+    if project is not None and any(map(is_import_path, params.values())):
+        make_importable(project)
+    with missing_file(f"data_name {name!r}"):
+        returned = call_with(dataset, "data_params", params)
+    return check_data(returned, name, classes)
+
+
 def build_feed(config: Config, project: Path | None, model: Model, given: Given = NOTHING) -> Feed:
     """Makes the dataset, checks that the model can be trained on it, and makes what serves it."""
     if given.data is not None:
         splits, notes = check_data(given.data, None, model.class_columns())
     else:
-        dataset = find_dataset(DATA, config.data_name, project, returns=DataSplits)
-        if project is not None and any(map(is_import_path, config.data_params.values())):
-            make_importable(project)
-        with missing_file(f"data_name {config.data_name!r}"):
-            returned = call_with(dataset, "data_params", config.data_params)
-        splits, notes = check_data(returned, config.data_name, model.class_columns())
+        made = make_dataset(config.data_name, config.data_params, project, model.class_columns())
+        splits, notes = made
     notes += _undeclared_classes(splits, model)
     if config.overfit_batches:
         without = "" if splits.augment is None else ", without augmentation"

@@ -121,7 +121,9 @@ class TrainCommand(ConfigFields):
             from aetheria.plugins.discovery import find_project
             from aetheria.training.session import TrainingSession
 
-            workdir, resume = self._continued() if self.config_file.is_dir() else self._asked()
+            workdir, resume = self.workdir, self.resume
+            if self.config_file.is_dir() and not self.fast_dev_run:
+                workdir, resume = self._continued()
             if self.fast_dev_run:
                 folder = held.enter_context(tempfile.TemporaryDirectory(prefix="aetheria-"))
                 workdir = Path(folder) / "run"
@@ -148,21 +150,18 @@ class TrainCommand(ConfigFields):
             print("fast dev run: trained, evaluated and saved; nothing was kept")
         return ended.exit_code
 
-    def _asked(self) -> tuple[Path | None, str | None]:
-        """The run folder, and what to resume from."""
-        return self.workdir, self.resume
-
     def _continued(self) -> tuple[Path | None, str | None]:
-        """Likewise, where the config is that of a run: that run goes on, or is forked."""
-        run, (workdir, resume) = self.config_file, self._asked()
-        if self.fast_dev_run:
-            return workdir, resume
+        """The run folder and what to resume from, where the config is that of a run: it goes on, or
+        is forked.
+        """
+        from aetheria.snapshots.finding import is_choice
+
+        run, workdir, resume = self.config_file, self.workdir, self.resume or "latest"
         if self.overwrite:
-            return workdir or run, resume
-        if workdir is None and resume in (None, "latest", "auto"):
-            return run, resume or "latest"
-        is_choice = resume in ("best", "latest") or (resume or "").isdigit()
-        return workdir, f"{run}@{resume or 'latest'}" if is_choice or not resume else resume
+            return workdir or run, self.resume
+        if workdir is None and resume in ("latest", "auto"):
+            return run, resume
+        return workdir, f"{run}@{resume}" if is_choice(resume) else resume
 
     def _all_overrides(self) -> list[str]:
         """Those given, and those that options stand for.

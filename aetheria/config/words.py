@@ -38,7 +38,9 @@ class Meaning(NamedTuple):
 # Hyperparameters that a Classifier and a Regressor have.
 _MODEL = "model_params."
 _CHOOSES = "the model chooses it: give a hyperparameter in model_params, or change the model"
-_READS_AHEAD = "leave it out: a thread reads data ahead of the training loop"
+_READS_AHEAD = (
+    "leave it out: a thread reads data ahead of the training loop, and data_readers says how many"
+)
 _TOP_LEVEL = "write its keys at the top level of the config"
 _EVALUATES = (
     "a run evaluates as it trains: eval_every_steps is the interval, and the dataset gives the "

@@ -19,6 +19,18 @@ def located(where: str) -> Iterator[None]:
 
 
 @contextmanager
+def needs_package(where: str, package: str, purpose: str) -> Iterator[None]:
+    """Turns the error of an import in the body into an `AetheriaError` that names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise AetheriaError(
+            f"{where}: expected the package {package} {purpose}, got none; pip install "
+            "'aetheria[data]'"
+        ) from error
+
+
+@contextmanager
 def missing_file(where: str) -> Iterator[None]:
     """Turns the error of a file that cannot be opened into an `AetheriaError` that names the file.
 

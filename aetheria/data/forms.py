@@ -126,7 +126,7 @@ def _evaluation_splits(held_out: object, train: object) -> dict[str, object]:
 
 def _is_set(value: Any) -> bool:
     """Whether a value is a set of examples, and not a column."""
-    return is_table(value) or _is_dataset(value) or _is_sequence_of(value, Mapping)
+    return is_table(value) or _is_dataset(value) or is_sequence_of(value, Mapping)
 
 
 def _held_out(splits: Mapping[str, object], name: str | None) -> str:
@@ -155,7 +155,7 @@ def as_source(data: object, where: str, name: str | None) -> Source:
     """
     if isinstance(data, type):
         raise _unknown_form(data, where, name)
-    if _is_source(data):
+    if is_source(data):
         return data
     try:
         if is_table(data):
@@ -164,10 +164,10 @@ def as_source(data: object, where: str, name: str | None) -> Source:
             return ArraySource(data)
         if isinstance(data, tuple) and len(data) == 2:
             return ArraySource({"inputs": data[0], "labels": data[1]})
-        if _is_sequence_of(data, Mapping):
+        if is_sequence_of(data, Mapping):
             return _records(data)
         # Not a list of pairs, which may as well be two datasets.
-        if not isinstance(data, list | tuple) and _is_sequence_of(data, tuple):
+        if not isinstance(data, list | tuple) and is_sequence_of(data, tuple):
             return _records(_Pairs(data))
     except AetheriaError as error:
         raise AetheriaError(*(f"{where}, {problem}" for problem in error.problems)) from error
@@ -309,7 +309,8 @@ def _has_rows(value: object) -> bool:
     return bool(value) if isinstance(value, list) else len(getattr(value, "shape", ())) > 0
 
 
-def _is_source(value: object) -> TypeGuard[Source]:
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether it has what the contract of a source asks for."""
     return callable(getattr(value, "read", None)) and hasattr(value, "__len__")
 
 
@@ -328,7 +329,7 @@ def _cells(column: _TableColumn) -> np.ndarray | list[np.ndarray]:
     return values
 
 
-def _is_sequence_of(value: Any, kind: Any) -> TypeGuard[Sequence[Any]]:
+def is_sequence_of(value: Any, kind: Any) -> TypeGuard[Sequence[Any]]:
     """Whether it has a length and an index, and its first item is of a kind; if empty, of any."""
     if isinstance(value, str | bytes | np.ndarray) or not hasattr(value, "__getitem__"):
         return False

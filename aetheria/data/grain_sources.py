@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aetheria.data.error_context import needs_package
 from aetheria.data.forms import EVAL_FRACTION, as_source, hold_out
 from aetheria.data.sources import DataSplits, Source
 from aetheria.errors import AetheriaError, shown
@@ -142,13 +143,8 @@ def _open_files(given: Any, where: str) -> Any:
                 f"{where}: expected an ArrayRecord file, got {str(path)!r}, which is none; check "
                 "the path"
             )
-    try:
+    with needs_package(where, "grain", "to read ArrayRecord files"):
         from grain.sources import ArrayRecordDataSource
-    except ImportError as error:
-        raise AetheriaError(
-            f"{where}: expected the package grain to read ArrayRecord files, got none; pip install "
-            "'aetheria[data]'"
-        ) from error
     try:
         records: Any = ArrayRecordDataSource([str(path) for path in paths])
         len(records)  # reads how the files end

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aetheria.data.encoding import TableEncoding
+from aetheria.data.error_context import needs_package
 from aetheria.data.forms import EVAL_FRACTION, HELD_OUT, hold_out
 from aetheria.data.padding import Padded
 from aetheria.data.sources import DataSplits, Source, near_name
@@ -136,13 +137,8 @@ def hf(
 
 
 def _load(path: str, name: str | None) -> Any:
-    try:
+    with needs_package("data_name", "datasets", "for 'hf'"):
         import datasets  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise AetheriaError(
-            "data_name: expected the package datasets for 'hf', got none; pip install "
-            "'aetheria[data]'"
-        ) from error
     folder = Path(path).expanduser()
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from aetheria.data.columns import as_column, cast_like, shape_text
+from aetheria.data.forms import is_sequence_of, is_source
 from aetheria.data.sources import Buckets, Columns, near_name
 from aetheria.errors import AetheriaError, shown
 
@@ -191,8 +192,9 @@ def _check_buckets(buckets: Any) -> tuple[int, ...]:
 
 def _open(source: Any) -> tuple[int, ReadRows, bool]:
     """The number of examples, what reads some of them, and whether that is a copy in memory."""
-    if callable(getattr(source, "read", None)) and hasattr(source, "__len__"):
-        return len(source), source.read, getattr(source, "in_memory", False)
+    if is_source(source):
+        read_rows: Any = source.read  # of rows that may differ in length
+        return len(source), read_rows, getattr(source, "in_memory", False)
     if isinstance(source, Mapping) and source:
         sizes = {name: len(column) for name, column in source.items()}
         if len(set(sizes.values())) > 1 or not any(sizes.values()):
@@ -202,8 +204,7 @@ def _open(source: Any) -> tuple[int, ReadRows, bool]:
             )
         read = lambda indices: {n: [column[i] for i in indices] for n, column in source.items()}
         return next(iter(sizes.values())), read, True
-    is_sequence = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    if is_sequence and len(source) and isinstance(source[0], Mapping):
+    if is_sequence_of(source, Mapping) and len(source):
         names = [*source[0]]
 
         def read_records(indices: np.ndarray) -> dict[str, list[Any]]:

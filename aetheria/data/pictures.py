@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aetheria.config.json_types import JsonObject
+from aetheria.data.error_context import needs_package
 from aetheria.errors import AetheriaError, SnapshotError, shown
 
 if TYPE_CHECKING:
@@ -175,13 +176,8 @@ def import_pillow() -> ModuleType:
     Raises:
         AetheriaError: it is not installed.
     """
-    try:
+    with needs_package("image_folder", "Pillow", "to read pictures"):
         from PIL import Image
-    except ImportError as error:
-        raise AetheriaError(
-            "image_folder: expected the package Pillow to read pictures, got none; pip install "
-            "'aetheria[data]'"
-        ) from error
     return Image
 
 

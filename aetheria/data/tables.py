@@ -19,7 +19,7 @@ from aetheria.data.encoding import (
     is_missing,
     learn_column,
 )
-from aetheria.data.error_context import located
+from aetheria.data.error_context import located, needs_package
 from aetheria.data.file_splits import read_each
 from aetheria.data.forms import EVAL_FRACTION, split_rows
 from aetheria.data.sources import ArraySource, DataSplits, Source
@@ -202,13 +202,8 @@ def _read_csv(path: Path) -> Cells:
 
 
 def _read_parquet(path: Path) -> Cells:
-    try:
+    with needs_package(str(path), "pyarrow", "to read it"):
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise AetheriaError(
-            f"{path}: expected the package pyarrow to read it, got none; pip install "
-            "'aetheria[data]'"
-        ) from error
     try:
         return parquet.read_table(path).to_pydict()
     except ArrowException as error:

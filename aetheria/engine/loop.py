@@ -364,7 +364,7 @@ class Engine(Generic[State, Report, Totals]):
         if now.pending is not None:
             now.pending, now.saved_step = None, None  # what was saved here lacks the evaluation
         if of_test:
-            now.add_test(done)
+            now.add_results(done)
         else:
             now.add_evaluation(done)
         for split, each in done.items():

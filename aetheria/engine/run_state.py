@@ -46,11 +46,10 @@ class RunState:
         first = next(iter(done.values()))
         self.num_eval_examples, self.eval_step = first.num_examples, self.progress.step
         self._add("eval", first)
-        for split, each in done.items():
-            self._add(split, each)
+        self.add_results(done)
 
-    def add_test(self, done: Mapping[str, Evaluation]) -> None:
-        """Takes the results of the test split."""
+    def add_results(self, done: Mapping[str, Evaluation]) -> None:
+        """Takes the results of splits, each under its own name."""
         for split, each in done.items():
             self._add(split, each)
 

@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aetheria.build import make_dataset
 from aetheria.data import DataSplits, Feed
-from aetheria.data.checks import check_data, check_source
+from aetheria.data.checks import check_source
 from aetheria.data.forms import as_source
 from aetheria.data.sources import Columns
 from aetheria.errors import AetheriaError
-from aetheria.plugins import DATA
-from aetheria.plugins.arguments import call_with
-from aetheria.plugins.checks import find_dataset
 from aetheria.plugins.discovery import find_project
 
 _READ_AHEAD = 32  # batches of small examples that are read at once
@@ -110,6 +108,4 @@ def load_data(data_name: str, **data_params: object) -> DataSplits:
     Raises:
         AetheriaError: there is no such dataset, or it cannot be read.
     """
-    dataset = find_dataset(DATA, data_name, find_project(None), returns=DataSplits)
-    returned = call_with(dataset, "data_params", data_params)
-    return check_data(returned, data_name, {}).splits
+    return make_dataset(data_name, data_params, find_project(None), {}).splits

@@ -14,7 +14,7 @@ from aetheria.build.provenance import versions
 from aetheria.engine.record import EngineRecord, RunRecord, SnapshotRecord
 from aetheria.errors import SnapshotError
 from aetheria.events import Progress, SnapshotFailed
-from aetheria.hardware.layout.leaves import check_leaves, named_leaves
+from aetheria.hardware.layout.leaves import check_leaves, export_leaf, is_key, named_leaves
 from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.retention import Retention
 from aetheria.snapshots.snapshot_files import read_snapshot
@@ -158,16 +158,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return dict(read_snapshot(Path(path)).arrays)
 
 
-def _is_key(leaf: object) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _exported(path: str, leaf: object) -> ArrayLike:
     """A copy: of an array of JAX on its device, which is not waited for; of others in NumPy, which
     keeps their 64 bits.
     """
     if isinstance(leaf, jax.Array):
-        return jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
+        return export_leaf(leaf)
     array = np.array(leaf)
     if array.dtype.kind not in "biufcV":
         raise SnapshotError(
@@ -179,7 +175,7 @@ def _exported(path: str, leaf: object) -> ArrayLike:
 
 def _shape(path: str, leaf: object) -> jax.ShapeDtypeStruct:
     if isinstance(leaf, jax.Array):
-        return jax.eval_shape(jax.random.key_data if _is_key(leaf) else jnp.copy, leaf)
+        return jax.eval_shape(export_leaf, leaf)
     array = np.asarray(_exported(path, leaf))
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
@@ -188,7 +184,7 @@ def _as(like: object, array: np.ndarray) -> object:
     """The array as the kind of leaf that is expected, and where it is expected."""
     if isinstance(like, jax.Array):
         leaf = jnp.asarray(array)
-        if _is_key(like):
+        if is_key(like):
             leaf = jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
         return jax.device_put(leaf, like.sharding)
     return array if isinstance(like, np.ndarray | np.generic) else array.item()

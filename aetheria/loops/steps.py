@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from aetheria.config import MAX_WHOLE, Config
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.gradient import make_gradient
@@ -32,8 +33,7 @@ from aetheria.model.precision import Precision
 from aetheria.model.step_number import at_step
 from aetheria.model.tallies import finished
 
-MAX_CONSECUTIVE_SKIPS = 10
-_NEVER_FREEZE_BEFORE = 2**31 - 1  # no step that the counters reach
+MAX_CONSECUTIVE_SKIPS = Config(model_name="").max_consecutive_skips
 
 
 class StepReport(NamedTuple):
@@ -234,7 +234,7 @@ def step_key(state: TrainState) -> jax.Array:
 
 def _never_frozen(state: TrainState) -> TrainState:
     """A skipped batch freezes a state until the host has looked; nothing looks here."""
-    return state._replace(counters=unfreeze(state.counters, jnp.int32(_NEVER_FREEZE_BEFORE)))
+    return state._replace(counters=unfreeze(state.counters, jnp.int32(MAX_WHOLE)))
 
 
 def _cut(name: str, column: jax.Array, parts: int) -> jax.Array:

@@ -70,15 +70,15 @@ def kind(value: object) -> str:
     return _word(value)
 
 
-def check_init(model: Model, made: object) -> tuple[Params, ModelState]:
-    """Checks the result of `init`.
+def check_init(model: Model, made: object, hook: str = "init") -> tuple[Params, ModelState]:
+    """Checks the result of `init`, or of `pretrained`.
 
     Raises:
         ModelError: it is no pair (params, model_state).
     """
     if not (isinstance(made, tuple) and len(made) == 2):
         raise ModelError(
-            f"{where(model, 'init')}: expected a pair (params, model_state), got {kind(made)}; "
+            f"{where(model, hook)}: expected a pair (params, model_state), got {kind(made)}; "
             "return params, {} if the model has no state"
         )
     return made

@@ -23,7 +23,7 @@ def find_snapshot(path: str, runs: list[Path]) -> Path:
     """
     check_local("snapshot", path)
     run, at, which = path.rpartition("@")
-    if at and _is_choice(which) and not Path(path).exists():
+    if at and is_choice(which) and not Path(path).exists():
         return _select(run, which, runs)
     text = Path(path.removesuffix(".pt"))
     candidates = [text]
@@ -49,7 +49,8 @@ def find_snapshot(path: str, runs: list[Path]) -> Path:
     raise SnapshotError(f"snapshot: expected one at {path}, got {got}; {there}")
 
 
-def _is_choice(word: str) -> bool:
+def is_choice(word: str) -> bool:
+    """Whether a word chooses one of the snapshots of a run."""
     return word in ("best", "latest") or word.isdigit()
 
 

@@ -122,15 +122,19 @@ def place_weights(arrays: Leaves, abstract: Weights, where: str) -> Weights:
 
 def export_leaves(state: Tree) -> dict[str, jax.Array]:
     """Copies a state's leaves, path -> array, keys as uint32 data."""
-    as_data = lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf)
-    return {path: as_data(leaf) for path, leaf in named_leaves(state).items()}
+    return {path: export_leaf(leaf) for path, leaf in named_leaves(state).items()}
+
+
+def export_leaf(leaf: jax.Array) -> jax.Array:
+    """Copies a leaf, a key as uint32 data."""
+    return jax.random.key_data(leaf) if is_key(leaf) else jnp.copy(leaf)
 
 
 def import_leaves(leaves: Sequence[jax.Array], abstract: Tree) -> Tree:
     """The inverse of `export_leaves`, from leaves in tree order."""
     likes, treedef = jax.tree.flatten(abstract)
     placed = [
-        jax.random.wrap_key_data(leaf, impl=_key_impl(like)) if _is_key(like) else jnp.copy(leaf)
+        jax.random.wrap_key_data(leaf, impl=_key_impl(like)) if is_key(like) else jnp.copy(leaf)
         for leaf, like in zip(leaves, likes, strict=True)
     ]
     return jax.tree.unflatten(treedef, placed)
@@ -168,5 +172,6 @@ def _key_impl(like: jax.ShapeDtypeStruct) -> Any:
     return kinds[0]
 
 
-def _is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+def is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf is a PRNG key, not plain numbers."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -21,7 +21,7 @@ from aetheria.hardware.layout.state import (
     make_first_state,
     make_init,
 )
-from aetheria.model.contract import call_hook, kind, where
+from aetheria.model.contract import call_hook, check_init, where
 from aetheria.model.model import Batch, Model, ModelState, Params
 from aetheria.model.precision import Precision
 
@@ -40,18 +40,14 @@ def pretrained_weights(
     )
     made = jax.device_get(init(base_key, example_batch))
     fresh = jax.tree.map(np.array, made)  # a copy that the hook may write into
-    at, given = where(model, "pretrained"), call_hook(model, "pretrained", *fresh)
-    if not (isinstance(given, tuple) and len(given) == 2):
-        raise ModelError(
-            f"{at}: expected a pair (params, model_state), got {kind(given)}; return both"
-        )
+    given = check_init(model, call_hook(model, "pretrained", *fresh), "pretrained")
     old, new = named_leaves(made), named_leaves(given)
     for path in dict.fromkeys([*old, *new]):
         expected, got = (_shape_text(tree.get(path)) for tree in (old, new))
         if expected != got:
             raise ModelError(
-                f"{at}: expected {path.partition('/')[2]!r} as init makes it, {expected}, got "
-                f"{got}; return the tree that it was given, with other values"
+                f"{where(model, 'pretrained')}: expected {path.partition('/')[2]!r} as init makes "
+                f"it, {expected}, got {got}; return the tree that it was given, with other values"
             )
     leaves = [np.asarray(new[path], leaf.dtype) for path, leaf in old.items()]
     params, model_state = jax.tree.unflatten(jax.tree.structure(made), leaves)

@@ -17,7 +17,7 @@ _EXTRAS = {
     "torch": ["torch"],
     "wandb": ["wandb"],
     "plot": ["matplotlib"],
-    "data": ["PIL", "pyarrow"],
+    "data": ["PIL", "datasets", "grain", "pyarrow"],
 }
 _NVIDIA = Path("/proc/driver/nvidia/version")
 

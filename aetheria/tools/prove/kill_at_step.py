@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from aetheria.data.checks import check_data
+from aetheria.build import make_dataset
 from aetheria.data.sources import DataSplits, Source, buckets_of
 from aetheria.events import Event, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
-from aetheria.plugins import DATA
-from aetheria.plugins.arguments import call_with
-from aetheria.plugins.checks import find_dataset
 from aetheria.snapshots.run_folder import CHECKPOINTS
 from aetheria.snapshots.store import list_snapshots
 
@@ -64,8 +61,7 @@ _record = ExampleRecord()
 def dataset(*, name: str, params: Mapping[str, object], project: str | None) -> DataSplits:
     """The dataset `name`, with a record of what is read from its training split."""
     folder = None if project is None else Path(project)
-    factory = find_dataset(DATA, name, folder, returns=DataSplits)
-    splits, _ = check_data(call_with(factory, "data_params", params), name, {})
+    splits, _ = make_dataset(name, params, folder, {})
     return replace(splits, train=_RecordedSource(splits.train))
 
 
