@@ -1,7 +1,7 @@
 """The same loop by hand as `bare`, but compiled by `jax.jit` without options, and without the
 setting that keeps freed memory.
 
-Which of the two is faster depends on the work: a small step is slowed by the options.
+Which of the two is faster depends on the work: a large step gains from kept memory.
 """
 
 import jax
