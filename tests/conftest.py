@@ -7,6 +7,8 @@ it):
 - more random kills, signals, damages, schedules and hypothesis examples (`long_or`);
 - the rest of the matrices of strategy x precision x model x mesh, of which the default run takes
   a subset in which every value occurs (`covering`);
+- starts of several processes of which another test proves as much: two by options (torchrun's are
+  in the default run), signals to a process beside those of chaos/, a listener that stops two;
 - trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
   parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;
 - the blocks of README and docs that start a process; the others and the syntax are always checked.

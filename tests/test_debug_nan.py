@@ -81,7 +81,7 @@ def test_a_window_that_is_finite_has_no_culprit(model, precision):
     assert make_replay(model, precision=precision).find() is None
 
 
-@pytest.mark.parametrize("model", covering({"mlp": MLP, "cnn": CNN}, default=["cnn"]))
+@pytest.mark.parametrize("model", covering({"mlp": MLP, "cnn": CNN}, default=["mlp"]))
 def test_a_bad_number_in_the_data_is_found_with_its_column_layer_and_example(model):
     global_batch = make_window(model)
     global_batch["inputs"][1, 2, 0] = np.nan
@@ -100,7 +100,7 @@ def first_of(origin):
     return origin if origin.because is None else first_of(origin.because)
 
 
-@pytest.mark.parametrize("name", covering(["lm", "lm remat"], default=["lm remat"]))
+@pytest.mark.parametrize("name", covering(["lm", "lm remat"], default=[]))
 def test_a_bad_parameter_of_a_stacked_layer_is_named_with_its_turn(name):
     def change(arrays):
         arrays["params/blocks/mlp/in/kernel"][1, 3, 5] = np.nan

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from support.long import covering_rows
+from support.long import covering_rows, only_long
 from support.models import LinenNormed, PlainLinear
 from support.programs import make_spec
 
@@ -195,6 +195,7 @@ def test_accumulation_in_four_on_one_device_gives_the_bits_of_four_devices_witho
     assert len({run.summary["params_sha256"] for run in control}) == 2
 
 
+@only_long
 def test_a_run_that_starts_on_eight_devices_and_ends_on_two_was_never_moved(train):
     stayed = train("stayed", **on_devices(8))
     assert train("moved", **on_devices(8), stop_at_step=21).exit_code == 75

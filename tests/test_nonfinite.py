@@ -73,7 +73,7 @@ def test_skip_changes_nothing_but_the_counters(run):
     assert not all(np.array_equal(earlier[path], before[path]) for path in before), "the control"
 
 
-@on("1", "torch")
+@on("1", "torch", "2 processes")
 def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
     code, summary, folder = run("halted", on_nonfinite="halt")
     assert code == summary["exit_code"] == 3
@@ -84,7 +84,7 @@ def test_halt_ends_with_3_and_writes_no_bad_snapshot(run):
     assert all(np.isfinite(a).all() for a in arrays.values())
 
 
-@on("8", "2 processes")
+@on("8")
 def test_rollback_finishes_with_the_bits_of_skip(run):
     code, rolled, folder = run("rolled", on_nonfinite="rollback")
     assert (code, rolled["status"], rolled["steps"]) == (0, "completed", 23)

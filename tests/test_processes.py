@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from support.long import covering, covering_rows, long_or
+from support.long import covering, covering_rows, long_or, only_long
 from support.processes import ELASTIC, ProcessStarter, ends, own_lines
 
 from aetheria.snapshots import read_snapshot
@@ -52,23 +52,26 @@ def wait_for_training(tmp_path, processes):
         time.sleep(0.1)
 
 
+def assert_the_files_of_one(two, one):
+    """The bits, the files and the numbers of a run in one process."""
+    one, two = one / "run", two / "run"
+    lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
+    assert len({(line["step"], line["split"]) for line in lines}) == len(lines)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
+    for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
+        assert summaries[0][name] == summaries[1][name]
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+
+
+@only_long  # what torchrun starts does the same, and other runs here start two by options
 def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path, uninterrupted):
     codes, texts = ends(start(2, devices_each=2))
     assert codes == [0, 0], texts
-    two = summary(tmp_path)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert len({(json.loads(x)["step"], json.loads(x)["split"]) for x in lines}) == len(lines)
-    whole = uninterrupted("elastic")
-    one = summary(whole)
-    for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
-        assert one[name] == two[name]
-    folders = [sorted(p.name for p in (place / "run").iterdir()) for place in (whole, tmp_path)]
-    assert folders[0] == folders[1]
+    assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
 
 
-def test_torchrun_gives_the_bits_of_one_process(tmp_path, uninterrupted):
+def test_torchrun_gives_the_bits_and_the_files_of_one_process(tmp_path, uninterrupted):
     pytest.importorskip("torch", reason="torch is not installed, and with it torchrun")
-    one = summary(uninterrupted("elastic"))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(ELASTIC))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -76,7 +79,7 @@ def test_torchrun_gives_the_bits_of_one_process(tmp_path, uninterrupted):
     command = [sys.executable, "-m", *launcher, "-m", "aetheria", "train", "config.yaml"]
     done = subprocess.run(
         # A device each: the mesh is there only if the two have found each other.
-        [*command, "--workdir=two", "--set", "mesh={data: 2}"],
+        [*command, "--workdir=run", "--set", "mesh={data: 2}"],
         cwd=tmp_path,
         env={**os.environ, "XLA_FLAGS": ""},
         capture_output=True,
@@ -84,8 +87,7 @@ def test_torchrun_gives_the_bits_of_one_process(tmp_path, uninterrupted):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "two" / "summary.json").read_text())
-    assert two["params_sha256"] == one["params_sha256"]
+    assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
 
 
 SIGNALS = {
@@ -168,6 +170,7 @@ def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(
     assert abs(early - one.arrays[kernel]).max() > 1e-4
 
 
+@only_long  # how all agree on a stop, chaos/test_signals shows
 def test_a_listener_stops_all_at_the_step_at_which_it_stops_one(start, tmp_path):
     stopping = [{"early_stopping": {"patience": 1, "min_delta": 100.0}}]
     codes, texts = ends(start(2, epochs=20, callbacks=stopping))
