@@ -78,14 +78,18 @@ _EXPORTS = {
     ),
 }
 _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+# Modules that need no import of their own: `aetheria.events.RunEnded` after `import aetheria`.
+_MODULES = ("errors", "events", "inference", "loops", "predict", "pytorch")
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"aetheria.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'aetheria' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_MODULES, "__version__"]

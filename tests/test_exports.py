@@ -38,7 +38,19 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         aetheria.Adamw  # noqa: B018
 
 
-def test_importing_aetheria_imports_no_framework():
-    code = "import aetheria, sys; print([n for n in ('jax', 'torch', 'numpy') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+START = """
+import aetheria, sys
+print([name for name in ("jax", "torch", "numpy") if name in sys.modules])
+print(aetheria.events.RunEnded.__name__, aetheria.predict.load.__name__, aetheria.errors.__name__)
+print(aetheria.inference.Predictor is aetheria.Predictor, aetheria.loops.__name__)
+"""
+
+
+def test_importing_aetheria_imports_no_framework_and_its_modules_need_no_import():
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "[]",
+        "RunEnded load aetheria.errors",
+        "True aetheria.loops",
+    ]
+    assert {*aetheria._MODULES} < {*dir(aetheria)}
