@@ -166,6 +166,40 @@ def test_a_run_is_never_overwritten_silently(cli, refused, config, tmp_path):
     assert keep.read_text() == "mine"
 
 
+def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(cli, refused, tmp_path):
+    (tmp_path / "models").mkdir()
+    model = tmp_path / "models" / "torn.py"
+    model.write_text(TORN)
+    (tmp_path / "torn.yaml").write_text("{model_name: torn, data_name: digits, max_steps: 30}")
+    args = ("train", "torn.yaml", "--workdir=w")
+    done = cli(*args)
+    assert done.returncode == 1 and "no weights yet" in done.stderr
+    model.write_text(TORN.replace("raise OSError", "return super().init(rng, batch)\n    OSError"))
+    assert cli(*args, "--stop-at-step=5", "--set", "log_every_steps=1").returncode == 75
+    # The control: a run that has taken steps and then failed, without a snapshot.
+    shutil.rmtree(tmp_path / "w" / "checkpoints")
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    (tmp_path / "w" / "summary.json").write_text(json.dumps(summary | {"status": "failed"}))
+    assert "expected a folder without a run" in refused(*args)
+
+
+TORN = """
+from dataclasses import dataclass
+
+from aetheria import register_model
+from aetheria.models.mlp import SimpleMLP
+
+
+@register_model("torn")
+@dataclass(frozen=True, kw_only=True)
+class Torn(SimpleMLP):
+    num_classes: int = 10
+
+    def init(self, rng, batch):
+        raise OSError("no weights yet")
+"""
+
+
 def test_the_default_run_folder_is_numbered(cli, config, tmp_path):
     for number in (1, 2):
         done = cli("train", str(config))

@@ -10,11 +10,10 @@ from aetheria.snapshots.store import list_snapshots
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 DUMPS = "dumps"
+_ABOUT_IT = ("config.json", "provenance.json", "summary.json")
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
-    "config.json",
-    "provenance.json",
-    "summary.json",
+    *_ABOUT_IT,
     "metrics.jsonl",
     "metrics.csv",
     "goodput.jsonl",
@@ -32,6 +31,23 @@ _MAX_NAMES = 8  # in an error
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, even one that ended before its first snapshot."""
     return (folder / "config.json").exists() or (folder / CHECKPOINTS).exists()
+
+
+def failed_at_start(folder: Path) -> bool:
+    """Whether a folder holds a run that an error ended before its first step: nothing to lose."""
+    try:
+        failed = json.loads((folder / "summary.json").read_bytes())["status"] == "failed"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return failed and not any(
+        _has_content(folder / name) for name in OUTPUTS if name not in _ABOUT_IT
+    )
+
+
+def _has_content(path: Path) -> bool:
+    if path.is_dir():
+        return any(_has_content(item) for item in path.iterdir())
+    return path.exists() and path.stat().st_size > 0
 
 
 def look(folder: Path) -> Contents:

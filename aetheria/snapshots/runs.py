@@ -16,6 +16,7 @@ from aetheria.snapshots.run_folder import (
     CHECKPOINTS,
     RUNS,
     Contents,
+    failed_at_start,
     is_run,
     look,
     newest_run,
@@ -73,13 +74,14 @@ class RunRequest:
     def _afresh(self) -> RunPlan:
         if self.workdir is None:
             return self._next()
-        if is_run(self.workdir) and not self.overwrite:
+        overwrite = self.overwrite or failed_at_start(self.workdir)
+        if is_run(self.workdir) and not overwrite:
             raise SnapshotError(
                 f"--workdir: expected a folder without a run, got {self.workdir}; "
                 "add --resume=latest to go on with it, or --overwrite to replace it"
             )
-        found = None if self.overwrite else look(self.workdir)
-        return RunPlan(run_dir=self.workdir, overwrite=self.overwrite, found=found)
+        found = None if overwrite else look(self.workdir)
+        return RunPlan(run_dir=self.workdir, overwrite=overwrite, found=found)
 
     def _next(self, snapshot: Snapshot | None = None, parent: Path | None = None) -> RunPlan:
         """Plans a run in the next folder under `runs/`."""
