@@ -1,5 +1,6 @@
 """Prediction from verified weights, from any number of threads at once."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
 from aetheria.hardware.layout.leaves import evaluated_leaves
-from aetheria.model.by_name import RecordedModel, remake_model
+from aetheria.model.by_name import RecordedModel, check_agrees, remake_model
 from aetheria.model.model import Model
 from aetheria.plugins.bounded import build_described
 from aetheria.plugins.discovery import find_project
@@ -51,13 +52,18 @@ class _Loaded(NamedTuple):
 class Predictor:
     """A trained model that predicts, from any number of threads.
 
+    It can be pickled, as the path of its snapshot: the other process loads it anew. It does not
+    survive `fork`, as no program of JAX does.
+
     Args:
         model_name: registered name or `pkg.mod:Name`; None: the snapshot's own, which is looked up
             among registered models only: a file does not choose what is imported.
-        model_params: hyperparameters that differ from those in the snapshot.
-        checkpoint_path: a snapshot or a run folder. A relative path is searched from the current
-            folder, then in the newest run under `runs/`; an ending `.pt` is ignored. It may also be
-            a file of PyTorch weights, `.pt` or `.safetensors`, or an exported folder.
+        model_params: hyperparameters, which must agree with those in the snapshot if both are of
+            the same model; all others are the snapshot's.
+        checkpoint_path: a snapshot, a run folder, or a run and a word, such as `runs/mlp/1@best`. A
+            relative path is searched from the current folder, then in the newest run under `runs/`;
+            an ending `.pt` is ignored. It may also be a file of PyTorch weights, `.pt` or
+            `.safetensors`, or an exported folder.
         mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
             what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
@@ -66,6 +72,8 @@ class Predictor:
         input_shape: of one example, for a file of weights that does not say it.
         model: the model as an object, where no name stands for it: its class was defined in a
             script or a notebook, or has fields that no snapshot can hold.
+        averaged: whether to predict with the averaged parameters where the run kept some.
+        data_parallel: whether all devices of this process share every batch; else one computes it.
 
     Raises:
         AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
@@ -83,6 +91,8 @@ class Predictor:
         project: str | Path | None = None,
         input_shape: Sequence[int] | None = None,
         model: Model | None = None,
+        averaged: bool = True,
+        data_parallel: bool = False,
     ):
         if checkpoint_path is None:
             raise AetheriaError("checkpoint_path: expected a snapshot, got none; give its path")
@@ -95,6 +105,8 @@ class Predictor:
         self._mixed_precision, self._max_batch_size = mixed_precision, max_batch_size
         self._batch_sizes, self._project = tuple(batch_sizes), project
         self._input_shape = input_shape
+        self._averaged, self._data_parallel = averaged, data_parallel
+        self._process = os.getpid()
         self._loaded = self._load(str(checkpoint_path))
 
     @classmethod
@@ -114,8 +126,9 @@ class Predictor:
         Of a model that was trained on a table, `inputs` may be rows of that table: a data frame, a
         dict of columns, or a list of dicts; of one that was trained on pictures in folders, the
         path of a picture, an image of Pillow, a list of these, or decoded pictures u8 [batch,
-        height, width, channel] of any size. The answer depends on the inputs alone: the same from
-        one thread or from many.
+        height, width, channel] of any size. An array that is one example, without the batch dim,
+        has an answer without it. The answer depends on the inputs alone: the same from one thread
+        or from many.
         """
         return self._run(inputs)
 
@@ -145,10 +158,38 @@ class Predictor:
                 f"got {self.snapshot}; use predict_proba"
             )
         # A model may have more classes than its data, which no example has taught it.
-        outputs = self._run(inputs)[..., : len(classes)]
+        outputs = np.atleast_2d(self._run(inputs))[..., : len(classes)]
         return [classes[number] for number in outputs.argmax(-1)]
 
+    def warmup(
+        self, batch_sizes: Sequence[int] | None = None, *, probabilities: bool | None = None
+    ) -> None:
+        """Compiles ahead, so that no call waits for the compiler.
+
+        Args:
+            batch_sizes: numbers of rows to expect; None: any, which are eleven programs for the
+                default `max_batch_size`.
+            probabilities: of `predict` (False) or of `predict_proba` (True); None: of both, or of
+                `predict` alone where the model has no classes.
+        """
+        program = self._loaded.program
+        both = (False, True) if program.has_probabilities else (False,)
+        kinds = both if probabilities is None else (probabilities,)
+        for size in program.batch_sizes if batch_sizes is None else batch_sizes:
+            for kind in kinds:
+                program.compile(size, kind)
+
+    @property
+    def num_compilations(self) -> int:
+        """How many programs were compiled for the snapshot in use."""
+        return self._loaded.program.num_compilations
+
     def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
+        if os.getpid() != self._process:
+            raise AetheriaError(
+                "predict: expected the process that made the predictor, got a fork of it, in which "
+                "JAX hangs; make the predictor there, or start processes with the method 'spawn'"
+            )
         loaded = self._loaded
         if loaded.encoding is not None:
             inputs = loaded.encoding.encode_inputs(inputs)
@@ -165,12 +206,31 @@ class Predictor:
         """
         self._loaded = self._load(str(checkpoint_path or self._loaded.path))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the path of the snapshot and its use; weights and programs are made anew."""
+        project = find_project(None, self._project)
+        options = {
+            "model_name": self._name,
+            "model_params": self._params,
+            "checkpoint_path": self._loaded.path.resolve(),
+            "mixed_precision": self._mixed_precision,
+            "max_batch_size": self._max_batch_size,
+            "batch_sizes": self._batch_sizes,
+            "project": project and project.resolve(),
+            "input_shape": self._input_shape,
+            "model": self._model,
+            "averaged": self._averaged,
+            "data_parallel": self._data_parallel,
+        }
+        return _remake, (type(self), options)
+
     def _load(self, checkpoint_path: str) -> _Loaded:
         project = find_project(None, self._project)
         source = self._read(checkpoint_path, project)
         where = str(source.path)
         model = self._model
         if model is None:
+            check_agrees(source.model, where, self._name, self._params)
             model = remake_model(source.model, where, project, self._name, self._params).model
         build = lambda: build_predict_program(
             model,
@@ -178,9 +238,10 @@ class Predictor:
             trained_with=source.mixed_precision,
             mixed_precision=self._mixed_precision,
             max_batch_size=self._max_batch_size,
+            data_parallel=self._data_parallel,
         )
         program = build_described(build, where, len(source.arrays))
-        weights = program.place(source.arrays)
+        weights = program.place(source.arrays, averaged=self._averaged)
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
         self._is_compared = False
@@ -201,6 +262,10 @@ class Predictor:
         spec, precision = run.example_spec, run.mixed_precision
         ranges = run.input_ranges or {}
         return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)
+
+
+def _remake(kind: type[Predictor], options: dict[str, Any]) -> Predictor:
+    return kind(**options)
 
 
 def load_params(checkpoint_path: str | Path) -> dict[str, Any]:

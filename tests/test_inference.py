@@ -3,8 +3,12 @@
 import itertools
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 import yaml
+from support.long import long_or
 from support.runs import DIGITS
 
 from aetheria import LossOutput, Model, predict
@@ -107,11 +112,19 @@ def test_a_trained_classifier_classifies(classifier):
 
 def test_name_parameters_and_path_give_the_same_as_the_snapshot_alone(runs, classifier, images):
     path = snapshot(runs["classifier"], 2)
-    params = {**DIGITS["model_params"], "dropout": 0.5}  # of no weight in prediction
+    params = {**DIGITS["model_params"], "num_layers": 1}
     for name in ("SimpleMLP", "aetheria.models.mlp:SimpleMLP"):
         named = Predictor(model_name=name, model_params=params, checkpoint_path=path)
         np.testing.assert_array_equal(named.predict(images[:9]), classifier.predict(images[:9]))
     assert classifier.snapshot == path
+
+
+def test_a_hyperparameter_that_the_snapshot_says_otherwise_is_named(runs):
+    given = {"hidden_dim": 16, "dropout": 0.5, "num_layers": 2}
+    for name in (None, "SimpleMLP"):
+        line = message(AetheriaError, Predictor, name, given, runs["classifier"])
+        assert line.startswith("model_params.dropout: expected 0.1, as in ")
+        assert line.endswith("got 0.5; leave it out")
 
 
 def test_a_path_is_found_from_here_and_then_in_the_newest_run(runs, tmp_path, monkeypatch):
@@ -150,19 +163,22 @@ def test_batches_of_any_size_agree_row_by_row(classifier, images):
 
 
 def test_many_threads_get_the_bits_that_one_gets(runs, images):
-    sizes = [1, 2, 3, 7, 8, 31, 64, 100, 129, 200]
-    starts = [(7 * number) % 1000 for number in range(50)]
+    num_threads, num_calls = long_or(8, 32), long_or(50, 200)
+    sizes = [1, 2, 3, 7, 8, 31, 33, 64, *([] if long_or(0, 1) else [100, 129, 200])]
+    starts = [(7 * number) % 1000 for number in range(num_calls)]
     calls = [(start, sizes[n % len(sizes)]) for n, start in enumerate(starts)]
     fresh = Predictor.from_snapshot(runs["classifier"])  # compiles while the threads call it
     answer = lambda call: fresh.predict(images[call[0] : call[0] + call[1]])
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(num_threads)
 
     def work(thread: int) -> list[np.ndarray]:
         barrier.wait()
         return [answer(call) for call in calls[thread:] + calls[:thread]]
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(work, range(8)))
+    with ThreadPoolExecutor(num_threads) as pool:
+        answers = list(pool.map(work, range(num_threads)))
+    buckets = {1 << (size - 1).bit_length() for size in sizes}
+    assert fresh.num_compilations == len(buckets)
     serial = [answer(call) for call in calls]
     for thread, got in enumerate(answers):
         for expected, array in zip(serial[thread:] + serial[:thread], got, strict=True):
@@ -253,7 +269,7 @@ def test_weights_of_another_shape_are_refused_and_the_leaf_named(runs):
     line = message(
         SnapshotError,
         Predictor,
-        model_name="SimpleMLP",
+        model_name="aetheria.models.mlp:SimpleMLP",  # of which the snapshot says nothing
         model_params={"hidden_dim": 32},
         checkpoint_path=runs["classifier"],
     )
@@ -275,7 +291,7 @@ def test_requests_that_make_no_sense_are_one_line(runs):
     ("inputs", "got"),
     [
         (np.zeros((3, 63), np.float32), "[3, 63]"),
-        (np.zeros(64, np.float32), "[64]"),
+        (np.zeros(63, np.float32), "[63]"),
         (np.zeros((2, 8, 8), np.float32), "[2, 8, 8]"),
         (np.float32(0), "[]"),
         ([], "[0]"),
@@ -310,6 +326,96 @@ def test_probabilities_sum_to_one_and_rank_as_the_logits_do(classifier, images):
     logits = classifier.predict(images).astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_example_has_one_answer(classifier, images):
+    expected, classes = classifier.predict(images[:1]), classifier.predict_proba(images[:1])
+    for example in (images[0], images[0].tolist(), jnp.asarray(images[0])):
+        np.testing.assert_array_equal(classifier.predict(example), expected[0])
+        np.testing.assert_array_equal(classifier.predict_proba(example), classes[0])
+    assert classifier.predict(images[:0]).shape == (0, 10)
+
+
+def test_tensors_of_pytorch_and_data_frames_are_arrays(classifier, images):
+    torch, pandas = pytest.importorskip("torch"), pytest.importorskip("pandas")
+    expected = classifier.predict(images[:3])
+    tensor = torch.tensor(images[:3], requires_grad=True)
+    for inputs in (tensor, pandas.DataFrame(images[:3])):
+        np.testing.assert_array_equal(classifier.predict(inputs), expected)
+
+
+def test_after_a_warmup_nothing_is_compiled(runs, images):
+    predictor = Predictor(checkpoint_path=runs["classifier"], max_batch_size=64)
+    assert predictor.num_compilations == 0
+    predictor.warmup([33], probabilities=False)
+    assert predictor.num_compilations == 1
+    predictor.warmup()
+    assert predictor.num_compilations == 2 * 7  # 1, 2, 4, ..., 64
+    for size in (1, 2, 3, 17, 64, 65, 1000):
+        predictor.predict(images[:size])
+        predictor.predict_proba(images[:size])
+    assert predictor.num_compilations == 2 * 7
+    regressor = Predictor(checkpoint_path=runs["regressor"], max_batch_size=2)
+    regressor.warmup()
+    assert regressor.num_compilations == 2
+
+
+def test_all_devices_share_a_batch(runs, classifier, images):
+    shared = Predictor(checkpoint_path=runs["classifier"], data_parallel=True, max_batch_size=64)
+    weights = jax.tree.leaves(shared._loaded.weights)
+    assert {len(leaf.sharding.device_set) for leaf in weights} == {8}
+    for size in (1, 8, 100):
+        expected = classifier.predict(images[:size])
+        np.testing.assert_allclose(shared.predict(images[:size]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_averaged_weights_are_left_out_on_request(train_once, images):
+    folder = train_once("averaged", ema_decay=0.9).run_dir
+    raw, averaged = (Predictor(checkpoint_path=folder, averaged=each) for each in (False, True))
+    arrays = read_snapshot(snapshot(folder, 2)).arrays
+    (average,) = (path for path in arrays if path.endswith("averaged_params/Dense_0/kernel"))
+    for predictor, path in ((raw, "params/Dense_0/kernel"), (averaged, average)):
+        kernel = predictor._loaded.weights.params["Dense_0"]["kernel"]
+        np.testing.assert_array_equal(kernel, arrays[path])
+    assert abs(raw.predict(images[:9]) - averaged.predict(images[:9])).max() > 1e-3
+
+
+# What a process is given: a pickle to predict with, and where the answer goes.
+UNPICKLE = """
+import pickle, sys
+import numpy as np
+from pathlib import Path
+
+predictor, inputs = pickle.loads(Path(sys.argv[1]).read_bytes())
+np.save(sys.argv[2], predictor.predict(inputs))
+"""
+
+
+def test_a_predictor_is_pickled_as_a_path_and_does_not_survive_a_fork(
+    runs, classifier, images, tmp_path
+):
+    pickled, answer = tmp_path / "predictor.pickle", tmp_path / "answer.npy"
+    pickled.write_bytes(pickle.dumps((classifier, images[:9])))
+    assert len(pickled.read_bytes()) < images[:9].nbytes + 2000
+    environ = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", UNPICKLE, pickled, answer]
+    subprocess.run(command, check=True, env=environ, cwd=tmp_path)
+    np.testing.assert_array_equal(np.load(answer), classifier.predict(images[:9]))
+
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of JAX, that this hangs
+        child = os.fork()
+    if not child:
+        try:
+            classifier.predict(images[:9])
+        except AetheriaError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(read, 4096).decode()
+    assert said.startswith("predict: expected the process that made the predictor, got a fork")
 
 
 def test_a_regressor_predicts_but_has_no_probabilities(runs):

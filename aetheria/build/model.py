@@ -42,6 +42,7 @@ def build_predict_program(
     trained_with: bool | str,
     mixed_precision: bool | str | None,
     max_batch_size: int,
+    data_parallel: bool = False,
 ) -> "PredictProgram":
     """Makes the prediction program of a model.
 
@@ -51,6 +52,7 @@ def build_predict_program(
         trained_with: the precision policy of training.
         mixed_precision: the one of prediction; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size.
+        data_parallel: whether all devices of this process share a piece.
     """
     from aetheria.hardware.jax.prediction import PredictProgram
 
@@ -60,6 +62,7 @@ def build_predict_program(
         mixed_precision=trained_with if mixed_precision is None else mixed_precision,
         trained_with=trained_with,
         max_batch_size=max_batch_size,
+        data_parallel=data_parallel,
     )
 
 

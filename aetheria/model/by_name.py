@@ -13,7 +13,7 @@ from aetheria.model.model import Model
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.checks import find_model
-from aetheria.plugins.resolved import restore_arguments
+from aetheria.plugins.resolved import is_plain, restore_arguments, same, to_json
 
 Hyperparameters: TypeAlias = Mapping[str, object]
 Record: TypeAlias = Mapping[str, object]  # JSON values by name, from a file
@@ -67,6 +67,27 @@ def make_model(
             f"{type(model).__name__}; subclass aetheria.Model"
         )
     return model
+
+
+def check_agrees(
+    said: RecordedModel, where: str, name: str | None, params: Hyperparameters
+) -> None:
+    """Compares the caller's hyperparameters with those of a file that holds weights of this model.
+
+    Raises:
+        ConfigError: names the first that differs.
+    """
+    if name is not None and name != said.name:
+        return  # another model, of which the file says nothing
+    known: dict[object, object] = {}
+    for each in (said.resolved, said.params):
+        known |= each if isinstance(each, Mapping) else {}
+    for key, value in params.items():
+        if is_plain(known.get(key)) and key in known and not same(to_json(value), known[key]):
+            raise ConfigError(
+                f"model_params.{key}: expected {shown(known[key])}, as in {where}, got "
+                f"{shown(value)}; leave it out"
+            )
 
 
 def remake_model(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
 from aetheria.errors import AetheriaError
@@ -38,6 +39,8 @@ class PredictProgram:
         trained_with: the `mixed_precision` of the snapshot, which says in which dtype its
             parameters are kept.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
+        data_parallel: whether every piece is split over all devices of this process, or over the
+            largest power of two of them, each of which holds the weights; else one device computes.
     """
 
     def __init__(
@@ -48,14 +51,18 @@ class PredictProgram:
         mixed_precision: bool | str,
         trained_with: bool | str = False,
         max_batch_size: int = 1024,
+        data_parallel: bool = False,
     ):
         if max_batch_size < 1 or max_batch_size & (max_batch_size - 1):
             raise AetheriaError(
                 f"max_batch_size: expected a power of two, got {max_batch_size}; use 1024"
             )
+        devices = jax.local_devices()
+        count = 1 << (len(devices).bit_length() - 1) if data_parallel else 1
+        self._mesh = Mesh(np.array(devices[:count]), ("data",))
         self._model = model
         self._precision = Precision.parse(mixed_precision)
-        self._max_batch_size = max_batch_size
+        self._max_batch_size, self._min_batch_size = max(max_batch_size, count), count
         self._compiled: dict[tuple[int, bool], Any] = {}
         self._lock = threading.Lock()
         batch = example_shapes(example_spec, "checkpoint_path")
@@ -68,30 +75,56 @@ class PredictProgram:
         self._inputs = nested["inputs"]
         self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
-    def place(self, arrays: Leaves) -> Weights:
-        """Puts the weights of an exported state on the default device; averaged ones, if any.
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes that are compiled: powers of two up to the largest."""
+        sizes = range(self._min_batch_size.bit_length() - 1, self._max_batch_size.bit_length())
+        return [1 << exponent for exponent in sizes]
+
+    @property
+    def num_compilations(self) -> int:
+        """How many programs were compiled so far, one for each batch size and kind of answer."""
+        return len(self._compiled)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the model makes probabilities of its outputs."""
+        outputs = jax.eval_shape(self._predict, self._abstract, self._inputs)
+        try:
+            jax.eval_shape(self._model.probabilities, outputs)
+        except AetheriaError:
+            return False
+        return True
+
+    def place(self, arrays: Leaves, *, averaged: bool = True) -> Weights:
+        """Puts the weights of an exported state on the devices; averaged ones, if any and wanted.
 
         Raises:
             SnapshotError: they are another model's; the leaf is named.
         """
-        return place_weights(evaluated_leaves(arrays), self._abstract, "checkpoint_path")
+        chosen = evaluated_leaves(arrays) if averaged else arrays
+        weights = place_weights(chosen, self._abstract, "checkpoint_path")
+        return jax.device_put(weights, NamedSharding(self._mesh, PartitionSpec()))
 
     def run(self, weights: Weights, inputs: Tree, *, probabilities: bool = False) -> Tree:
         """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
-        returns NumPy outputs [batch, ...].
+        returns NumPy outputs [batch, ...]. For one example, without the batch dim, the outputs have
+        none either.
 
         Raises:
             AetheriaError: the inputs are not shaped like the ones the model was trained on.
         """
-        inputs, size = self._check(inputs)
+        inputs, size, is_single = self._check(inputs)
         step = self._max_batch_size
         cuts = [slice(start, start + step) for start in range(0, max(size, 1), step)]
         pieces = [self._run_piece(weights, _rows(inputs, cut), probabilities) for cut in cuts]
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+        outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+        return jax.tree.map(lambda a: a[0], outputs) if is_single else outputs
 
     def compile(self, batch_size: int, probabilities: bool = False) -> tuple[int, Any]:
         """Returns the bucket of a batch size and its executable, compiled at the first call."""
         bucket = min(1 << max(batch_size - 1, 0).bit_length(), self._max_batch_size)
+        bucket = max(bucket, self._min_batch_size)
         key = (bucket, probabilities)
         if key not in self._compiled:
             with self._lock:
@@ -101,9 +134,7 @@ class PredictProgram:
 
     def _compile(self, bucket: int, probabilities: bool) -> Any:
         def predict(weights: Weights, inputs: Tree) -> Tree:
-            params = self._precision.cast_params(weights.params)
-            inputs = self._precision.cast_inputs(inputs)
-            outputs = call_hook(self._model, "predict", params, weights.model_state, inputs)
+            outputs = self._predict(weights, inputs)
             check_rows(self._model, "predict", outputs, bucket)
             outputs = self._model.probabilities(outputs) if probabilities else outputs
             return self._precision.cast_outputs(outputs)
@@ -112,8 +143,15 @@ class PredictProgram:
             lambda spec: jax.ShapeDtypeStruct((bucket, *spec.shape[1:]), spec.dtype), self._inputs
         )
         jit = jit_for(jax.default_backend())
+        whole, rows = (NamedSharding(self._mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
         with named_frames():
-            return jit(predict).lower(self._abstract, inputs).compile()
+            predict = jit(predict, in_shardings=(whole, rows), out_shardings=rows)
+            return predict.lower(self._abstract, inputs).compile()
+
+    def _predict(self, weights: Weights, inputs: Tree) -> Tree:
+        params = self._precision.cast_params(weights.params)
+        inputs = self._precision.cast_inputs(inputs)
+        return call_hook(self._model, "predict", params, weights.model_state, inputs)
 
     def _run_piece(self, weights: Weights, piece: Tree, probabilities: bool) -> Tree:
         size = len(jax.tree.leaves(piece)[0])
@@ -123,36 +161,59 @@ class PredictProgram:
         outputs = jax.device_get(executable(weights, piece))
         return jax.tree.map(lambda a: a[:size], outputs)
 
-    def _check(self, inputs: Tree) -> tuple[Tree, int]:
-        """Returns the inputs as arrays like those of training, and their number of rows."""
-        checked = _like(self._inputs, inputs, "inputs")
+    def _check(self, inputs: Tree) -> tuple[Tree, int, bool]:
+        """Returns the inputs as arrays like those of training, their number of rows, and whether
+        they are one example, to which the batch dim was added.
+        """
+        arrays = _as_arrays(self._inputs, inputs, "inputs")
+        likes = jax.tree.leaves(self._inputs)
+        is_single = all(
+            array.shape == like.shape[1:]
+            for array, like in zip(jax.tree.leaves(arrays), likes, strict=True)
+        )
+        if is_single:
+            arrays = jax.tree.map(lambda array: array[None], arrays)
+        checked = _check_columns(self._inputs, arrays, "inputs")
         sizes = {len(column) for column in jax.tree.leaves(checked)}
         if len(sizes) != 1:
             raise AetheriaError(
                 f"predict: expected inputs of as many rows in every column, got {sorted(sizes)}; "
                 "give every example every column"
             )
-        return checked, sizes.pop()
+        return checked, sizes.pop(), is_single
 
 
-def _like(spec: Tree, inputs: Tree, name: str) -> Tree:
-    """Checks inputs, or a mapping of them, against those the model was trained on."""
+def _as_arrays(spec: Tree, inputs: Tree, name: str) -> Tree:
+    """Makes arrays of inputs, or of a mapping of them where the model was trained on one."""
     if not isinstance(spec, Mapping):
-        return _column_like(spec, inputs, name)
+        return _as_array(inputs)
     if not isinstance(inputs, Mapping) or set(inputs) != set(spec):
         got = ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise AetheriaError(
             f"predict: expected {name} as a mapping of {', '.join(spec)}, got {got}; "
             "give the columns of training"
         )
-    return {key: _like(part, inputs[key], f"{name}/{key}") for key, part in spec.items()}
+    return {key: _as_arrays(part, inputs[key], f"{name}/{key}") for key, part in spec.items()}
 
 
-def _column_like(spec: jax.ShapeDtypeStruct, inputs: ArrayLike, name: str) -> np.ndarray:
+def _as_array(inputs: ArrayLike) -> np.ndarray:
+    # A tensor of PyTorch that takes part in a gradient, or lies on a device.
+    detach = getattr(inputs, "detach", None)
     try:
-        array = np.asarray(inputs)
-    except ValueError as error:
-        raise AetheriaError(f"predict: expected an array, got {error}") from error
+        return np.asarray(inputs if detach is None else detach().cpu())
+    except (TypeError, ValueError) as error:
+        raise AetheriaError(
+            f"predict: expected an array, got {error}; give numbers, as many in every example"
+        ) from error
+
+
+def _check_columns(spec: Tree, arrays: Tree, name: str) -> Tree:
+    if isinstance(spec, Mapping):
+        return {key: _check_columns(spec[key], arrays[key], f"{name}/{key}") for key in spec}
+    return _column_like(spec, arrays, name)
+
+
+def _column_like(spec: jax.ShapeDtypeStruct, array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 0 or array.shape[1:] != spec.shape[1:]:
         dims = ", ".join(str(dim) for dim in ("batch", *spec.shape[1:]))
         raise AetheriaError(
