@@ -4,7 +4,7 @@ Knows neither a snapshot's files nor training.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -59,7 +59,8 @@ class PredictProgram:
             )
         devices = jax.local_devices()
         count = 1 << (len(devices).bit_length() - 1) if data_parallel else 1
-        self._mesh = Mesh(np.array(devices[:count]), ("data",))
+        # Calls with shardings take longer, so that one device has none.
+        self._mesh = Mesh(np.array(devices[:count]), ("data",)) if data_parallel else None
         self._model = model
         self._precision = Precision.parse(mixed_precision)
         self._max_batch_size, self._min_batch_size = max(max_batch_size, count), count
@@ -104,6 +105,8 @@ class PredictProgram:
         """
         chosen = evaluated_leaves(arrays) if averaged else arrays
         weights = place_weights(chosen, self._abstract, "checkpoint_path")
+        if self._mesh is None:
+            return weights
         return jax.device_put(weights, NamedSharding(self._mesh, PartitionSpec()))
 
     def run(self, weights: Weights, inputs: Tree, *, probabilities: bool = False) -> Tree:
@@ -114,12 +117,22 @@ class PredictProgram:
         Raises:
             AetheriaError: the inputs are not shaped like the ones the model was trained on.
         """
-        inputs, size, is_single = self._check(inputs)
-        step = self._max_batch_size
-        cuts = [slice(start, start + step) for start in range(0, max(size, 1), step)]
-        pieces = [self._run_piece(weights, _rows(inputs, cut), probabilities) for cut in cuts]
-        outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
-        return jax.tree.map(lambda a: a[0], outputs) if is_single else outputs
+        if not self._is_ready(inputs):
+            inputs, is_single = self._check(inputs)
+            if is_single:
+                return jax.tree.map(lambda a: a[0], self._run(weights, inputs, probabilities))
+        return self._run(weights, inputs, probabilities)
+
+    def _run(self, weights: Weights, inputs: Tree, probabilities: bool) -> Tree:
+        size, step = _num_rows(inputs), self._max_batch_size
+        if size <= step:
+            return self._run_piece(weights, inputs, size, probabilities)
+        pieces = [
+            self._run_piece(weights, _rows(inputs, slice(start, start + step)), rows, probabilities)
+            for start in range(0, size, step)
+            for rows in (min(step, size - start),)
+        ]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
     def compile(self, batch_size: int, probabilities: bool = False) -> tuple[int, Any]:
         """Returns the bucket of a batch size and its executable, compiled at the first call."""
@@ -143,27 +156,40 @@ class PredictProgram:
             lambda spec: jax.ShapeDtypeStruct((bucket, *spec.shape[1:]), spec.dtype), self._inputs
         )
         jit = jit_for(jax.default_backend())
-        whole, rows = (NamedSharding(self._mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+        shardings: dict[str, Any] = {}
+        if self._mesh is not None:
+            rows = NamedSharding(self._mesh, PartitionSpec("data"))
+            whole = NamedSharding(self._mesh, PartitionSpec())
+            shardings = {"in_shardings": (whole, rows), "out_shardings": rows}
         with named_frames():
-            predict = jit(predict, in_shardings=(whole, rows), out_shardings=rows)
-            return predict.lower(self._abstract, inputs).compile()
+            return jit(predict, **shardings).lower(self._abstract, inputs).compile()
 
     def _predict(self, weights: Weights, inputs: Tree) -> Tree:
         params = self._precision.cast_params(weights.params)
         inputs = self._precision.cast_inputs(inputs)
         return call_hook(self._model, "predict", params, weights.model_state, inputs)
 
-    def _run_piece(self, weights: Weights, piece: Tree, probabilities: bool) -> Tree:
-        size = len(jax.tree.leaves(piece)[0])
+    def _run_piece(self, weights: Weights, piece: Tree, size: int, probabilities: bool) -> Tree:
         bucket, executable = self.compile(size, probabilities)
         if size < bucket:
-            piece = jax.tree.map(lambda column: _pad(column, bucket), piece)
-        outputs = jax.device_get(executable(weights, piece))
-        return jax.tree.map(lambda a: a[:size], outputs)
+            piece = _map(lambda column: _pad(column, bucket), piece)
+        # A copy, since what a device lends is read-only and keeps the whole bucket.
+        return _map(lambda a: np.array(a)[:size], executable(weights, piece))
 
-    def _check(self, inputs: Tree) -> tuple[Tree, int, bool]:
-        """Returns the inputs as arrays like those of training, their number of rows, and whether
-        they are one example, to which the batch dim was added.
+    def _is_ready(self, inputs: Tree) -> bool:
+        """Whether inputs are a batch just as in training, so that nothing is to be checked."""
+        like = self._inputs
+        return (
+            type(inputs) is np.ndarray
+            and not isinstance(like, Mapping)
+            and inputs.dtype == like.dtype
+            and inputs.shape[1:] == like.shape[1:]
+            and inputs.ndim == len(like.shape)
+        )
+
+    def _check(self, inputs: Tree) -> tuple[Tree, bool]:
+        """Returns the inputs as arrays like those of training, and whether they are one example, to
+        which the batch dim was added.
         """
         arrays = _as_arrays(self._inputs, inputs, "inputs")
         likes = jax.tree.leaves(self._inputs)
@@ -180,7 +206,18 @@ class PredictProgram:
                 f"predict: expected inputs of as many rows in every column, got {sorted(sizes)}; "
                 "give every example every column"
             )
-        return checked, sizes.pop(), is_single
+        return checked, is_single
+
+
+def _num_rows(inputs: Tree) -> int:
+    return len(inputs if isinstance(inputs, np.ndarray) else jax.tree.leaves(inputs)[0])
+
+
+def _map(function: Callable[[Any], np.ndarray], tree: Tree) -> Tree:
+    """`jax.tree.map`, which takes as long as a small model for a tree of one array."""
+    if isinstance(tree, np.ndarray | jax.Array):
+        return function(tree)
+    return jax.tree.map(function, tree)
 
 
 def _as_arrays(spec: Tree, inputs: Tree, name: str) -> Tree:
