@@ -5,6 +5,7 @@
     python scripts/bench.py --peers FOLDER      # with these
     python scripts/bench.py --device gpu [--mixed-precision]
     python scripts/bench.py --saves [--pairs 5] # what a snapshot costs, by size; no works
+    python scripts/bench.py --predict [--pairs 9] [--works mlp,cnn]  # calls of a Predictor
     python scripts/bench.py --startup [--pairs 5] [--works mlp,cnn]  # seconds to the first step
 
 Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
@@ -23,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import startup
-from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, SAVE_SIZES, SAVES
+from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, PREDICT, SAVE_SIZES, SAVES
 from benchmarks.environments import make_environments, missing
-from benchmarks.figures import reduce_work, saves_table, starts_table, table
+from benchmarks.figures import predictions_table, reduce_work, saves_table, starts_table, table
 from benchmarks.processes import ContestantError, measure
 from benchmarks.works import WORKS, describe
 
@@ -54,6 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--peers", type=_folder, metavar="FOLDER", help="where --setup made the environments")
     add("--setup", type=_folder, metavar="FOLDER", help="make the peers' environments, and leave")
     add("--saves", action="store_true", help="measure saves of 1, 100 and 1,000 MB, and leave")
+    add("--predict", action="store_true", help="measure predictions of the works, and leave")
     add("--startup", action="store_true", help="measure starts of mlp and cnn, and leave")
     add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
     add("--json", action="store_true", help="figures for programs, and each round's")
@@ -162,6 +164,28 @@ def run_saves(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_predict(options: argparse.Namespace) -> int:
+    """Measures and prints what predictions cost; returns the exit code."""
+    works: dict[str, Any] = {}
+    for work in options.works:
+        _say(f"predictions of {work}: {options.pairs} rounds")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                spec = describe(WORKS[work], options.device, False, Path(folder) / "data.npz")
+                spec |= {"device": options.device, "num_rounds": options.pairs}
+                works[work] = measure("predict", PREDICT, spec, None, options.launcher)["rounds"]
+            except (AetheriaError, ContestantError) as error:
+                _say(f"bench: {error}")
+                return 1
+    if options.json:
+        print(json.dumps({"device": options.device, "predict": works}, indent=2))
+        return 0
+    for work, rounds in works.items():
+        print(f"predictions of {work}, {len(rounds)} rounds (medians, least to most)")
+        print(predictions_table(rounds))
+    return 0
+
+
 def run_startup(options: argparse.Namespace) -> int:
     """Measures and prints what a start costs; returns the exit code."""
     works: dict[str, Any] = {}
@@ -203,6 +227,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if options.saves:
         return run_saves(options)
+    if options.predict:
+        return run_predict(options)
     if options.startup:
         return run_startup(options)
     contestants, reports, failed = choose(options), {}, False

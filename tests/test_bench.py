@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support.long import only_long
 from support.runs import REPOSITORY
@@ -15,7 +16,13 @@ SCRIPTS = REPOSITORY / "scripts"
 sys.path.append(str(SCRIPTS))
 
 from benchmarks.contestants import CONTESTANTS  # noqa: E402
-from benchmarks.figures import reduce_work, saves_table, starts_table, table  # noqa: E402
+from benchmarks.figures import (  # noqa: E402
+    predictions_table,
+    reduce_work,
+    saves_table,
+    starts_table,
+    table,
+)
 
 
 def bench(*arguments, **options):
@@ -143,6 +150,28 @@ def test_a_save_is_measured_at_each_size(tmp_path):
     assert bench.size_bytes() == pytest.approx(1e6, rel=0.5)
     assert set(bench.round()) == {"raw", "orbax", "ours", "resume", "blocking"}
     assert bench.round()["ours"] > 0  # it cleans up after itself
+
+
+def test_predictions_are_held_against_the_compiled_function_of_their_round():
+    def times(seconds, rate):
+        return {"rows_per_second": rate, "latencies": {"1": [seconds] * 99 + [9 * seconds]}}
+
+    rounds = [{"ours": times(1.2e-5, 90), "by hand": times(1e-5, 100)}]
+    text = predictions_table(rounds)
+    assert "ratio 0.900 (0.900 to 0.900)   at least 0.95: MISSED" in text
+    assert "p50 12 µs, by hand 10 µs: ratio 1.200 (1.200 to 1.200)   at most 1.3: met" in text
+    assert "p99" in text and "one row, 1 thread:" in text
+
+
+def test_predictions_of_a_work_are_measured(tmp_path):
+    import benchmarks.predict as predictions
+    from benchmarks.works import WORKS, describe
+
+    spec = describe(WORKS["mlp"], "cpu", False, tmp_path / "data.npz")
+    bench = predictions.Bench({**spec, "folder": tmp_path, "changes": {}})
+    rows = bench.inputs[:3]
+    np.testing.assert_array_equal(*(call(rows) for call in bench.ways.values()))
+    assert set(bench.round()["ours"]["latencies"]) == {"1", "8"}
 
 
 def test_contestants_of_different_sizes_are_not_compared():

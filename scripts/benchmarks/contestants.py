@@ -81,6 +81,10 @@ GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over
 
 SAVES = Contestant(module="saves")
 SAVE_SIZES = (1, 100, 1000)  # megabytes
+PREDICT = Contestant(module="predict")
+# Of a Predictor over the compiled function alone: rows a second at least, and the time of a call of
+# one row at most, its median and its 99th percentile.
+PREDICT_BARS: Mapping[str, float] = {"rows_per_second": 0.95, "p50": 1.3, "p99": 3.0}
 BLOCKING_BAR = 0.025  # seconds that a save keeps the loop waiting, whatever the size
 # Of a start of Aetheria over that of a script by hand, at most: (start, figure) -> bar.
 START_BARS: Mapping[tuple[str, str], float] = {

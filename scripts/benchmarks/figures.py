@@ -9,6 +9,7 @@ from benchmarks.contestants import (
     BY_HAND,
     COMPARISONS,
     GUARD_BARS,
+    PREDICT_BARS,
     SAVE_BARS,
     START_BARS,
 )
@@ -131,6 +132,41 @@ def saves_table(sizes: Mapping[str, Mapping[str, Any]]) -> str:
             verdict = _verdict(bar, ratio["median"], least=False) if against == other else ""
             lines.append(f"    whole / {other}: {_text(ratio)}{verdict}")
     return "\n".join(lines)
+
+
+def predictions_table(rounds: Sequence[Round]) -> str:
+    """The figures of predictions as text: rates of batches, and times of calls of one row."""
+    name = "rows_per_second"
+    rates = {way: statistics.median(r[way][name] for r in rounds) for way in rounds[0]}
+    ratio = _spread(_ratios(rounds, "ours", "by hand", name))
+    verdict = _verdict(PREDICT_BARS[name], ratio["median"], least=True)
+    lines = [
+        f"  batches: {rates['ours']:.0f} rows/s, by hand {rates['by hand']:.0f}",
+        f"    ratio {_text(ratio)}{verdict}",
+    ]
+    for num_threads in rounds[0]["ours"]["latencies"]:
+        lines.append(f"  one row, {num_threads} {'thread' if num_threads == '1' else 'threads'}:")
+        for name, quantile in (("p50", 50), ("p99", 99)):
+            times = [
+                {way: _percentile(r[way]["latencies"][num_threads], quantile) for way in r}
+                for r in rounds
+            ]
+            medians = {way: statistics.median(each[way] for each in times) for way in times[0]}
+            ratio = _spread([each["ours"] / each["by hand"] for each in times])
+            verdict = _verdict(PREDICT_BARS[name], ratio["median"], least=False)
+            lines.append(
+                f"    {name} {_us(medians['ours'])}, by hand {_us(medians['by hand'])}: ratio "
+                f"{_text(ratio)}{verdict}"
+            )
+    return "\n".join(lines)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100)[percent - 1]
+
+
+def _us(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} µs"
 
 
 def starts_table(rounds: Sequence[Round]) -> str:
