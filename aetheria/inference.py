@@ -184,12 +184,55 @@ class Predictor:
         """How many programs were compiled for the snapshot in use."""
         return self._loaded.program.num_compilations
 
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | Sequence[int] = 0,
+        stop: Any = None,
+        cache: bool = True,
+        stream: bool = False,
+    ) -> Any:
+        """Generates what follows a prompt, token by token, with a language model.
+
+        The tokens depend on the prompt and on the options alone: the same in any batch, from any
+        thread. After as many tokens as the model was trained to see at once, it goes on from the
+        last half of them.
+
+        Args:
+            prompt: a text, for a model of bytes; token ids [length]; or a list of these.
+            max_new_tokens: the most tokens to draw.
+            temperature: divides the logits; 0 takes the most probable token.
+            top_k: draw from so many tokens, the most probable ones; None: from all.
+            top_p: draw from the fewest tokens with this probability together; None: from all.
+            seed: of the draws; a list has one for each prompt.
+            stop: a text or a token that ends the result, without being part of it; or a list.
+            cache: use the hooks `empty_cache` and `decode` of a model that has them; without them
+                each token takes a whole `predict`.
+            stream: return an iterator of the pieces of the result, each as soon as it is drawn.
+
+        Returns:
+            The new tokens, without the prompt: text for a text, i32 [num_new] for token ids, a list
+            for a list.
+
+        Raises:
+            AetheriaError: the model is no language model, or a prompt or an option is not valid.
+        """
+        from aetheria.hardware.jax.generation import Request, Sampling
+
+        self._check_process()
+        request = Request(max_new_tokens, Sampling(temperature, top_k, top_p), seed, stop)
+        loaded = self._loaded
+        generator = loaded.program.generator(cache)
+        run = generator.stream if stream else generator.generate
+        return run(loaded.weights, prompt, request)
+
     def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
-        if os.getpid() != self._process:
-            raise AetheriaError(
-                "predict: expected the process that made the predictor, got a fork of it, in which "
-                "JAX hangs; make the predictor there, or start processes with the method 'spawn'"
-            )
+        self._check_process()
         loaded = self._loaded
         if loaded.encoding is not None:
             inputs = loaded.encoding.encode_inputs(inputs)
@@ -199,6 +242,13 @@ class Predictor:
             if (line := out_of_range(inputs, loaded.ranges)) is not None:
                 warnings.warn(line, stacklevel=3)
         return outputs
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise AetheriaError(
+                "predict: expected the process that made the predictor, got a fork of it, in which "
+                "JAX hangs; make the predictor there, or start processes with the method 'spawn'"
+            )
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Loads other weights (None: reads the same path again). Calls under way finish with the

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from aetheria import AdamW, Classes, Classifier, register_model, split_batch
 from aetheria.errors import AetheriaError
+from aetheria.model.decoding import KeyValues
 from aetheria.model.layers import causal_attention
 
 # Matched by name, since a stack of vectors has the rank of a matrix. Biases and the scales of norms
@@ -27,22 +28,34 @@ def _residual_init(num_layers: int) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(0.5 / num_layers, "fan_in", "truncated_normal")
 
 
+class _Past(NamedTuple):
+    """What a row has read before: `cache` holds the keys and values of `start` [batch] tokens."""
+
+    cache: KeyValues
+    start: jax.Array
+
+
 class _Attention(nn.Module):
-    """Causal self-attention."""
+    """Causal self-attention, over the tokens in x alone or also over those read before."""
 
     model: "Transformer"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, past, layer):
         batch, length, width = x.shape
         heads = (batch, length, self.model.num_heads, -1)
         # [width, 3, width], not [width, 3 * width]: a shard of the last dim has whole heads.
         qkv = nn.DenseGeneral((3, width), name="qkv")(x.reshape(-1, width))
         q, k, v = (qkv[:, i].reshape(heads) for i in range(3))
-        x = causal_attention(q, k, v).reshape(-1, width)
+        if past is None:
+            x = causal_attention(q, k, v)
+        else:
+            x, cache = past.cache.attend(q, k, v, layer, past.start)
+            past = past._replace(cache=cache)
+        x = x.reshape(-1, width)
         kernel_init = _residual_init(self.model.num_layers)
         x = nn.Dense(width, kernel_init=kernel_init, name="out")(x)
-        return x.reshape(batch, length, width)
+        return x.reshape(batch, length, width), past
 
 
 class _Mlp(nn.Module):
@@ -59,7 +72,8 @@ class _Mlp(nn.Module):
 
 
 class _Block(nn.Module):
-    """One layer: adds the output of each branch to x [batch, length, width].
+    """One layer: adds the output of each branch to x [batch, length, width], and its keys and
+    values to what was read before, if anything was.
 
     Dense layers see [batch * length, width], which takes 9 % less time for a step on a CPU.
     """
@@ -68,27 +82,34 @@ class _Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x, _):
+    def __call__(self, carry, layer):
+        x, past = carry
         dropout = nn.Dropout(self.model.dropout, deterministic=not self.train)
         norm = partial(nn.LayerNorm, epsilon=1e-5)
         attend, feed = _Attention(self.model, name="attention"), _Mlp(self.model, name="mlp")
-        x = split_batch(x + dropout(attend(norm(name="attention_norm")(x))))
+        attended, past = attend(norm(name="attention_norm")(x), past, layer)
+        x = split_batch(x + dropout(attended))
         x = split_batch(x + dropout(feed(norm(name="mlp_norm")(x))))
-        return x, None
+        return (x, past), None
 
 
 class _Layers(nn.Module):
     model: "Transformer"
 
     @nn.compact
-    def __call__(self, inputs, train):
+    def __call__(self, inputs, train, past=None):
+        """Returns the logits of `inputs`; with a past, also the cache that holds these too."""
         model = self.model
         embed = partial(nn.Embed, features=model.width, embedding_init=nn.initializers.normal(0.02))
         tokens = embed(model.vocab_size, name="tokens")
         positions = embed(model.max_length, name="positions")
-        x = split_batch(tokens(inputs) + positions(jnp.arange(inputs.shape[1])))
+        embedded, places = tokens(inputs), jnp.arange(inputs.shape[1])
+        if past is not None:
+            places = past.start[:, None] + places
+        x = split_batch(embedded + positions(places))
         x = nn.Dropout(model.dropout, deterministic=not train)(x)
-        x, _ = _stacked(model, train)(x, None)
+        layers = None if past is None else jnp.arange(model.num_layers)
+        (x, past), _ = _stacked(model, train)((x, past), layers)
         x = split_batch(nn.LayerNorm(epsilon=1e-5, name="norm")(x))
         # The softmax needs float32 logits, even if the products are computed in a narrower dtype.
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -100,7 +121,8 @@ class _Layers(nn.Module):
         else:
             head = nn.Dense(model.vocab_size, False, dot_general=widely, name="head")
             logits = head(x)
-        return logits.reshape(*inputs.shape, model.vocab_size)
+        logits = logits.reshape(*inputs.shape, model.vocab_size)
+        return logits if past is None else (logits, past.cache)
 
 
 def _stacked(model: "Transformer", train: bool) -> nn.Module:
@@ -180,6 +202,14 @@ class Transformer(Classifier):
                 f"data's inputs, got {self.max_length}; use max_length={inputs.shape[1]}"
             )
         return super().init(rng, example_batch)
+
+    def empty_cache(self, params, batch_size, length):
+        size, dtype = self.width // self.num_heads, jax.tree.leaves(params)[0].dtype
+        return KeyValues.empty(batch_size, self.num_layers, self.num_heads, length, size, dtype)
+
+    def decode(self, params, model_state, tokens, start, cache):
+        variables = {"params": params, **model_state}
+        return self.network().apply(variables, tokens, False, _Past(cache, start))
 
     def class_columns(self):
         tokens = Classes(self.vocab_size, shape=None)

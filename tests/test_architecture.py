@@ -155,6 +155,8 @@ NOT_IN_A_PLAIN_RUN = (
     "aetheria.hardware.jax.distributed",
     "aetheria.hardware.jax.local_devices",
     "aetheria.hardware.jax.prediction",
+    "aetheria.hardware.jax.generation",
+    "aetheria.model.decoding",
     "aetheria.hardware.processes.agreed_stop",
     "aetheria.hardware.processes.handshake",
     "aetheria.hardware.processes.rendezvous_server",

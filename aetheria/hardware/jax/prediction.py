@@ -5,7 +5,7 @@ Knows neither a snapshot's files nor training.
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,6 +27,9 @@ from aetheria.model.model import Model
 from aetheria.model.nesting import nested_columns
 from aetheria.model.precision import Precision
 from aetheria.plugins.user_code import named_frames
+
+if TYPE_CHECKING:  # most models generate nothing
+    from aetheria.hardware.jax.generation import Generator
 
 
 class PredictProgram:
@@ -65,6 +68,7 @@ class PredictProgram:
         self._precision = Precision.parse(mixed_precision)
         self._max_batch_size, self._min_batch_size = max(max_batch_size, count), count
         self._compiled: dict[tuple[int, bool], Any] = {}
+        self._generators: dict[bool, Generator] = {}
         self._lock = threading.Lock()
         batch = example_shapes(example_spec, "checkpoint_path")
         nested = nested_columns(batch)
@@ -144,6 +148,22 @@ class PredictProgram:
                 if key not in self._compiled:
                     self._compiled[key] = self._compile(bucket, probabilities)
         return bucket, self._compiled[key]
+
+    def generator(self, cache: bool) -> "Generator":
+        """Returns what generates text with the model, with its key-value cache if it has one.
+
+        Raises:
+            AetheriaError: the model is no language model.
+        """
+        from aetheria.hardware.jax.generation import DecodeProgram, Generator
+
+        with self._lock:
+            if cache not in self._generators:
+                program = DecodeProgram(
+                    self._model, self._precision, self._inputs, self._abstract, cached=cache
+                )
+                self._generators[cache] = Generator(program)
+            return self._generators[cache]
 
     def _compile(self, bucket: int, probabilities: bool) -> Any:
         def predict(weights: Weights, inputs: Tree) -> Tree:

@@ -1,0 +1,5 @@
+"""Generates text with a language model."""
+
+COMMANDS = {
+    ("generate",): "aetheria.tools.generate.command:GenerateCommand",
+}
