@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -16,7 +17,7 @@ from aetheria.data.ranges import out_of_range
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.prediction import PredictProgram, Weights
-from aetheria.hardware.layout.leaves import evaluated_leaves
+from aetheria.hardware.layout.leaves import evaluated_leaves, named_leaves
 from aetheria.model.by_name import RecordedModel, check_agrees, remake_model
 from aetheria.model.model import Model
 from aetheria.plugins.bounded import build_described
@@ -24,6 +25,8 @@ from aetheria.plugins.discovery import find_project
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.run_folder import newest_runs
+from aetheria.tools.weights.leaf_files import SUFFIX, is_leaf_file, read_leaf_file
+from aetheria.tools.weights.matching import match_leaves
 from aetheria.tools.weights.weights import WeightsRequest, looks_like_weights, read_weights
 
 
@@ -62,8 +65,8 @@ class Predictor:
             the same model; all others are the snapshot's.
         checkpoint_path: a snapshot, a run folder, or a run and a word, such as `runs/mlp/1@best`. A
             relative path is searched from the current folder, then in the newest run under `runs/`;
-            an ending `.pt` is ignored. It may also be a file of PyTorch weights, `.pt` or
-            `.safetensors`, or an exported folder.
+            an ending `.pt` is ignored. It may also be a file of weights, `.pt` or `.safetensors`,
+            under PyTorch's names or JAX's, or an exported folder of PyTorch's.
         mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
             what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
@@ -303,12 +306,15 @@ class Predictor:
             request = WeightsRequest(self._name, self._params, project, self._input_shape)
             weights = read_weights(file, request)
             model = RecordedModel(weights.model.name, weights.model.params)
-            return _Source(file, weights.arrays, model, weights.example_spec, False)
+            spec, precision, about = weights.example_spec, weights.mixed_precision, weights.about
+            if about is None:
+                return _Source(file, weights.arrays, model, spec, precision)
+            encoding = _encoding(about.encoding, file)
+            ranges = about.input_ranges or {}
+            return _Source(file, weights.arrays, model, spec, precision, encoding, ranges)
         snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
         run, model = snapshot.record.run, recorded_model(snapshot.record.run)
-        encoding = None
-        if run.encoding is not None:
-            encoding = read_encoding(run.encoding, str(snapshot.path))
+        encoding = _encoding(run.encoding, snapshot.path)
         spec, precision = run.example_spec, run.mixed_precision
         ranges = run.input_ranges or {}
         return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)
@@ -318,23 +324,58 @@ def _remake(kind: type[Predictor], options: dict[str, Any]) -> Predictor:
     return kind(**options)
 
 
-def load_params(checkpoint_path: str | Path) -> dict[str, Any]:
-    """Reads the parameters of a snapshot, to start another model from them.
+def _encoding(said: object, path: Path) -> Encoding | None:
+    return None if said is None else read_encoding(said, str(path))
+
+
+def load_params(
+    checkpoint_path: str | Path, *, into: Any = None, partial: bool = False
+) -> dict[str, Any]:
+    """Reads parameters, to start another model from them.
 
     Call it in the hook `Model.pretrained`, and keep the parameters of `init` where the two models
-    differ.
+    differ: by hand, or by `into` and `partial`.
 
     Args:
-        checkpoint_path: a snapshot or a run, as `Predictor` takes it: `runs/mlp/1@best`.
+        checkpoint_path: a snapshot or a run, as `Predictor` takes it: `runs/mlp/1@best`; or a
+            `.safetensors` file with JAX's leaf names, such as
+            `aetheria export --format safetensors` writes.
+        into: the parameters of the model, nested dicts of arrays. What is returned has their names,
+            shapes and dtypes. None: as they are stored.
+        partial: keep those of `into` where there is none to read or it has another shape, and warn
+            of each; without it, that is an error.
 
     Returns:
         Nested dicts of NumPy arrays: `{"Dense_0": {"kernel": …}}`; the averaged parameters, if the
         run kept an average.
 
     Raises:
-        SnapshotError: there is no such snapshot, or it is damaged.
+        AetheriaError: there is no such snapshot or file, it is damaged, or it does not fit.
     """
-    snapshot = read_snapshot(find_snapshot(str(checkpoint_path), newest_runs()[:1]))
-    leaves = evaluated_leaves(snapshot.arrays)
-    params = {path: array for path, array in leaves.items() if path.split("/")[0] == "params"}
-    return unflatten_dict(params, sep="/")["params"]
+    path = Path(checkpoint_path)
+    if path.suffix == SUFFIX and path.is_file():
+        if not is_leaf_file(path):
+            raise AetheriaError(
+                f"{path}: expected JAX's leaf names, got PyTorch's; make a snapshot of it with "
+                "aetheria import"
+            )
+        arrays, _ = read_leaf_file(path)
+    else:
+        snapshot = read_snapshot(find_snapshot(str(checkpoint_path), newest_runs()[:1]))
+        path, arrays = snapshot.path, evaluated_leaves(snapshot.arrays)
+    params = {
+        leaf.removeprefix("params/"): array
+        for leaf, array in arrays.items()
+        if leaf.startswith("params/")
+    }
+    if into is None:
+        if partial:
+            raise AetheriaError("partial: expected it beside into, got it alone; give both")
+        return unflatten_dict(params, sep="/")
+    own = named_leaves(into)
+    match = match_leaves(params, {name: np.asarray(leaf) for name, leaf in own.items()})
+    match.check(str(path), partial=partial, option="partial=True")
+    if not match.is_whole:
+        warnings.warn(f"{path}: {match.report()}", stacklevel=2)
+    leaves = [match.arrays.get(name, leaf) for name, leaf in own.items()]
+    return jax.tree.unflatten(jax.tree.structure(into), leaves)

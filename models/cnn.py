@@ -34,7 +34,7 @@ class _Layers(nn.Module):
         for channels in model.conv_dims:
             x = nn.Conv(channels, (5, 5), use_bias=not model.batch_norm)(x)
             x = max_pool(nn.relu(self._norm(x, train)))
-        x = nn.Dense(model.hidden_dim, use_bias=not model.batch_norm)(x.reshape(len(x), -1))
+        x = nn.Dense(model.hidden_dim, use_bias=not model.batch_norm)(x.reshape(x.shape[0], -1))
         x = nn.relu(self._norm(x, train))
         x = nn.Dropout(model.dropout, deterministic=not train)(x)
         return nn.Dense(model.num_classes)(x)

@@ -38,6 +38,7 @@ PAGES = [
     ["docs/pytorch.md"],
     ["docs/how-to/own_loop.md"],
     ["docs/how-to/generate.md"],
+    ["docs/how-to/export.md"],
 ]
 
 

@@ -24,7 +24,8 @@ from aetheria.errors import AetheriaError  # noqa: E402
 from aetheria.hardware.torch.counterparts import COUNTERPARTS  # noqa: E402
 from aetheria.inference import Predictor  # noqa: E402
 from aetheria.snapshots import read_snapshot  # noqa: E402
-from aetheria.tools.weights.command import ExportCommand, ImportCommand  # noqa: E402
+from aetheria.tools.weights.export_command import ExportCommand  # noqa: E402
+from aetheria.tools.weights.import_command import ImportCommand  # noqa: E402
 
 PARAMS = {
     "mlp": {"input_dim": 6, "hidden_dim": 8, "num_layers": 2, "num_classes": 3},
@@ -297,7 +298,7 @@ def test_wrong_requests_are_one_line_each_and_write_nothing(sound_file, train, t
     cases = [
         (["export", str(run.run_dir), "--to", "taken.pt"], "--to: expected a name that is free"),
         (["export", "nope", "--to", "x.pt"], "snapshot: expected one at nope"),
-        (["export", str(run.run_dir)], "expected --to FILE, got none"),
+        (["export", str(run.run_dir)], "expected --to PATH, got none"),
         (["export", str(run.run_dir), "--to", "/proc/x.pt"], "expected a place that can be"),
         (["import", str(sound_file), "--workdir", "new"], "model_name: expected one"),
         (["import", str(sound_file), "--workdir", "new", *mlp], "expected 'layers.0.weight' to be"),

@@ -94,7 +94,7 @@ class LinenModel(NetworkModel):
     ) -> tuple[Arrays, ModelState]:
         variables = {"params": params, **model_state}
         mutable = list(model_state) if train else []
-        with linen.intercept_methods(_split_outputs(len(jax.tree.leaves(inputs)[0]))):
+        with linen.intercept_methods(_split_outputs(jax.tree.leaves(inputs)[0].shape[0])):
             outputs, changed = self.network().apply(
                 variables, inputs, train=train, rngs=_streams(rng, train), mutable=mutable
             )

@@ -46,7 +46,7 @@ class Jit(Protocol):
 
 def jit_for(platform: str) -> Jit:
     """Makes `jax.jit` for functions of arrays, with the options and forms of a platform."""
-    options = _OPTIONS.get(platform, {})
+    options = compiler_options_for(platform)
     rules = {**WIDE_SUMS, **(LIBRARY_CONVOLUTIONS if platform == "cpu" else {})}
 
     def jit(
@@ -60,6 +60,11 @@ def jit_for(platform: str) -> Jit:
         return jax.jit(rewrite(function, rules, around), compiler_options=chosen, **how)
 
     return jit
+
+
+def compiler_options_for(platform: str) -> Mapping[str, str]:
+    """The options of XLA's compiler that `jit_for` sets on a platform."""
+    return _OPTIONS.get(platform, {})
 
 
 def begin_to_compile(lowered: jax.stages.Lowered) -> Callable[[], None]:

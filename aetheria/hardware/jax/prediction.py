@@ -44,6 +44,9 @@ class PredictProgram:
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
         data_parallel: whether every piece is split over all devices of this process, or over the
             largest power of two of them, each of which holds the weights; else one device computes.
+
+    Attributes:
+        abstract: shapes and dtypes of the weights.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class PredictProgram:
                 "name what the network sees so in its dataset, a mapping if it is several columns"
             )
         self._inputs = nested["inputs"]
-        self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
+        self.abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -94,7 +97,7 @@ class PredictProgram:
     @property
     def has_probabilities(self) -> bool:
         """Whether the model makes probabilities of its outputs."""
-        outputs = jax.eval_shape(self._predict, self._abstract, self._inputs)
+        outputs = jax.eval_shape(self._predict, self.abstract, self._inputs)
         try:
             jax.eval_shape(self._model.probabilities, outputs)
         except AetheriaError:
@@ -108,7 +111,7 @@ class PredictProgram:
             SnapshotError: they are another model's; the leaf is named.
         """
         chosen = evaluated_leaves(arrays) if averaged else arrays
-        weights = place_weights(chosen, self._abstract, "checkpoint_path")
+        weights = place_weights(chosen, self.abstract, "checkpoint_path")
         if self._mesh is None:
             return weights
         return jax.device_put(weights, NamedSharding(self._mesh, PartitionSpec()))
@@ -166,15 +169,7 @@ class PredictProgram:
             return self._generators[cache]
 
     def _compile(self, bucket: int, probabilities: bool) -> Any:
-        def predict(weights: Weights, inputs: Tree) -> Tree:
-            outputs = self._predict(weights, inputs)
-            check_rows(self._model, "predict", outputs, bucket)
-            outputs = self._model.probabilities(outputs) if probabilities else outputs
-            return self._precision.cast_outputs(outputs)
-
-        inputs = jax.tree.map(
-            lambda spec: jax.ShapeDtypeStruct((bucket, *spec.shape[1:]), spec.dtype), self._inputs
-        )
+        predict = self.make_function(bucket, probabilities)
         jit = jit_for(jax.default_backend())
         shardings: dict[str, Any] = {}
         if self._mesh is not None:
@@ -182,7 +177,24 @@ class PredictProgram:
             whole = NamedSharding(self._mesh, PartitionSpec())
             shardings = {"in_shardings": (whole, rows), "out_shardings": rows}
         with named_frames():
-            return jit(predict, **shardings).lower(self._abstract, inputs).compile()
+            return jit(predict, **shardings).lower(self.abstract, self.inputs(bucket)).compile()
+
+    def make_function(self, num_rows: int, probabilities: bool) -> Callable[[Weights, Tree], Tree]:
+        """Makes the function that is compiled for a number of rows, which may be symbolic."""
+
+        def predict(weights: Weights, inputs: Tree) -> Tree:
+            outputs = self._predict(weights, inputs)
+            check_rows(self._model, "predict", outputs, num_rows)
+            outputs = self._model.probabilities(outputs) if probabilities else outputs
+            return self._precision.cast_outputs(outputs)
+
+        return predict
+
+    def inputs(self, num_rows: int) -> Tree:
+        """Shapes and dtypes of `num_rows` inputs."""
+        return jax.tree.map(
+            lambda spec: jax.ShapeDtypeStruct((num_rows, *spec.shape[1:]), spec.dtype), self._inputs
+        )
 
     def _predict(self, weights: Weights, inputs: Tree) -> Tree:
         params = self._precision.cast_params(weights.params)

@@ -5,7 +5,6 @@ Knows files and tensors by name; no model.
 
 import hashlib
 import json
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -67,30 +66,18 @@ def read_weight_file(path: Path) -> WeightFile:
 def write_weight_file(
     path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> None:
-    """Writes weights whole or not at all: `.pt`, `.safetensors`, or, for any other name, a folder.
+    """Writes weights to a new path: `.pt`, `.safetensors`, or, for any other name, a folder.
 
     Raises:
-        SnapshotError: the path exists already, or cannot be written.
+        OSError: it cannot be written.
     """
-    if path.exists():
-        raise SnapshotError(f"--to: expected a name that is free, got {path}; name another")
     about = {**about, "sha256": _digest(tensors)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            partial = Path(folder) / path.name
-            if path.suffix in (*PICKLED, PLAIN):
-                _write(partial, tensors, about)
-            else:
-                partial.mkdir()
-                _write(partial / WEIGHTS_FILE, tensors, about)
-                (partial / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n")
-            partial.replace(path)
-    except OSError as error:
-        raise SnapshotError(
-            f"--to: expected a place that can be written to, got {path} ({error.strerror}); name "
-            "another"
-        ) from error
+    if path.suffix in (*PICKLED, PLAIN):
+        _write(path, tensors, about)
+    else:
+        path.mkdir()
+        _write(path / WEIGHTS_FILE, tensors, about)
+        (path / MODEL_FILE).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Exports weights to PyTorch and imports weights from it."""
+"""Exports weights and whole predictions for other programs, and imports weights."""
 
 COMMANDS = {
-    ("export",): "aetheria.tools.weights.command:ExportCommand",
-    ("import",): "aetheria.tools.weights.command:ImportCommand",
+    ("export",): "aetheria.tools.weights.export_command:ExportCommand",
+    ("import",): "aetheria.tools.weights.import_command:ImportCommand",
 }

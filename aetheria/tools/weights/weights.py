@@ -1,24 +1,23 @@
-"""Converts weight files of PyTorch to snapshots, and snapshots to weight files."""
+"""Reads files of weights as leaves of a model, and makes a snapshot of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from aetheria.build import build_feed, build_model, require_torch
-from aetheria.build.provenance import describe_run, recorded_model, resolve_model
+from aetheria.build.provenance import describe_run, resolve_model
 from aetheria.config import Config
-from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import ImportedFrom, ResolvedArguments, SnapshotRecord
 from aetheria.engine.run_state import RunState
-from aetheria.engine.typed_json import JsonObject, to_json
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.hardware.layout.leaves import (
     abstract_weights,
     averaged_param,
-    evaluated_leaves,
+    export_leaves,
     named_leaves,
 )
 from aetheria.hardware.layout.state import init_options, make_init
@@ -28,6 +27,12 @@ from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import FLOAT32, Precision
 from aetheria.plugins.bounded import build_described
+from aetheria.tools.weights.about import About
+from aetheria.tools.weights.leaf_files import is_leaf_file, read_leaf_file
+from aetheria.tools.weights.matching import match_leaves
+
+if TYPE_CHECKING:
+    from aetheria.hardware.torch.correspondence import Correspondence
 
 ExampleSpec = JsonObject
 
@@ -41,6 +46,7 @@ class WeightsRequest(NamedTuple):
         project: the project folder.
         input_shape: the shape of one example; None: as the file or the model says.
         example_spec: the columns of one example of the dataset, if a dataset is known.
+        partial: whether the file may have leaves that do not fit, or lack some.
     """
 
     model_name: str | None
@@ -48,6 +54,7 @@ class WeightsRequest(NamedTuple):
     project: Path | None
     input_shape: Sequence[int] | None = None
     example_spec: ExampleSpec | None = None
+    partial: bool = False
 
 
 class ImportedWeights(NamedTuple):
@@ -58,26 +65,39 @@ class ImportedWeights(NamedTuple):
         arrays: leaf path -> array, of parameters and model state.
         model: the model that they are of.
         example_spec: column name -> {"shape", "dtype"} of one example.
+        mixed_precision: the precision policy that the arrays are stored in.
+        about: what the file says beside its arrays, if it has JAX's leaf names.
+        report: what did not fit; None: all did.
     """
 
     path: Path
     arrays: Mapping[str, np.ndarray]
     model: NamedModel
     example_spec: ExampleSpec
+    mixed_precision: bool | str = False
+    about: About | None = None
+    report: str | None = None
 
 
 def looks_like_weights(path: Path) -> bool:
-    """Whether a path is a weight file of PyTorch, or an exported folder."""
+    """Whether a path is a file of weights, or a folder of them as model hubs have it."""
     files = (path, path / "model.safetensors")
     return any(f.is_file() and f.suffix in (".pt", ".pth", ".bin", ".safetensors") for f in files)
 
 
 def read_weights(path: Path, request: WeightsRequest) -> ImportedWeights:
-    """Reads weights of PyTorch as the leaves of the model that they belong to.
+    """Reads weights, under PyTorch's names or JAX's, as leaves of the model that they belong to.
 
     Raises:
-        AetheriaError: torch is missing, or the file is damaged or belongs to another model.
+        AetheriaError: a package is missing, or the file is damaged or belongs to another model.
     """
+    if is_leaf_file(path):
+        return _read_leaves(path, request)
+    if request.partial:
+        raise AetheriaError(
+            f"--partial: expected a .safetensors file with JAX's leaf names, got {path}; leave "
+            "it out"
+        )
     require_torch(str(path))
     from aetheria.hardware.torch.weight_files import read_weight_file
 
@@ -93,45 +113,36 @@ def read_weights(path: Path, request: WeightsRequest) -> ImportedWeights:
     if spec is None and request.input_shape is None:
         spec = about.get("example_spec")
     spec = spec or _inputs(model.model, tensors, request.input_shape)
-    link = _link(model.model, spec, _precision_of(tensors), str(path), len(tensors))
+    link = link_weights(model.model, spec, _precision_of(tensors), str(path), len(tensors))
     return ImportedWeights(path, link.to_leaves(tensors, str(path)), model, spec)
 
 
-def export_weights(
-    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
-) -> Mapping[str, Any]:
-    """Writes the weights of a snapshot, averaged ones if it has any, under PyTorch's names.
+def _read_leaves(path: Path, request: WeightsRequest) -> ImportedWeights:
+    given, about = read_leaf_file(path)
+    where, spec = str(path), request.example_spec
+    if spec is None and request.input_shape is not None:
+        spec = {"inputs": {"shape": list(request.input_shape), "dtype": "float32"}}
+    if about is None and (request.model_name is None or spec is None):
+        raise AetheriaError(
+            f"{where}: expected a description of its model, or model_name and input_shape, since "
+            "the file has only weights, got none; give both"
+        )
+    said = RecordedModel(None, {}) if about is None else about.recorded
+    model = remake_model(said, where, request.project, request.model_name, request.model_params)
+    if spec is None:
+        assert about is not None
+        spec = about.example_spec
+    precision = False if about is None else about.mixed_precision
+    batch = _example(spec, where)
 
-    Args:
-        snapshot: with its record.
-        to: the file or folder to write.
-        project: the project folder.
-        model_name: the model; None: the name in the snapshot.
+    def expected() -> Mapping[str, jax.ShapeDtypeStruct]:
+        weights = abstract_weights(model.model, Precision.parse(precision), batch)
+        return jax.eval_shape(export_leaves, weights)
 
-    Returns:
-        Name -> array, as written.
-
-    Raises:
-        AetheriaError: torch is missing, the model has no PyTorch counterpart, or `to` cannot be
-            written.
-    """
-    require_torch("export")
-    from aetheria.hardware.torch.weight_files import write_weight_file
-
-    run = snapshot.record.run
-    spec, said = run.example_spec, recorded_model(run)
-    if model_name is not None:  # the same model under a name that the caller gives
-        said = said._replace(name=model_name)
-    name, params, model = remake_model(said, str(snapshot.path), project, model_name)
-    arrays = {p: _at_least_float32(a) for p, a in evaluated_leaves(snapshot.arrays).items()}
-    precision = Precision.parse(run.mixed_precision)
-    wide = precision if precision.params == np.float64 else FLOAT32
-    link = _link(model, spec, wide, str(snapshot.path), len(arrays))
-    tensors = link.to_tensors(arrays)
-    resolved = {} if run.resolved is None else to_json(run.resolved)
-    about = {"model_name": name, "model_params": params, "example_spec": spec, "resolved": resolved}
-    write_weight_file(to, tensors, about)
-    return tensors
+    match = match_leaves(given, build_described(expected, where, len(given)))
+    match.check(where, partial=request.partial, option="--partial")
+    report = None if match.is_whole else match.report()
+    return ImportedWeights(path, match.arrays, model, spec, precision, about, report)
 
 
 def first_snapshot(
@@ -152,7 +163,15 @@ def first_snapshot(
             arrays[path] = weights.arrays[source].astype(array.dtype)
     lineage = ImportedFrom(file=str(weights.path))
     resolved = ResolvedArguments(model_params=resolve_model(config, project))
-    run = describe_run(config, spec, lineage=lineage, resolved=resolved)
+    about = None if weights.report is not None else weights.about
+    run = describe_run(
+        config,
+        spec,
+        lineage=lineage,
+        resolved=resolved,
+        encoding=None if about is None else about.encoding,
+        input_ranges=None if about is None else about.input_ranges,
+    )
     return arrays, RunState().record(run)
 
 
@@ -161,9 +180,10 @@ def spec_of_data(config: Config, project: Path | None) -> ExampleSpec:
     return build_feed(config, project, build_model(config, project)).example_spec()
 
 
-def _link(
+def link_weights(
     model: Model, spec: ExampleSpec, precision: Precision, where: str, num_arrays: int
-) -> Any:
+) -> "Correspondence":
+    """Makes the map between a model's leaves and the tensors of its PyTorch counterpart."""
     from aetheria.hardware.torch.correspondence import Correspondence
     from aetheria.hardware.torch.counterparts import COUNTERPARTS
 
@@ -208,10 +228,3 @@ def _precision_of(tensors: Mapping[str, np.ndarray]) -> Precision:
     floats = [t.dtype == np.float64 for t in tensors.values() if t.dtype.kind == "f"]
     wide = floats and all(floats) and jax.config.read("jax_enable_x64")
     return Precision.parse("params=float64,compute=float64,output=float64") if wide else FLOAT32
-
-
-def _at_least_float32(array: np.ndarray) -> np.ndarray:
-    """Widens bfloat16 and float16 to float32, which represents their values exactly."""
-    array = np.asarray(array)
-    narrow = array.dtype.itemsize < 4 and jax.numpy.issubdtype(array.dtype, np.floating)
-    return array.astype(np.float32) if narrow else array

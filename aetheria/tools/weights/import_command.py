@@ -1,4 +1,4 @@
-"""`aetheria export` and `aetheria import`: weights to PyTorch and from it."""
+"""`aetheria import FILE`: a run folder of the weights in a file."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,70 +15,25 @@ _FIRST = "snapshot_step0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCommand(ModelFields):
-    """Writes the weights of a snapshot for PyTorch.
-
-    Examples:
-        aetheria export runs/mlp/1 --to=mlp.safetensors
-        aetheria export runs/mlp/1/checkpoints/snapshot_ep2 --to=exported
-
-    Exit codes:
-        0: written
-        2: a mistake
-
-    Attributes:
-        snapshot: a snapshot, or a run folder.
-        to: a .safetensors or .pt file; any other name: a folder with the weights and the config.
-        project: the folder that contains your models/ (default: the current folder).
-    """
-
-    snapshot: Annotated[str, Argument()]
-    to: Annotated[Path, Flag(values.local_path, "FILE")]
-
-    def execute(self) -> int:
-        """Writes the weights, prints a summary, and returns the exit code.
-
-        Raises:
-            AetheriaError: the snapshot is missing or damaged, or the model has no PyTorch
-                counterpart.
-        """
-        from aetheria.plugins.discovery import find_project
-        from aetheria.snapshots import read_snapshot
-        from aetheria.snapshots.finding import find_snapshot
-        from aetheria.snapshots.run_folder import newest_runs
-        from aetheria.tools.weights.weights import export_weights
-
-        snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
-        project = find_project(None, self.project)
-        tensors = export_weights(snapshot, self.to, project, self.model)
-        averaged = any("averaged_params" in path.split("/") for path in snapshot.arrays)
-        size = sum(array.nbytes for array in tensors.values()) / 1e6
-        print(
-            f"exported {snapshot.path} (step {snapshot.record.progress.step}, verified"
-            f"{', averaged parameters' if averaged else ''}) to {self.to}: {len(tensors)} tensors, "
-            f"{size:.1f} MB"
-        )
-        return int(ExitCode.OK)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImportCommand(OverrideFields, ModelFields):
-    """Creates a run folder whose first snapshot has the weights of a PyTorch file.
+    """Creates a run folder whose first snapshot has the weights of a file.
 
     Examples:
         aetheria import mlp.safetensors --config=configs/mlp.py --workdir=run
-        aetheria import exported --workdir=run --set learning_rate=1e-4
+        aetheria import mlp.safetensors --workdir=run --set model_params.num_classes=2 --partial
 
     Exit codes:
         0: created
         2: a mistake
 
     Attributes:
-        file: a .safetensors or .pt file, or an exported folder.
+        file: a .safetensors file with JAX's or PyTorch's names, a .pt file, or an exported folder.
         workdir: the run folder.
         config_file: the config to train the weights with (default: the keys given with --set).
         input_shape: the shape of one example, such as 28,28,1, if neither the file nor the config
             nor the model specifies it.
+        partial: keep the model's own values where the file lacks a leaf or has another shape, such
+            as of a new last layer, and print which (default: that is a mistake); JAX's names only.
         overwrite: replace an earlier run in --workdir.
     """
 
@@ -86,6 +41,7 @@ class ImportCommand(OverrideFields, ModelFields):
     workdir: Annotated[Path, Flag(values.local_path, "DIR")]
     config_file: Annotated[Path | None, Flag(values.local_path, "FILE", name="config")] = None
     input_shape: Annotated[tuple[int, ...] | None, Flag(values.positives, "N,N")] = None
+    partial: bool = False
     overwrite: bool = False
 
     def execute(self) -> int:
@@ -120,6 +76,7 @@ class ImportCommand(OverrideFields, ModelFields):
                 project,
                 self.input_shape,
                 spec_of_data(config, project) if self.config_file else None,
+                self.partial,
             ),
         )
         own = {k: v for k, v in weights.model.params.items() if k not in shorts}
@@ -129,6 +86,8 @@ class ImportCommand(OverrideFields, ModelFields):
         with claim(plan) as plan:
             plan.prepare(config.to_dict())
             write_snapshot(path, arrays, record)
+        if weights.report is not None:
+            print(f"{self.file}: {weights.report}")
         print(f"imported {self.file} as {config.model_name}: {path} (step 0)")
         return int(ExitCode.OK)
 

@@ -1,0 +1,60 @@
+"""What a snapshot computes, as a function that a format writes: its parts, checked once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from aetheria.build import build_predict_program
+from aetheria.data.encoding import read_encoding
+from aetheria.engine.interfaces import Snapshot
+from aetheria.hardware.jax.prediction import PredictProgram
+from aetheria.hardware.layout.leaves import Weights
+from aetheria.plugins.bounded import build_described
+from aetheria.tools.weights.about import About, describe
+
+MAX_BATCH_SIZE = 1024
+
+
+class SnapshotProgram(NamedTuple):
+    """A snapshot's prediction.
+
+    Attributes:
+        about: what an export says of its model.
+        program: the prediction program.
+        weights: its weights, placed; averaged ones, if the snapshot has any.
+        functions: name -> whether it returns class probabilities: `predict`, and `predict_proba`
+            of a model with classes.
+        classes: the name of each class number; empty: not known.
+    """
+
+    about: About
+    program: PredictProgram
+    weights: Weights
+    functions: Mapping[str, bool]
+    classes: tuple[str, ...]
+
+
+def build_snapshot_program(
+    snapshot: Snapshot, project: Path | None, model_name: str | None
+) -> SnapshotProgram:
+    """Makes the prediction program of a snapshot; the arguments are those of `describe`.
+
+    Raises:
+        AetheriaError: there is no such model, or the weights are not its.
+    """
+    named, about = describe(snapshot, project, model_name)
+    build = lambda: build_predict_program(
+        named.model,
+        about.example_spec,
+        trained_with=about.mixed_precision,
+        mixed_precision=None,
+        max_batch_size=MAX_BATCH_SIZE,
+    )
+    program = build_described(build, str(snapshot.path), len(snapshot.arrays))
+    functions = {"predict": False}
+    if program.has_probabilities:
+        functions["predict_proba"] = True
+    classes = ()
+    if about.encoding is not None:
+        classes = read_encoding(about.encoding, str(snapshot.path)).classes
+    return SnapshotProgram(about, program, program.place(snapshot.arrays), functions, classes)
