@@ -4,7 +4,9 @@ refused.
 
 import dataclasses
 import functools
+import io
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -347,7 +349,7 @@ def run(train_once):
     return finished.run_dir
 
 
-def test_the_command_prints_what_the_predictor_returns(run, command, tmp_path):
+def test_the_command_prints_what_the_predictor_returns(run, command, tmp_path, monkeypatch):
     predictor = Predictor(checkpoint_path=run)
     text = lambda seed: predictor.generate("The ", max_new_tokens=50, temperature=0.8, seed=seed)
     options = ["--max-new-tokens=50", "--temperature=0.8", "--seed=4"]
@@ -355,6 +357,10 @@ def test_the_command_prints_what_the_predictor_returns(run, command, tmp_path):
         done = command("generate", run, "--prompt", "The ", *options, *more)
         assert (done.returncode, done.stdout) == (0, f"{text(4)}\n")
     (tmp_path / "prompt.txt").write_text("The ")
+    with (tmp_path / "prompt.txt").open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        done = command("generate", run, "--prompt-file", "-", *options)
+    assert (done.returncode, done.stdout) == (0, f"{text(4)}\n")
     done = command("generate", run, "--prompt-file=prompt.txt", *options, "--num-samples=2")
     assert done.stdout == f"--- sample 1, seed 4\n{text(4)}\n--- sample 2, seed 5\n{text(5)}\n"
     assert text(4) != text(5)
@@ -368,6 +374,7 @@ def test_the_command_prints_what_the_predictor_returns(run, command, tmp_path):
     [
         ([], "--prompt: expected --prompt or --prompt-file, got none"),
         (["--prompt=a", "--prompt-file=b"], "--prompt: .* got both"),
+        (["--prompt-file", "--stream"], "--prompt-file: expected a value, got none"),
         (["--prompt-file=missing"], "--prompt-file: expected a file of text, got 'missing'"),
         (["--prompt=a", "--top-p=2"], "top_p: expected a number above 0, at most 1, got 2.0"),
         (["--prompt=a", "--temperature=hot"], "--temperature: expected a number, got 'hot'"),

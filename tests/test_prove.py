@@ -1,5 +1,8 @@
 """`aetheria prove elastic`: holds where it should, fails where it should."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,23 @@ def test_the_proof_holds_on_a_mesh_with_fsdp_in_one_process_and_in_two(cli, conf
     assert done.stdout.count("same bits") == 5 + several_cores + 1
 
 
+FACTORS = """
+import hashlib, numpy as np, scipy.linalg
+matrix = np.random.default_rng(0).normal(size=(768, 768)).astype(np.float32)
+print(hashlib.sha256(scipy.linalg.qr(matrix)[0].tobytes()).hexdigest())
+"""
+
+
+def same_on_one_core():
+    """Whether an orthogonal initializer's decomposition has the same bits with one thread."""
+    digests = set()
+    for number in ("1", str(count_cores())):
+        environ = {**os.environ, "OPENBLAS_NUM_THREADS": number}
+        command = [sys.executable, "-c", FACTORS]
+        digests.add(subprocess.run(command, env=environ, check=True, capture_output=True).stdout)
+    return len(digests) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not several_cores, reason="one core: no affinity to change")
 @pytest.mark.parametrize(
@@ -103,6 +123,8 @@ def test_an_orthogonal_initializer_is_the_same_on_one_core(
     )
     cases = [proof.cases()[0], next(case for case in proof.cases() if "core" in case.name)]
     evidence = [proof.run(case, tmp_path / case.name) for case in cases]
+    if control and same_on_one_core():
+        pytest.skip("LAPACK gives the same bits on one core of this machine")
     assert evidence[1].differs_from(evidence[0]) == difference
     assert not (tmp_path / "compiled").exists(), "no row runs what was compiled for another"
 

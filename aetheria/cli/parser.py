@@ -91,7 +91,7 @@ def _parse(
         _print_and_exit(describe(program, declared.__doc__, arguments, _docstrings(below)))
     _check_flags(program, words, arguments)
     try:
-        _, bound, _ = app.parse_args(_join_hyphens(argv), print_error=False, exit_on_error=False)
+        _, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
     except cyclopts.CycloptsError as error:
         _refuse(program, _mistake(error, arguments))
     given = dict(bound.arguments)
@@ -131,21 +131,6 @@ def _check_flags(
             _refuse(program, f"expected an option of this command, got {name}{near}")
         if word.startswith("--") and equals and flags[name].hint is bool:
             _refuse(program, f"{name}: expected no value, got {shown(value)}")
-
-
-def _join_hyphens(argv: Sequence[str]) -> list[str]:
-    """Writes `--file -`, standard input, as `--file=-`: to cyclopts a lone hyphen is no value.
-
-    >>> _join_hyphens(["run", "--file", "-", "--all"])
-    ['run', '--file=-', '--all']
-    """
-    joined: list[str] = []
-    for word in argv:
-        if word == "-" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += "=-"
-        else:
-            joined.append(word)
-    return joined
 
 
 def _mistake(error: cyclopts.CycloptsError, arguments: Sequence[cyclopts.Argument]) -> str:

@@ -163,7 +163,7 @@ class PredictProgram:
         with self._lock:
             if cache not in self._generators:
                 program = DecodeProgram(
-                    self._model, self._precision, self._inputs, self._abstract, cached=cache
+                    self._model, self._precision, self._inputs, self.abstract, cached=cache
                 )
                 self._generators[cache] = Generator(program)
             return self._generators[cache]

@@ -28,6 +28,12 @@ def _number(text: str) -> float:
     return number
 
 
+def _file_or_stdin(text: str) -> Path:
+    if text.startswith("--"):
+        raise ValueError("expected a value, got none")
+    return values.local_path(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateCommand(ModelFields):
     """Prints what a language model writes after a prompt.
@@ -57,7 +63,7 @@ class GenerateCommand(ModelFields):
 
     snapshot: Annotated[str, Argument()]
     prompt: Annotated[str | None, Flag(metavar="TEXT")] = None
-    prompt_file: Annotated[Path | None, Flag(values.local_path, "FILE")] = None
+    prompt_file: Annotated[Path | None, Flag(_file_or_stdin, "FILE|-", takes_dash=True)] = None
     max_new_tokens: Annotated[int, Flag(values.positive("a number"), "N")] = 200
     temperature: Annotated[float, Flag(_number, "T")] = 1.0
     top_k: Annotated[int | None, Flag(values.positive("a number"), "K")] = None
