@@ -73,7 +73,7 @@ class PredictProgram:
                 f"predict: expected a model trained on a column 'inputs', got {', '.join(batch)}; "
                 "name what the network sees so in its dataset, a mapping if it is several columns"
             )
-        self._inputs = nested["inputs"]
+        self.inputs: Tree = nested["inputs"]  # the shape and dtype of a batch of one example
         self._abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
     @property
@@ -90,7 +90,7 @@ class PredictProgram:
     @property
     def has_probabilities(self) -> bool:
         """Whether the model makes probabilities of its outputs."""
-        outputs = jax.eval_shape(self._predict, self._abstract, self._inputs)
+        outputs = jax.eval_shape(self._predict, self._abstract, self.inputs)
         try:
             jax.eval_shape(self._model.probabilities, outputs)
         except AetheriaError:
@@ -153,7 +153,7 @@ class PredictProgram:
             return self._precision.cast_outputs(outputs)
 
         inputs = jax.tree.map(
-            lambda spec: jax.ShapeDtypeStruct((bucket, *spec.shape[1:]), spec.dtype), self._inputs
+            lambda spec: jax.ShapeDtypeStruct((bucket, *spec.shape[1:]), spec.dtype), self.inputs
         )
         jit = jit_for(jax.default_backend())
         shardings: dict[str, Any] = {}
@@ -178,7 +178,7 @@ class PredictProgram:
 
     def _is_ready(self, inputs: Tree) -> bool:
         """Whether inputs are a batch just as in training, so that nothing is to be checked."""
-        like = self._inputs
+        like = self.inputs
         return (
             type(inputs) is np.ndarray
             and not isinstance(like, Mapping)
@@ -191,15 +191,15 @@ class PredictProgram:
         """Returns the inputs as arrays like those of training, and whether they are one example, to
         which the batch dim was added.
         """
-        arrays = _as_arrays(self._inputs, inputs, "inputs")
-        likes = jax.tree.leaves(self._inputs)
+        arrays = _as_arrays(self.inputs, inputs, "inputs")
+        likes = jax.tree.leaves(self.inputs)
         is_single = all(
             array.shape == like.shape[1:]
             for array, like in zip(jax.tree.leaves(arrays), likes, strict=True)
         )
         if is_single:
             arrays = jax.tree.map(lambda array: array[None], arrays)
-        checked = _check_columns(self._inputs, arrays, "inputs")
+        checked = _check_columns(self.inputs, arrays, "inputs")
         sizes = {len(column) for column in jax.tree.leaves(checked)}
         if len(sizes) != 1:
             raise AetheriaError(
