@@ -22,12 +22,14 @@ class Flag:
         metavar: the name of the value in the help.
         name: the flag without its hyphens; empty: the field's name with hyphens.
         old_name: a former name, which is still accepted.
+        takes_dash: whether the value may be `-`; `read` then refuses what begins with `--`.
     """
 
     read: Callable[[str], object] = str
     metavar: str = ""
     name: str = ""
     old_name: str = ""
+    takes_dash: bool = False
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def _parameter(field: Field[Any], hint: Any, marker: Flag, **shared: Any) -> ins
         name=name.upper() if is_argument else [f"--{n}" for n in (name, marker.old_name) if n],
         metavar="|".join(choices) or marker.metavar,
         show_default=_default_text(field.default),
+        allow_leading_hyphen=marker.takes_dash,
         converter=None if hint is bool else _converter(read, repeated),
         **{**shared, "group": "Arguments"} if is_argument else shared,
     )
