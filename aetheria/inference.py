@@ -12,6 +12,9 @@ from flax.traverse_util import unflatten_dict
 
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
+from aetheria.build.weights import WeightsRequest, looks_like_weights, read_weights
+from aetheria.build.weights.leaf_files import SUFFIX, is_leaf_file, read_leaf_file
+from aetheria.build.weights.matching import match_leaves
 from aetheria.data.encoding import Encoding, read_encoding
 from aetheria.data.ranges import out_of_range
 from aetheria.engine.typed_json import JsonObject
@@ -25,9 +28,6 @@ from aetheria.plugins.discovery import find_project
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.run_folder import newest_runs
-from aetheria.tools.weights.leaf_files import SUFFIX, is_leaf_file, read_leaf_file
-from aetheria.tools.weights.matching import match_leaves
-from aetheria.tools.weights.weights import WeightsRequest, looks_like_weights, read_weights
 
 
 class _Source(NamedTuple):
@@ -46,6 +46,7 @@ class _Loaded(NamedTuple):
     """One value, so that a reload replaces program and weights in one assignment."""
 
     path: Path
+    model: Model
     program: PredictProgram
     weights: Weights
     encoding: Encoding | None
@@ -121,6 +122,23 @@ class Predictor:
     def snapshot(self) -> Path:
         """The snapshot in use."""
         return self._loaded.path
+
+    @property
+    def model(self) -> Model:
+        """The model in use."""
+        return self._loaded.model
+
+    @property
+    def input_spec(self) -> Any:
+        """The shape and dtype of a batch of one example: a `jax.ShapeDtypeStruct`, or a mapping of
+        them if the model was trained on one.
+        """
+        return self._loaded.program.inputs
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How data as users have it becomes inputs; None: only arrays are inputs."""
+        return self._loaded.encoding
 
     def predict(self, inputs: Any) -> Any:
         """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
@@ -298,7 +316,7 @@ class Predictor:
         for batch_size in self._batch_sizes:
             program.compile(batch_size)
         self._is_compared = False
-        return _Loaded(source.path, program, weights, source.encoding, source.ranges)
+        return _Loaded(source.path, model, program, weights, source.encoding, source.ranges)
 
     def _read(self, checkpoint_path: str, project: Path) -> _Source:
         file = Path(checkpoint_path)

@@ -39,6 +39,7 @@ PAGES = [
     ["docs/how-to/own_loop.md"],
     ["docs/how-to/generate.md"],
     ["docs/how-to/export.md"],
+    ["docs/how-to/predict.md"],
 ]
 
 

@@ -59,7 +59,7 @@ def npz(
     Raises:
         AetheriaError: a file is missing or none of NumPy's, or its arrays do not fit together.
     """
-    train, read = ArraySource(_read_npz(file)), lambda name, _: ArraySource(_read_npz(name))
+    train, read = ArraySource(read_npz(file)), lambda name, _: ArraySource(read_npz(name))
     if eval_file is None:
         splits = hold_out(train, eval_fraction)
     else:
@@ -92,7 +92,8 @@ def npy(
     return replace(splits, test=None if test_files is None else _map(test_files, "test_files"))
 
 
-def _read_npz(name: str) -> dict[str, np.ndarray]:
+def read_npz(name: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a `.npz` file into memory; raises AetheriaError if it is none."""
     path = Path(name).expanduser()
     try:
         with path.open("rb") as file:  # which NumPy leaves open if it is damaged

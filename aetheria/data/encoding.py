@@ -34,13 +34,14 @@ class NumberColumn:
     mean: float
     std: float
 
-    def encode(self, cells: Sequence[Any]) -> np.ndarray:
+    def encode(self, cells: Sequence[Any], first_row: int = 0) -> np.ndarray:
         """Returns f32 [num_rows, 1].
 
         Raises:
             AetheriaError: a cell is no number.
         """
-        numbers = np.array([_number(self.name, row, cell) for row, cell in enumerate(cells)])
+        numbered = enumerate(cells, first_row)
+        numbers = np.array([_number(self.name, row, cell) for row, cell in numbered])
         scaled = (np.where(np.isnan(numbers), self.mean, numbers) - self.mean) / self.std
         return scaled.astype(np.float32)[:, None]
 
@@ -57,7 +58,7 @@ class CategoryColumn:
     name: str
     categories: tuple[str, ...]
 
-    def encode(self, cells: Sequence[Any]) -> np.ndarray:
+    def encode(self, cells: Sequence[Any], first_row: int = 0) -> np.ndarray:
         """Returns f32 [num_rows, num_categories]."""
         places = {category: place for place, category in enumerate(self.categories)}
         encoded = np.zeros((len(cells), len(places)), np.float32)
@@ -122,11 +123,12 @@ class TableEncoding:
     label: str
     classes: tuple[str, ...] = ()
 
-    def encode(self, cells: Cells) -> np.ndarray:
+    def encode(self, cells: Cells, first_row: int = 0) -> np.ndarray:
         """Makes what the model sees of rows.
 
         Args:
             cells: the features, and any other columns, which are left alone.
+            first_row: the number of the first of these rows, for messages.
 
         Returns:
             f32 [num_rows, width].
@@ -141,7 +143,7 @@ class TableEncoding:
                     f"inputs: expected a column {column.name!r}, as in training, got {known}; give "
                     "every column that the model was trained on"
                 )
-        parts = [column.encode(cells[column.name]) for column in self.columns]
+        parts = [column.encode(cells[column.name], first_row) for column in self.columns]
         return np.concatenate(parts, axis=1)
 
     def encode_inputs(self, given: Any) -> Any:

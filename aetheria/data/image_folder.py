@@ -127,17 +127,23 @@ def image_folder(
     encoding = PictureEncoding(image_size=size, channels=channels, fit=fit, classes=classes)
     train = _source(train_folder, found, encoding)
 
-    def held_out(folder: Path) -> PictureSource:
-        there = {name: pictures for name, pictures in _scan(folder).items() if pictures}
-        _check_held_out(folder, there, classes)
-        return _source(folder, there, encoding)
-
     if eval_folder is None:
         splits = hold_out(train, eval_fraction)
     else:
-        splits = DataSplits(train, held_out(eval_folder))
-    test = None if test_folder is None else held_out(test_folder)
+        splits = DataSplits(train, held_out_pictures(eval_folder, encoding))
+    test = None if test_folder is None else held_out_pictures(test_folder, encoding)
     return replace(splits, encoding=encoding, augment=changes, test=test)
+
+
+def held_out_pictures(folder: Path, encoding: PictureEncoding) -> PictureSource:
+    """The pictures `folder/CLASS/…` of classes that are known from training.
+
+    Raises:
+        AetheriaError: a class is unknown, or there is no picture.
+    """
+    there = {name: pictures for name, pictures in _scan(folder).items() if pictures}
+    _check_held_out(folder, there, encoding.classes)
+    return _source(folder, there, encoding)
 
 
 def _image_size(given: Any) -> tuple[int, int]:

@@ -84,14 +84,14 @@ def read_table(
         classes=_class_names(cells[label], classes),
     )
     # The whole file, so that an error names its row.
-    whole = _columns(cells, encoding, weight)
+    whole = encode_columns(cells, encoding, weight)
     parts = [ArraySource({n: c[chosen] for n, c in whole.items()}) for chosen in rows]
 
     def encode(other: Any, where: str) -> Source:
         cells = _read(other, where)
         _require(cells, given, where)
         with located(where):
-            return ArraySource(_columns(cells, encoding, weight))
+            return ArraySource(encode_columns(cells, encoding, weight))
 
     return DataSplits(
         train=parts[0],
@@ -101,7 +101,19 @@ def read_table(
     )
 
 
-def _columns(cells: Cells, encoding: TableEncoding, weight: str | None) -> dict[str, np.ndarray]:
+def encode_columns(
+    cells: Cells, encoding: TableEncoding, weight: str | None
+) -> dict[str, np.ndarray]:
+    """Makes the columns that a model is trained and evaluated on.
+
+    Args:
+        cells: the features, the label, and the weight if there is one.
+        encoding: how they become numbers.
+        weight: the column with the weight of each example; None: there is none.
+
+    Raises:
+        AetheriaError: a cell is no number or no class; column and row are named.
+    """
     columns = {"inputs": encoding.encode(cells), "labels": _labels(cells, encoding)}
     if weight is not None:
         columns["weight"] = _numbers(cells, weight, "a weight of 0 or more", least=0.0)
@@ -163,12 +175,23 @@ def _read(file: Any, where: str) -> Cells:
                 f"{shown(file)}; give one"
             )
         return cells
-    path = Path(file).expanduser()
+    return read_cells(Path(file).expanduser(), f"data_params.{where}")
+
+
+def read_cells(path: Path, where: str) -> Cells:
+    """Reads a whole table.
+
+    Args:
+        path: a `.csv` or `.parquet` file.
+        where: what messages call a file of another ending.
+
+    Raises:
+        AetheriaError: it cannot be read as a table, or has no row.
+    """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise AetheriaError(
-            f"data_params.{where}: expected a .csv or .parquet file, got {shown(str(file))}; "
-            "convert it"
+            f"{where}: expected a .csv or .parquet file, got {shown(str(path))}; convert it"
         )
     cells = readers[path.suffix.lower()](path)
     if not all(len(column) for column in cells.values()) or not cells:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aetheria.build.weights.about import About
+from aetheria.build.weights.leaf_files import write_leaf_file
 from aetheria.hardware.layout.leaves import named_leaves
-from aetheria.tools.weights.about import About
 from aetheria.tools.weights.import_command import ImportCommand
-from aetheria.tools.weights.leaf_files import write_leaf_file
 
 
 def spec(dtype: str, *shape: int) -> dict[str, Any]:

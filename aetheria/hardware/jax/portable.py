@@ -54,7 +54,7 @@ def export_predict(
             return predict(weights, inputs)
 
         leaves = jax.eval_shape(export_leaves, program.abstract)
-        return export.export(jit(run), platforms=platforms)(leaves, program.inputs(num_rows))
+        return export.export(jit(run), platforms=platforms)(leaves, program.rows(num_rows))
 
     return with_rows(lower, batch_size)
 

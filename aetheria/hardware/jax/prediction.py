@@ -80,7 +80,7 @@ class PredictProgram:
                 f"predict: expected a model trained on a column 'inputs', got {', '.join(batch)}; "
                 "name what the network sees so in its dataset, a mapping if it is several columns"
             )
-        self._inputs = nested["inputs"]
+        self.inputs: Tree = nested["inputs"]  # the shape and dtype of a batch of one example
         self.abstract = abstract_weights(model, Precision.parse(trained_with), batch)
 
     @property
@@ -97,7 +97,7 @@ class PredictProgram:
     @property
     def has_probabilities(self) -> bool:
         """Whether the model makes probabilities of its outputs."""
-        outputs = jax.eval_shape(self._predict, self.abstract, self._inputs)
+        outputs = jax.eval_shape(self._predict, self.abstract, self.inputs)
         try:
             jax.eval_shape(self._model.probabilities, outputs)
         except AetheriaError:
@@ -163,7 +163,7 @@ class PredictProgram:
         with self._lock:
             if cache not in self._generators:
                 program = DecodeProgram(
-                    self._model, self._precision, self._inputs, self.abstract, cached=cache
+                    self._model, self._precision, self.inputs, self.abstract, cached=cache
                 )
                 self._generators[cache] = Generator(program)
             return self._generators[cache]
@@ -177,7 +177,7 @@ class PredictProgram:
             whole = NamedSharding(self._mesh, PartitionSpec())
             shardings = {"in_shardings": (whole, rows), "out_shardings": rows}
         with named_frames():
-            return jit(predict, **shardings).lower(self.abstract, self.inputs(bucket)).compile()
+            return jit(predict, **shardings).lower(self.abstract, self.rows(bucket)).compile()
 
     def make_function(self, num_rows: int, probabilities: bool) -> Callable[[Weights, Tree], Tree]:
         """Makes the function that is compiled for a number of rows, which may be symbolic."""
@@ -190,10 +190,10 @@ class PredictProgram:
 
         return predict
 
-    def inputs(self, num_rows: int) -> Tree:
+    def rows(self, num_rows: int) -> Tree:
         """Shapes and dtypes of `num_rows` inputs."""
         return jax.tree.map(
-            lambda spec: jax.ShapeDtypeStruct((num_rows, *spec.shape[1:]), spec.dtype), self._inputs
+            lambda spec: jax.ShapeDtypeStruct((num_rows, *spec.shape[1:]), spec.dtype), self.inputs
         )
 
     def _predict(self, weights: Weights, inputs: Tree) -> Tree:
@@ -210,7 +210,7 @@ class PredictProgram:
 
     def _is_ready(self, inputs: Tree) -> bool:
         """Whether inputs are a batch just as in training, so that nothing is to be checked."""
-        like = self._inputs
+        like = self.inputs
         return (
             type(inputs) is np.ndarray
             and not isinstance(like, Mapping)
@@ -223,15 +223,15 @@ class PredictProgram:
         """Returns the inputs as arrays like those of training, and whether they are one example, to
         which the batch dim was added.
         """
-        arrays = _as_arrays(self._inputs, inputs, "inputs")
-        likes = jax.tree.leaves(self._inputs)
+        arrays = _as_arrays(self.inputs, inputs, "inputs")
+        likes = jax.tree.leaves(self.inputs)
         is_single = all(
             array.shape == like.shape[1:]
             for array, like in zip(jax.tree.leaves(arrays), likes, strict=True)
         )
         if is_single:
             arrays = jax.tree.map(lambda array: array[None], arrays)
-        checked = _check_columns(self._inputs, arrays, "inputs")
+        checked = _check_columns(self.inputs, arrays, "inputs")
         sizes = {len(column) for column in jax.tree.leaves(checked)}
         if len(sizes) != 1:
             raise AetheriaError(

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 
 from aetheria.build import require_torch
+from aetheria.build.weights import link_weights
+from aetheria.build.weights.about import describe
+from aetheria.build.weights.leaf_files import write_leaf_file
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.hardware.layout.leaves import Weights, evaluated_leaves
 from aetheria.model.precision import FLOAT32, Precision
-from aetheria.tools.weights.about import describe
-from aetheria.tools.weights.leaf_files import write_leaf_file
 from aetheria.tools.weights.new_path import new_path
-from aetheria.tools.weights.weights import link_weights
 
 
 def export_snapshot(

@@ -51,17 +51,17 @@ class ImportCommand(OverrideFields, ModelFields):
             AetheriaError: the file is damaged or belongs to another model, or the folder has a run.
         """
         config = self._config()
-        from aetheria.plugins.discovery import find_project
-        from aetheria.snapshots.claim import claim
-        from aetheria.snapshots.run_folder import CHECKPOINTS
-        from aetheria.snapshots.runs import RunRequest
-        from aetheria.snapshots.snapshot_files import write_snapshot
-        from aetheria.tools.weights.weights import (
+        from aetheria.build.weights import (
             WeightsRequest,
             first_snapshot,
             read_weights,
             spec_of_data,
         )
+        from aetheria.plugins.discovery import find_project
+        from aetheria.snapshots.claim import claim
+        from aetheria.snapshots.run_folder import CHECKPOINTS
+        from aetheria.snapshots.runs import RunRequest
+        from aetheria.snapshots.snapshot_files import write_snapshot
 
         plan = RunRequest(
             config_name="import", workdir=self.workdir, overwrite=self.overwrite

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from aetheria.build.weights.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError
@@ -20,7 +21,6 @@ from aetheria.hardware.jax.portable import with_rows
 from aetheria.hardware.layout.leaves import export_leaves, named_leaves
 from aetheria.hardware.layout.trees import Tree
 from aetheria.tools.weights.new_path import new_path
-from aetheria.tools.weights.packages import require_package
 from aetheria.tools.weights.programs import SnapshotProgram, build_snapshot_program
 
 # The largest difference from `Predictor`, relative to the largest output. SimpleMLP, SimpleCNN and
@@ -69,7 +69,7 @@ def _convert(made: SnapshotProgram, batch_size: int | None) -> bytes:
     weights = jax.tree.map(np.asarray, made.weights)
 
     def trace(num_rows: Any) -> tuple[Any, Tree, Tree]:
-        inputs = made.program.inputs(num_rows)
+        inputs = made.program.rows(num_rows)
 
         def run(inputs: Tree) -> Tree:
             return {
@@ -146,7 +146,7 @@ def _random_inputs(made: SnapshotProgram, num_rows: int) -> Tree:
         low, high = ranges.get(path, (0.0, 1.0))
         return rng.uniform(low, high, like.shape).astype(like.dtype)
 
-    spec = {"inputs": made.program.inputs(num_rows)}
+    spec = {"inputs": made.program.rows(num_rows)}
     leaves = [column(path, like) for path, like in named_leaves(spec).items()]
     return jax.tree.unflatten(jax.tree.structure(spec), leaves)["inputs"]
 

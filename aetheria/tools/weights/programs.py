@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aetheria.build import build_predict_program
+from aetheria.build.weights.about import About, describe
 from aetheria.data.encoding import read_encoding
 from aetheria.engine.interfaces import Snapshot
 from aetheria.hardware.jax.prediction import PredictProgram
 from aetheria.hardware.layout.leaves import Weights
 from aetheria.plugins.bounded import build_described
-from aetheria.tools.weights.about import About, describe
 
 MAX_BATCH_SIZE = 1024
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.export import Exported
 
 from aetheria.build.provenance import versions
+from aetheria.build.weights.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.hardware.jax.compiler import compiler_options_for
@@ -22,7 +23,6 @@ from aetheria.hardware.jax.portable import export_predict
 from aetheria.hardware.layout.leaves import export_leaves, named_leaves
 from aetheria.hardware.layout.trees import Tree
 from aetheria.tools.weights.new_path import new_path
-from aetheria.tools.weights.packages import require_package
 from aetheria.tools.weights.predict_script import SCRIPT
 from aetheria.tools.weights.programs import MAX_BATCH_SIZE, build_snapshot_program
 

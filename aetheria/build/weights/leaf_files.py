@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aetheria.build.weights.about import FORMAT_VERSION, About
+from aetheria.build.weights.packages import require_package
 from aetheria.engine.typed_json import read_json, to_json
 from aetheria.errors import SnapshotError
-from aetheria.tools.weights.about import FORMAT_VERSION, About
-from aetheria.tools.weights.packages import require_package
 
 SUFFIX = ".safetensors"
 _ABOUT, _DIGEST, _FORMAT = "aetheria", "sha256", {"format": "jax"}

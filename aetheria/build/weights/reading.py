@@ -9,6 +9,9 @@ import numpy as np
 
 from aetheria.build import build_feed, build_model, require_torch
 from aetheria.build.provenance import describe_run, resolve_model
+from aetheria.build.weights.about import About
+from aetheria.build.weights.leaf_files import is_leaf_file, read_leaf_file
+from aetheria.build.weights.matching import match_leaves
 from aetheria.config import Config
 from aetheria.engine.record import ImportedFrom, ResolvedArguments, SnapshotRecord
 from aetheria.engine.run_state import RunState
@@ -27,9 +30,6 @@ from aetheria.model.fitting import optimizer_of
 from aetheria.model.model import Model
 from aetheria.model.precision import FLOAT32, Precision
 from aetheria.plugins.bounded import build_described
-from aetheria.tools.weights.about import About
-from aetheria.tools.weights.leaf_files import is_leaf_file, read_leaf_file
-from aetheria.tools.weights.matching import match_leaves
 
 if TYPE_CHECKING:
     from aetheria.hardware.torch.correspondence import Correspondence
