@@ -29,7 +29,7 @@ _INTERFACE_MODULES = (
     "aetheria.engine.record_0_1_0",
     "aetheria.engine.typed_json",
 )
-_FRONT_DOORS = ("aetheria", "api", "loops", "main", "__main__", "predict", "inference", "pytorch")
+_FRONT_DOORS = ("aetheria", "api", "loops", "main", "__main__", "predict", "pytorch")
 _VOCABULARY = ("events", "errors")
 _PEERS = {"cli", "tools"}  # the command line lists the tools' commands; they share its options
 
@@ -48,10 +48,11 @@ class Room:
 
 
 ROOMS = (
-    Room("front doors", "main, api, loops, predict, inference, pytorch", 0, 330, 300),
+    Room("front doors", "main, api, loops, predict, pytorch", 0, 330, 300),
     Room("cli", "arguments become a command", 1, 200, 220),
     Room("tools", "prove, parity, plan, nan, …", 1, 540, 220),
-    Room("training", "one run, from request to summary", 2, 350, 260),
+    Room("training", "one run, from request to summary", 2, 250, 240),
+    Room("inference", "weights that predict", 2, 540, 220),
     Room("build", "composition root: concrete classes", 3, 350, 260),
     Room("hardware/jax", "compiled program", 4, 30, 150),
     Room("hardware/torch", "PyTorch program", 4, 190, 150),

@@ -46,7 +46,7 @@ class ExportCommand(ModelFields):
         from aetheria.snapshots import read_snapshot
         from aetheria.snapshots.finding import find_snapshot
         from aetheria.snapshots.run_folder import newest_runs
-        from aetheria.tools.weights.weights import export_weights
+        from aetheria.build.weights import export_weights
 
         snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
         project = find_project(None, self.project)
@@ -100,7 +100,7 @@ class ImportCommand(OverrideFields, ModelFields):
         from aetheria.snapshots.run_folder import CHECKPOINTS
         from aetheria.snapshots.runs import RunRequest
         from aetheria.snapshots.snapshot_files import write_snapshot
-        from aetheria.tools.weights.weights import (
+        from aetheria.build.weights import (
             WeightsRequest,
             first_snapshot,
             read_weights,
