@@ -86,7 +86,7 @@ class Version:
             probabilities = {}  # a model without classes
         self.has_probabilities = bool(probabilities)
         self.has_class_names = bool(predictor.classes) and self.raw == [OUTPUTS]
-        arrays = {**probabilities, **outputs}
+        arrays = {**outputs, **{n: a for n, a in probabilities.items() if n not in outputs}}
         self.outputs = [
             TensorSpec(name, datatype_of(array), (-1, *array.shape[1:]))
             for name, array in arrays.items()
