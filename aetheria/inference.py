@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from aetheria.build import build_predict_program
 from aetheria.build.provenance import recorded_model
+from aetheria.build.weights import WeightsRequest, looks_like_weights, read_weights
 from aetheria.data.encoding import Encoding, read_encoding
 from aetheria.data.ranges import out_of_range
 from aetheria.engine.typed_json import JsonObject
@@ -24,7 +25,6 @@ from aetheria.plugins.discovery import find_project
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.run_folder import newest_runs
-from aetheria.build.weights import WeightsRequest, looks_like_weights, read_weights
 
 
 class _Source(NamedTuple):

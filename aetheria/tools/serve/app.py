@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 import aetheria
 from aetheria.errors import AetheriaError, shown
+from aetheria.tools.serve.errors import RequestError
 from aetheria.tools.serve.gate import Gate, Limits, read_body
 from aetheria.tools.serve.inputs import read_inputs
-from aetheria.tools.serve.errors import RequestError
 from aetheria.tools.serve.log import JsonLog
 from aetheria.tools.serve.metrics import Metrics
 from aetheria.tools.serve.openapi import ERRORS, INFER_BODY

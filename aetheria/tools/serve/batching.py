@@ -12,7 +12,7 @@ Group = TypeVar("Group", bound=Hashable)
 Batch = Any  # a NumPy array [num_rows, ...], or a tree of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call(Generic[Group]):
     """One call that waits for its answer.
 
@@ -55,6 +55,7 @@ class MicroBatcher(Generic[Group]):
         self._compute, self._may_join, self._on_batch = compute, may_join, on_batch
         self._max_delay_seconds = max_delay_seconds
         self._waiting: deque[Call[Group]] = deque()
+        self._open: list[list[Call[Group]]] = []  # calls that a thread holds back for others
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -75,7 +76,8 @@ class MicroBatcher(Generic[Group]):
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
-            self._waiting.append(call)
+            held = [calls for calls in self._open if self._joins(call, calls)]
+            held[0].append(call) if held else self._waiting.append(call)
             self._changed.notify_all()
         return call.answer
 
@@ -94,7 +96,7 @@ class MicroBatcher(Generic[Group]):
 
     def _answer(self, calls: Sequence[Call[Group]]) -> None:
         try:
-            self._on_batch(len(calls), sum(call.num_rows for call in calls))
+            self._on_batch(len(calls), _num_rows(calls))
             answers = self._compute(calls[0].group, [call.batch for call in calls])
         except BaseException as error:  # also of the user's model: it belongs to the callers
             for call in calls:
@@ -111,20 +113,23 @@ class MicroBatcher(Generic[Group]):
                     return None
                 self._changed.wait()
             calls = [self._waiting.popleft()]
-            while self._gather(calls):
+            for call in [*self._waiting]:
+                if self._joins(call, calls):
+                    self._waiting.remove(call)
+                    calls.append(call)
+            self._open.append(calls)
+            while self._may_join(calls[0].group, _num_rows(calls) + 1) and not self._closed:
                 left = calls[0].arrived_at + self._max_delay_seconds - time.monotonic()
-                if left <= 0 or self._closed:
+                if left <= 0:
                     break
                 self._changed.wait(left)
+            self._open = [each for each in self._open if each is not calls]
             return calls
 
-    def _gather(self, calls: list[Call[Group]]) -> bool:
-        """Moves the waiting calls that may join to `calls`; returns whether one more row could."""
-        group = calls[0].group
-        num_rows = sum(call.num_rows for call in calls)
-        for call in [call for call in self._waiting if call.group == group]:
-            if self._may_join(group, num_rows + call.num_rows):
-                self._waiting.remove(call)
-                calls.append(call)
-                num_rows += call.num_rows
-        return self._may_join(group, num_rows + 1)
+    def _joins(self, call: Call[Group], calls: Sequence[Call[Group]]) -> bool:
+        num_rows = _num_rows(calls) + call.num_rows
+        return call.group == calls[0].group and self._may_join(call.group, num_rows)
+
+
+def _num_rows(calls: Sequence[Call[Group]]) -> int:
+    return sum(call.num_rows for call in calls)

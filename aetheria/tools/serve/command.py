@@ -75,8 +75,7 @@ class ServeCommand(ProjectFields):
             import uvicorn  # noqa: F401
         except ImportError as error:
             raise AetheriaError(
-                f"serve: expected the package {error.name}, got none; pip install "
-                "'aetheria[serve]'"
+                f"serve: expected the package {error.name}, got none; pip install 'aetheria[serve]'"
             ) from error
         from aetheria.tools.serve.gate import Limits
         from aetheria.tools.serve.served import ServingOptions, split_reference

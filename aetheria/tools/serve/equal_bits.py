@@ -31,11 +31,12 @@ def measure_equal_buckets(
         over the batch.
     """
     max_rows = _num_rows(probe)
+    moved = jax.tree.map(lambda column: np.roll(column, 1, axis=0), probe)
     answers: dict[int, Tree] = {}
     size = min_rows
     while size <= max_rows:
         answer = compute(_rows(probe, slice(0, size)))
-        shifted = compute(jax.tree.map(lambda a: np.roll(a, 1, axis=0)[:size], probe))
+        shifted = compute(_rows(moved, slice(0, size)))
         if _equal(_rows(shifted, slice(1, None)), _rows(answer, slice(0, size - 1))):
             answers[size] = answer
         size *= 2

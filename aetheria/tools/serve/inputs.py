@@ -1,5 +1,5 @@
-"""How the tensors of a request become the arrays that a model sees: arrays as in training, rows of a
-table, or pictures. Knows no HTTP.
+"""How the tensors of a request become the arrays that a model sees: arrays as in training, rows of
+a table, or pictures. Knows no HTTP.
 """
 
 import base64
@@ -144,7 +144,7 @@ def _read_arrays(predictor: Predictor, tensors: Tensors) -> Any:
 
 
 def _leaves(spec: Any) -> dict[str, Any]:
-    """Input name -> its spec: `inputs`, or the paths in the mapping that the model was trained on."""
+    """Input name -> its spec: `inputs`, or paths in the mapping that the model was trained on."""
     if not isinstance(spec, Mapping):
         return {"inputs": spec}
     leaves, _ = jax.tree_util.tree_flatten_with_path(spec)

@@ -54,7 +54,8 @@ class Metrics:
 
     def computed(self, model: str) -> Callable[[int, int], None]:
         """What counts the calls and rows of each computation of a model."""
-        joined, batch, rows = (m.labels(model) for m in (self._joined, self._batch, self._rows))
+        joined, batch = self._joined.labels(model), self._batch.labels(model)
+        rows = self._rows.labels(model)
 
         def count(num_calls: int, num_rows: int) -> None:
             joined.observe(num_calls)

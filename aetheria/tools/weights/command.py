@@ -42,11 +42,11 @@ class ExportCommand(ModelFields):
             AetheriaError: the snapshot is missing or damaged, or the model has no PyTorch
                 counterpart.
         """
+        from aetheria.build.weights import export_weights
         from aetheria.plugins.discovery import find_project
         from aetheria.snapshots import read_snapshot
         from aetheria.snapshots.finding import find_snapshot
         from aetheria.snapshots.run_folder import newest_runs
-        from aetheria.build.weights import export_weights
 
         snapshot = read_snapshot(find_snapshot(self.snapshot, newest_runs()[:1]))
         project = find_project(None, self.project)
@@ -95,17 +95,17 @@ class ImportCommand(OverrideFields, ModelFields):
             AetheriaError: the file is damaged or belongs to another model, or the folder has a run.
         """
         config = self._config()
-        from aetheria.plugins.discovery import find_project
-        from aetheria.snapshots.claim import claim
-        from aetheria.snapshots.run_folder import CHECKPOINTS
-        from aetheria.snapshots.runs import RunRequest
-        from aetheria.snapshots.snapshot_files import write_snapshot
         from aetheria.build.weights import (
             WeightsRequest,
             first_snapshot,
             read_weights,
             spec_of_data,
         )
+        from aetheria.plugins.discovery import find_project
+        from aetheria.snapshots.claim import claim
+        from aetheria.snapshots.run_folder import CHECKPOINTS
+        from aetheria.snapshots.runs import RunRequest
+        from aetheria.snapshots.snapshot_files import write_snapshot
 
         plan = RunRequest(
             config_name="import", workdir=self.workdir, overwrite=self.overwrite
