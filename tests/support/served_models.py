@@ -41,7 +41,7 @@ from aetheria.models.mlp import SimpleMLP
 
 
 def wait(seconds):
-    time.sleep(seconds)
+    time.sleep(float(seconds))
     return seconds
 
 
