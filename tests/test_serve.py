@@ -182,6 +182,7 @@ def test_a_client_of_triton_gets_the_bits_of_the_predictor(server, predictors, i
             client.infer("loans", [income])
 
 
+@pytest.mark.filterwarnings("ignore")  # the client's own
 def test_a_client_of_kserve_gets_the_bits_of_the_predictor(server, predictors, images):
     kserve = pytest.importorskip("kserve", reason="needs kserve")
     import asyncio
@@ -191,10 +192,12 @@ def test_a_client_of_kserve_gets_the_bits_of_the_predictor(server, predictors, i
     request = kserve.InferRequest(model_name="digits", infer_inputs=[given])
 
     async def ask():
-        client = kserve.InferenceRESTClient(
-            config=kserve.inference_client.RESTConfig(protocol="v2")
-        )
-        return await client.infer(server.url, request, model_name="digits")
+        config = kserve.inference_client.RESTConfig(protocol="v2")
+        client = kserve.InferenceRESTClient(config=config)
+        try:
+            return await client.infer(server.url, request, model_name="digits")
+        finally:
+            await client.close()
 
     answer = asyncio.run(ask())
     np.testing.assert_array_equal(
