@@ -87,33 +87,6 @@ def rate(text: str) -> float:
     return number
 
 
-def between(least: float, most: float) -> Callable[[str], float]:
-    """Makes a reader of numbers from `least` to `most`."""
-
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not least <= number <= most:
-            raise ValueError(f"expected a number from {least:g} to {most:g}, got {shown(text)}")
-        return number
-
-    return read
-
-
-def power_of_two(most: int) -> Callable[[str], int]:
-    """Makes a reader of powers of two from 1 to `most`."""
-
-    def read(text: str) -> int:
-        number = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
-        if not 1 <= number <= most or number & (number - 1):
-            raise ValueError(f"expected a power of two from 1 to {most}, got {shown(text)}")
-        return number
-
-    return read
-
-
 def duration(text: str) -> float:
     """Reads seconds: above 0 and at most a week, since sockets and timers have a limit."""
     seconds = rate(text)

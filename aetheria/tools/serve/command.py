@@ -1,6 +1,9 @@
 """`aetheria serve RUN …`: the predictions of trained models over HTTP."""
 
+import math
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +14,33 @@ from aetheria.cli.flag import Arguments, Flag
 from aetheria.errors import AetheriaError, ExitCode, shown
 
 TOKEN_VARIABLE = "AETHERIA_SERVE_TOKEN"
+
+
+def _between(least: float, most: float) -> Callable[[str], float]:
+    """Makes a reader of numbers from `least` to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise ValueError(f"expected a number from {least:g} to {most:g}, got {shown(text)}")
+        return number
+
+    return read
+
+
+def _power_of_two(most: int) -> Callable[[str], int]:
+    """Makes a reader of powers of two from 1 to `most`."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
+        if not 1 <= number <= most or number & (number - 1):
+            raise ValueError(f"expected a power of two from 1 to {most}, got {shown(text)}")
+        return number
+
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +83,9 @@ class ServeCommand(ProjectFields):
     host: Annotated[str, Flag(metavar="ADDRESS")] = "127.0.0.1"
     token_file: Annotated[Path | None, Flag(values.local_path, "FILE")] = None
     reload_every: Annotated[float | None, Flag(values.duration, "SECONDS")] = None
-    max_delay_ms: Annotated[float, Flag(values.between(0, 10_000), "MS")] = 2.0
-    max_joined_rows: Annotated[int, Flag(values.power_of_two(1024), "N")] = 32
-    min_batch_size: Annotated[int, Flag(values.power_of_two(1024), "N")] = 1
+    max_delay_ms: Annotated[float, Flag(_between(0, 10_000), "MS")] = 2.0
+    max_joined_rows: Annotated[int, Flag(_power_of_two(1024), "N")] = 32
+    min_batch_size: Annotated[int, Flag(_power_of_two(1024), "N")] = 1
     max_rows: Annotated[int, Flag(values.whole(1, 2**20), "N")] = 1024
     max_body: Annotated[int, Flag(values.size_bytes, "SIZE")] = 32_000_000
     max_queue: Annotated[int, Flag(values.whole(1, 2**16), "N")] = 128
