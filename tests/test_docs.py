@@ -40,6 +40,7 @@ PAGES = [
     ["docs/how-to/generate.md"],
     ["docs/how-to/export.md"],
     ["docs/how-to/predict.md"],
+    ["docs/how-to/serve.md"],
 ]
 
 
