@@ -312,6 +312,12 @@ class Predictor:
         before = self._loaded
         self._loaded = self._load(str(checkpoint_path or before.source.path), before)
 
+    def __copy__(self) -> "Predictor":
+        """A predictor of its own, which shares weights and programs until one of both reloads."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the path of the snapshot and its use; weights and programs are made anew."""
         project = find_project(None, self._project)

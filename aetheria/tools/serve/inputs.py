@@ -106,7 +106,11 @@ def _read_pictures(predictor: Predictor, tensors: Tensors) -> Any:
     tensor, encoding = tensors["inputs"], predictor.encoding
     assert isinstance(encoding, PictureEncoding)
     if tensor.datatype != "BYTES":
-        return predictor.encode(_no_null(tensor).array)
+        return (
+            predictor.encode(tensor.array)
+            if tensor.datatype == "UINT8"
+            else _read_arrays(predictor, tensors)
+        )
     cells = tensor.array.ravel()
     max_pixels = _MAX_PIXELS // max(len(cells), 1)
     pictures = []
@@ -122,6 +126,12 @@ def _read_arrays(predictor: Predictor, tensors: Tensors) -> Any:
     _check_names(tensors, [*specs])
     for name, spec in specs.items():
         array = _no_null(tensors[name]).array
+        if array.ndim != len(spec.shape):  # a Predictor takes one example too; a server, rows
+            raise RequestError(
+                400,
+                f"inputs {shown(name)}: expected the shape {[-1, *spec.shape[1:]]}, got "
+                f"{list(array.shape)}; give a batch of rows",
+            )
         kind = np.dtype(spec.dtype).kind
         if kind in "iu" and array.dtype.kind in "iu" and array.size:
             limits = np.iinfo(spec.dtype)

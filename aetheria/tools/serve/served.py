@@ -64,7 +64,6 @@ class Version:
         inputs: what a client gives.
         outputs: what it may ask for.
         raw: the names of the outputs that the model itself has.
-        has_probabilities: whether it is a classifier.
         equal_buckets: probabilities or not -> batch size -> sizes of equal bits.
     """
 
@@ -80,11 +79,9 @@ class Version:
         none = jax.tree.map(lambda column: column[:0], probe)
         outputs = named_outputs(tried.predict(none), OUTPUTS)
         self.raw = [*outputs]
-        try:
+        probabilities = {}
+        if predictor.has_probabilities:
             probabilities = named_outputs(tried.predict_proba(none), PROBABILITIES)
-        except AetheriaError:
-            probabilities = {}  # a model without classes
-        self.has_probabilities = bool(probabilities)
         self.has_class_names = bool(predictor.classes) and self.raw == [OUTPUTS]
         arrays = {**outputs, **{n: a for n, a in probabilities.items() if n not in outputs}}
         self.outputs = [
