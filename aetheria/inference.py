@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial as bound
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -275,7 +276,7 @@ class Predictor:
             "averaged": self._averaged,
             "data_parallel": self._data_parallel,
         }
-        return _remake, (type(self), options)
+        return bound(type(self), **options), ()
 
     def _load(self, checkpoint_path: str) -> _Loaded:
         project = find_project(None, self._project)
@@ -318,10 +319,6 @@ class Predictor:
         spec, precision = run.example_spec, run.mixed_precision
         ranges = run.input_ranges or {}
         return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)
-
-
-def _remake(kind: type[Predictor], options: dict[str, Any]) -> Predictor:
-    return kind(**options)
 
 
 def _encoding(said: object, path: Path) -> Encoding | None:
