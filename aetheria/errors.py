@@ -31,6 +31,15 @@ def shown(value: object) -> str:
     return f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"
 
 
+def summary_of(error: Exception, limit: int = _MAX_SHOWN) -> str:
+    """The kind and the message of any error on one line, for another message to quote.
+
+    >>> summary_of(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())[:limit]
+
+
 class AetheriaError(Exception):
     """A mistake that a user can fix, reported in one line and before anything compiles.
 

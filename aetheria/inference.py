@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial as bound
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -335,7 +336,7 @@ class Predictor:
             "averaged": self._averaged,
             "data_parallel": self._data_parallel,
         }
-        return _remake, (type(self), options)
+        return bound(type(self), **options), ()
 
     def _load(self, checkpoint_path: str, before: _Loaded | None) -> _Loaded:
         project = find_project(None, self._project)
@@ -399,10 +400,6 @@ def _same_program(source: _Source, other: _Source) -> bool:
         other.example_spec,
         other.mixed_precision,
     )
-
-
-def _remake(kind: type[Predictor], options: dict[str, Any]) -> Predictor:
-    return kind(**options)
 
 
 def _encoding(said: object, path: Path) -> Encoding | None:

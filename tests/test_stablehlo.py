@@ -129,7 +129,7 @@ def test_the_manifest_says_what_the_program_is(exported):
     assert about["functions"] == {
         name: {"outputs": outputs} for name in ("predict", "predict_proba")
     }
-    assert about["weights"]["params/Dense_0/kernel"] == {"shape": [9, 256], "dtype": "bfloat16"}
+    assert about["weights"]["params/Dense_0/kernel"] == {"shape": [9, 16], "dtype": "bfloat16"}
     assert about["versions"]["jax"] == jax.__version__
     assert about["calling_convention_version"] > 0 and about["platforms"] == ["cpu"]
     for name, digest in about["files"].items():

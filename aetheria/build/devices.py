@@ -1,14 +1,12 @@
 """The devices of this process: the strategy that the config names."""
 
-import importlib.util
-
 from aetheria.build.model import is_elastic
 from aetheria.build.processes import process_group
 from aetheria.config import Config
 from aetheria.engine.interfaces import AnyProgram, Peers
-from aetheria.errors import ConfigError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.strategy import Strategy
+from aetheria.plugins.packages import require_package
 
 
 def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
@@ -30,7 +28,4 @@ def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
 
 def require_torch(what: str) -> None:
     """Raises ConfigError if something is asked for that needs PyTorch and there is none."""
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError(
-            f"{what}: expected the package torch, got none; pip install 'aetheria[torch]'"
-        )
+    require_package(what, "torch", "torch")

@@ -8,7 +8,7 @@ from typing import Any
 from aetheria.data.error_context import needs_package
 from aetheria.data.forms import EVAL_FRACTION, as_source, hold_out
 from aetheria.data.sources import DataSplits, Source
-from aetheria.errors import AetheriaError, shown
+from aetheria.errors import AetheriaError, shown, summary_of
 from aetheria.plugins import register_data
 from aetheria.plugins.arguments import call_with
 from aetheria.plugins.parts import import_part
@@ -150,7 +150,6 @@ def _open_files(given: Any, where: str) -> Any:
         len(records)  # reads how the files end
         return records
     except Exception as error:  # the reader raises errors of several types for a damaged file
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise AetheriaError(
-            f"{where}: expected ArrayRecord files, got {text}; write them again"
+            f"{where}: expected ArrayRecord files, got {summary_of(error)}; write them again"
         ) from error

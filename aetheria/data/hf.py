@@ -15,7 +15,7 @@ from aetheria.data.error_context import needs_package
 from aetheria.data.forms import EVAL_FRACTION, HELD_OUT, hold_out
 from aetheria.data.padding import Padded
 from aetheria.data.sources import DataSplits, Source, near_name
-from aetheria.errors import AetheriaError, shown
+from aetheria.errors import AetheriaError, shown, summary_of
 from aetheria.plugins import register_data
 
 # Column of a run -> the column of the dataset that it is made of, or several of them.
@@ -147,11 +147,10 @@ def _load(path: str, name: str | None) -> Any:
         return datasets.load_dataset(str(folder) if folder.is_dir() else path, name)
     # What the package raises for a damaged file, an unknown name or no network is of many types.
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         what = "an undamaged dataset" if saved else "a folder, or a dataset on the hub"
         raise AetheriaError(
-            f"data_params.path: expected {what}, got {shown(path)} ({text}); check the path, or "
-            "save the dataset with save_to_disk where there is a network"
+            f"data_params.path: expected {what}, got {shown(path)} ({summary_of(error)}); check "
+            "the path, or save the dataset with save_to_disk where there is a network"
         ) from error
 
 

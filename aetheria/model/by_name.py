@@ -83,7 +83,7 @@ def check_agrees(
     for each in (said.resolved, said.params):
         known |= each if isinstance(each, Mapping) else {}
     for key, value in params.items():
-        if is_plain(known.get(key)) and key in known and not same(to_json(value), known[key]):
+        if key in known and is_plain(known[key]) and not same(to_json(value), known[key]):
             raise ConfigError(
                 f"model_params.{key}: expected {shown(known[key])}, as in {where}, got "
                 f"{shown(value)}; leave it out"

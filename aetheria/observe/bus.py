@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aetheria.config.json_types import JsonObject
-from aetheria.errors import AetheriaError
+from aetheria.errors import AetheriaError, summary_of
 from aetheria.events import Event, PhaseChanged, RunStarted
 from aetheria.observe.listener import Listener
 from aetheria.plugins.user_code import describe
@@ -77,7 +77,7 @@ class EventBus:
 
     def _detach(self, name: str, error: Exception) -> None:
         del self._listeners[name]
-        self._detached[name] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        self._detached[name] = summary_of(error, 500)
         print(f"listener {name!r} raised and was detached; the run continues", file=sys.stderr)
         if isinstance(error, AetheriaError):
             print(error, file=sys.stderr)

@@ -19,7 +19,7 @@ from aetheria.build import RunOptions, build_run
 from aetheria.cli.main import main
 from aetheria.config import make_config
 from aetheria.engine.typed_json import to_json
-from aetheria.errors import SnapshotError
+from aetheria.errors import AetheriaError, SnapshotError
 from aetheria.hardware.jax import environment
 from aetheria.inference import Predictor
 from aetheria.plugins import code
@@ -461,8 +461,8 @@ def test_predictions_do_not_change_with_a_default(trained, tmp_path):
             file.write_text(file.read_text().replace("    width: int = 4\n", ""))
         predictor = Predictor(checkpoint_path=trained.snapshot, project=project)
         np.testing.assert_array_equal(predictor.predict(inputs), expected)
-        other = Predictor(None, {"scale": 3.0}, trained.snapshot, project=project)
-        np.testing.assert_allclose(other.predict(inputs), 3 * expected, rtol=1e-6)
+        with pytest.raises(AetheriaError, match=r"model_params.scale: expected 1.0, as in .* 3.0"):
+            Predictor(None, {"scale": 3.0}, trained.snapshot, project=project)
 
 
 def test_one_line_on_the_command_line(trained, run, tmp_path):

@@ -4,7 +4,6 @@ The package safetensors reads and writes the format; PyTorch is not needed, and 
 is run.
 """
 
-import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -14,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from aetheria.build.weights.about import FORMAT_VERSION, About
-from aetheria.build.weights.packages import require_package
 from aetheria.engine.typed_json import read_json, to_json
 from aetheria.errors import SnapshotError
+from aetheria.hardware.layout.leaves import arrays_sha256
+from aetheria.plugins.packages import require_package
+from aetheria.snapshots.snapshot_files import one_line
 
 SUFFIX = ".safetensors"
 _ABOUT, _DIGEST, _FORMAT = "aetheria", "sha256", {"format": "jax"}
@@ -69,10 +70,12 @@ def read_leaf_file(path: Path) -> LeafFile:
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
         about = json.loads(metadata[_ABOUT]) if _ABOUT in metadata else None
         _check_names(arrays)
-        if _DIGEST in metadata and metadata[_DIGEST] != _digest(arrays, metadata.get(_ABOUT, "")):
+        if _DIGEST in metadata and metadata[_DIGEST] != arrays_sha256(
+            arrays, metadata.get(_ABOUT, "")
+        ):
             raise SnapshotError("another digest than the file says")
     except Exception as error:  # a damaged file may surface as any error of the library
-        reason = str(error) if isinstance(error, SnapshotError) else _short(error)
+        reason = str(error) if isinstance(error, SnapshotError) else one_line(error)[:160]
         raise SnapshotError(
             f"{path}: expected an undamaged .safetensors file, got {reason}; write it again"
         ) from error
@@ -93,7 +96,7 @@ def write_leaf_file(path: Path, arrays: Mapping[str, np.ndarray], about: About) 
 
     plain = {name: np.array(array, order="C") for name, array in arrays.items()}
     said = json.dumps(to_json(about))
-    metadata = {**_FORMAT, _ABOUT: said, _DIGEST: _digest(plain, said)}
+    metadata = {**_FORMAT, _ABOUT: said, _DIGEST: arrays_sha256(plain, said)}
     path.write_bytes(save(plain, metadata))
 
 
@@ -114,16 +117,3 @@ def _check_names(arrays: Mapping[str, np.ndarray]) -> None:
         inner = ("/".join(parts[:end]) for end in range(1, len(parts)))
         if any(part in ("", ".", "..") for part in parts) or any(each in arrays for each in inner):
             raise SnapshotError(f"a leaf {name[:80]!r}, which is no path in a tree")
-
-
-def _digest(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    """Computes the sha256 of the description, and of all names, shapes and bytes by name."""
-    total = hashlib.sha256(about.encode())
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name}{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return total.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:160]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 from jax import export
 
-from aetheria.errors import AetheriaError
+from aetheria.errors import AetheriaError, summary_of
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.prediction import PredictProgram
 from aetheria.hardware.layout.leaves import export_leaves, import_leaves, leaf_paths
@@ -17,7 +17,6 @@ from aetheria.hardware.layout.trees import Tree
 
 Made = TypeVar("Made")
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _ANY_ROWS = 2  # a batch size to try, to tell what a symbolic one does not allow from other mistakes
 
 
@@ -34,7 +33,7 @@ def export_predict(
         program: the program.
         probabilities: whether the function returns class probabilities.
         batch_size: the number of rows; None: any.
-        platforms: some of `PLATFORMS`, which need not be here.
+        platforms: as `jax.export` names them, such as `cuda`; they need not be here.
 
     Returns:
         The function: leaf path -> array (a PRNG key as uint32 data), and inputs [batch, ...] as
@@ -73,5 +72,5 @@ def with_rows(lower: Callable[[Any], Made], batch_size: int | None) -> Made:
         lower(_ANY_ROWS)  # raises what is wrong with any batch size
         raise AetheriaError(
             "export: expected a model whose predict takes a batch of any size, got "
-            f"{' '.join(f'{type(error).__name__}: {error}'.split())[:200]}; give --batch-size N"
+            f"{summary_of(error)}; give --batch-size N"
         ) from error

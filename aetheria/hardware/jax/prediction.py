@@ -141,16 +141,15 @@ class PredictProgram:
         size, step = _num_rows(inputs), self._max_batch_size
         if size <= step:
             return self._run_piece(weights, inputs, size, probabilities)
-        pieces = [
-            self._run_piece(weights, _rows(inputs, slice(start, start + step)), rows, probabilities)
-            for start in range(0, size, step)
-            for rows in (min(step, size - start),)
-        ]
+        pieces = []
+        for start in range(0, size, step):
+            rows = _rows(inputs, slice(start, start + step))
+            pieces.append(self._run_piece(weights, rows, min(step, size - start), probabilities))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
     def compile(self, batch_size: int, probabilities: bool = False) -> tuple[int, Any]:
         """Returns the bucket of a batch size and its executable, compiled at the first call."""
-        bucket = min(1 << max(batch_size - 1, 0).bit_length(), self._max_batch_size)
+        bucket = min(power_of_two(batch_size), self._max_batch_size)
         bucket = max(bucket, self._min_batch_size)
         key = (bucket, probabilities)
         if key not in self._compiled:
@@ -255,6 +254,15 @@ class PredictProgram:
 def _check_power(name: str, size: int, usual: int) -> None:
     if size < 1 or size & (size - 1):
         raise AetheriaError(f"{name}: expected a power of two, got {size}; use {usual}")
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is no less.
+
+    >>> power_of_two(0), power_of_two(5), power_of_two(8)
+    (1, 8, 8)
+    """
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def _num_rows(inputs: Tree) -> int:

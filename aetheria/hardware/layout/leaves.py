@@ -3,11 +3,13 @@
 Knows neither files nor devices.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aetheria.errors import SnapshotError
 from aetheria.hardware.layout.trees import Leaves, Shapes, Tree
@@ -118,6 +120,15 @@ def place_weights(arrays: Leaves, abstract: Weights, where: str) -> Weights:
     check_leaves(given, expected, where)
     # In tree order: a dict that JAX returns is in another.
     return import_leaves([jnp.asarray(given[path]) for path in leaf_paths(abstract)], abstract)
+
+
+def arrays_sha256(arrays: Mapping[str, np.ndarray], about: str = "") -> str:
+    """Computes one digest of a description and of all names, dtypes, shapes and bytes, by name."""
+    total = hashlib.sha256(about.encode())
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name}{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return total.hexdigest()
 
 
 def export_leaves(state: Tree) -> dict[str, jax.Array]:

@@ -3,7 +3,6 @@
 Knows files and tensors by name; no model.
 """
 
-import hashlib
 import json
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from aetheria.errors import SnapshotError
+from aetheria.hardware.layout.leaves import arrays_sha256
 
 PICKLED, PLAIN = (".pt", ".pth", ".bin"), ".safetensors"
 # In a folder: the weights, and which model they belong to. The names are those of model hubs.
@@ -71,7 +71,7 @@ def write_weight_file(
     Raises:
         OSError: it cannot be written.
     """
-    about = {**about, "sha256": _digest(tensors)}
+    about = {**about, "sha256": arrays_sha256(tensors)}
     if path.suffix in (*PICKLED, PLAIN):
         _write(path, tensors, about)
     else:
@@ -108,7 +108,7 @@ def _read_plain(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
     if about and not about.keys() >= {"model_name", "model_params", "example_spec", "sha256"}:
         raise SnapshotError(f"metadata {_ABOUT!r} with the keys {', '.join(about)}")
-    if about and about["sha256"] != _digest({n: t.numpy() for n, t in tensors.items()}):
+    if about and about["sha256"] != arrays_sha256({n: t.numpy() for n, t in tensors.items()}):
         raise SnapshotError("tensors of another digest than the file says")
     return tensors, about
 
@@ -143,15 +143,6 @@ def _as_array(name: object, tensor: object) -> np.ndarray:
         raise SnapshotError(f"a tensor {name!r} of {tensor.dtype}, {tensor.layout}")
     narrow = tensor.is_floating_point() and tensor.dtype is not torch.float64
     return (tensor.float() if narrow else tensor).contiguous().numpy()
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Computes the sha256 of all names, shapes and bytes, in the order of the names."""
-    total = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name}{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return total.hexdigest()
 
 
 def _one_line(error: Exception) -> str:

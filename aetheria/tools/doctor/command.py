@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aetheria.errors import ExitCode
+from aetheria.errors import ExitCode, summary_of
 
 # Extra -> the modules that it brings.
 _EXTRAS = {
@@ -68,8 +68,9 @@ def _try(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        yield Finding(look.__name__.strip("_"), text[:300], "see the message of the library")
+        yield Finding(
+            look.__name__.strip("_"), summary_of(error, 300), "see the message of the library"
+        )
 
 
 def _python() -> Iterator[Finding]:

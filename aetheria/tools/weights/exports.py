@@ -46,9 +46,9 @@ def export_snapshot(
         AetheriaError: a package is missing, the model has no such form, or `to` cannot be written.
     """
     if format == "pytorch":
-        return export_weights(snapshot, to, project, model_name)
+        return _export_weights(snapshot, to, project, model_name)
     if format == "safetensors":
-        return export_leaf_file(snapshot, to, project, model_name)
+        return _export_leaves(snapshot, to, project, model_name)
     if format == "onnx":
         from aetheria.tools.weights.onnx_file import export_onnx
 
@@ -60,24 +60,10 @@ def export_snapshot(
     )
 
 
-def export_weights(
-    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
+def _export_weights(
+    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None
 ) -> Mapping[str, Any]:
-    """Writes the weights of a snapshot, averaged ones if it has any, under PyTorch's names.
-
-    Args:
-        snapshot: with its record.
-        to: the file or folder to write.
-        project: the project folder.
-        model_name: the model; None: the name in the snapshot.
-
-    Returns:
-        Name -> array, as written.
-
-    Raises:
-        AetheriaError: torch is missing, the model has no PyTorch counterpart, or `to` cannot be
-            written.
-    """
+    """Under PyTorch's names."""
     require_torch("export")
     from aetheria.hardware.torch.weight_files import write_weight_file
 
@@ -100,15 +86,10 @@ def export_weights(
     return tensors
 
 
-def export_leaf_file(
-    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None = None
+def _export_leaves(
+    snapshot: Snapshot, to: Path, project: Path | None, model_name: str | None
 ) -> Mapping[str, Any]:
-    """Writes the weights of a snapshot, averaged ones if it has any, under their leaf names; the
-    arguments and the result are those of `export_weights`.
-
-    Raises:
-        AetheriaError: safetensors is missing, or `to` cannot be written or ends in another suffix.
-    """
+    """Under their leaf names."""
     about = describe(snapshot, project, model_name).about
     leaves = evaluated_leaves(snapshot.arrays)
     arrays = {p: a for p, a in leaves.items() if p.split("/")[0] in Weights._fields}

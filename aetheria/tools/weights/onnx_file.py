@@ -13,13 +13,14 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from aetheria.build.weights.packages import require_package
+from aetheria.plugins.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
-from aetheria.errors import AetheriaError
+from aetheria.errors import AetheriaError, summary_of
 from aetheria.hardware.jax.portable import with_rows
-from aetheria.hardware.layout.leaves import export_leaves, named_leaves
+from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.trees import Tree
+from aetheria.plugins.packages import require_package
 from aetheria.tools.weights.new_path import new_path
 from aetheria.tools.weights.programs import SnapshotProgram, build_snapshot_program
 
@@ -62,7 +63,7 @@ def export_onnx(
     _compare(made, content, batch_size or _NUM_ROWS)
     with new_path(to) as path:
         path.write_bytes(content)
-    return {n: np.asarray(a) for n, a in jax.device_get(export_leaves(made.weights)).items()}
+    return made.arrays()
 
 
 def _convert(made: SnapshotProgram, batch_size: int | None) -> bytes:
@@ -99,7 +100,7 @@ def _convert(made: SnapshotProgram, batch_size: int | None) -> bytes:
             return proto.SerializeToString()
     except Exception as error:  # of any type: whatever a conversion of jax2onnx fails with
         raise AetheriaError(
-            f"export: expected operations that jax2onnx converts, got {_short(error)}; use "
+            f"export: expected operations that jax2onnx converts, got {summary_of(error)}; use "
             "--format stablehlo"
         ) from error
 
@@ -119,8 +120,8 @@ def _compare(made: SnapshotProgram, content: bytes, num_rows: int) -> None:
         )
     except Exception as error:  # of any type: onnxruntime has many of its own
         raise AetheriaError(
-            f"export: expected a model that onnxruntime runs, got {_short(error)}; use --format "
-            "stablehlo"
+            f"export: expected a model that onnxruntime runs, got {summary_of(error)}; use "
+            "--format stablehlo"
         ) from error
     for function, proba in made.functions.items():
         outputs = made.program.run(made.weights, inputs, probabilities=proba)
@@ -162,7 +163,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

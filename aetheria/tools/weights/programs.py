@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
 from aetheria.build import build_predict_program
 from aetheria.build.weights.about import About, describe
 from aetheria.data.encoding import read_encoding
 from aetheria.engine.interfaces import Snapshot
 from aetheria.hardware.jax.prediction import PredictProgram
-from aetheria.hardware.layout.leaves import Weights
+from aetheria.hardware.layout.leaves import Weights, export_leaves
 from aetheria.plugins.bounded import build_described
 
 MAX_BATCH_SIZE = 1024
@@ -32,6 +35,11 @@ class SnapshotProgram(NamedTuple):
     weights: Weights
     functions: Mapping[str, bool]
     classes: tuple[str, ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights on the host: leaf path -> array."""
+        leaves = jax.device_get(export_leaves(self.weights))
+        return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
 def build_snapshot_program(

@@ -15,13 +15,14 @@ import numpy as np
 from jax.export import Exported
 
 from aetheria.build.provenance import versions
-from aetheria.build.weights.packages import require_package
+from aetheria.plugins.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.hardware.jax.compiler import compiler_options_for
 from aetheria.hardware.jax.portable import export_predict
-from aetheria.hardware.layout.leaves import export_leaves, named_leaves
+from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.trees import Tree
+from aetheria.plugins.packages import require_package
 from aetheria.tools.weights.new_path import new_path
 from aetheria.tools.weights.predict_script import SCRIPT
 from aetheria.tools.weights.programs import MAX_BATCH_SIZE, build_snapshot_program
@@ -62,7 +63,7 @@ def export_stablehlo(
         )
         for name, proba in made.functions.items()
     }
-    arrays = {n: np.asarray(a) for n, a in jax.device_get(export_leaves(made.weights)).items()}
+    arrays = made.arrays()
     first = exported["predict"]
     with new_path(to) as folder:
         folder.mkdir()

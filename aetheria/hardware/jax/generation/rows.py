@@ -14,6 +14,7 @@ import numpy as np
 from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.generation.program import MAX_STEPS, NUM_ROWS, DecodeProgram, RowInputs
 from aetheria.hardware.jax.generation.sampling import Sampling
+from aetheria.hardware.jax.prediction import power_of_two
 from aetheria.hardware.layout.leaves import Weights
 
 
@@ -94,8 +95,8 @@ class Row:
         self.slide(length)
         most = self.seen + self.limit - 1
         if most <= length:
-            return Sizes(min(_power_of_two(self.seen), length), min(_power_of_two(most), length))
-        return Sizes(min(_power_of_two(max(self.seen, length // 2)), length), length)
+            return Sizes(min(power_of_two(self.seen), length), min(power_of_two(most), length))
+        return Sizes(min(power_of_two(max(self.seen, length // 2)), length), length)
 
 
 def run_rows(
@@ -178,7 +179,3 @@ def _find(tokens: Sequence[int], stop: np.ndarray, searched: int) -> int | None:
     first = max(searched - len(wanted) + 1, 0)
     places = range(first, len(tokens) - len(wanted) + 1)
     return next((place for place in places if tokens[place : place + len(wanted)] == wanted), None)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()

@@ -1,4 +1,4 @@
-"""The optional packages that a format needs."""
+"""Packages that are installed only if an extra asks for them."""
 
 import importlib.util
 
