@@ -284,8 +284,8 @@ class Predictor:
         where = str(source.path)
         model = self._model
         if model is None:
-            check_agrees(source.model, where, self._name, self._params)
             model = remake_model(source.model, where, project, self._name, self._params).model
+            check_agrees(source.model, where, self._name, self._params, model.sizes_of_data)
         build = lambda: build_predict_program(
             model,
             source.example_spec,
