@@ -356,8 +356,8 @@ class Predictor:
     def _make_program(self, source: _Source, where: str, project: Path) -> PredictProgram:
         model = self._model
         if model is None:
-            check_agrees(source.model, where, self._name, self._params)
             model = remake_model(source.model, where, project, self._name, self._params).model
+            check_agrees(source.model, where, self._name, self._params, model.sizes_of_data)
         build = lambda: build_predict_program(
             model,
             source.example_spec,

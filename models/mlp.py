@@ -1,6 +1,7 @@
 """A multilayer perceptron for vectors: a classifier, or with `num_classes` 0 a regressor."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from flax import linen as nn
 from jax.sharding import PartitionSpec
@@ -32,6 +33,8 @@ class SimpleMLP(Classifier):
 
     Outputs f32 [batch, num_classes] logits, or [batch, 1]. `input_dim` 0: as the data has it.
     """
+
+    sizes_of_data: ClassVar[tuple[str, ...]] = ("input_dim",)
 
     input_dim: int = 0
     hidden_dim: int = 128

@@ -127,6 +127,18 @@ def test_a_hyperparameter_that_the_snapshot_says_otherwise_is_named(runs):
         assert line.endswith("got 0.5; leave it out")
 
 
+def test_a_size_that_the_data_decided_may_be_given(images, tmp_path):
+    """`input_dim` is not in the config, so the snapshot says 0."""
+    config = {**DIGITS, "model_params": {"num_classes": 10, "hidden_dim": 16}, "epochs": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    TrainCommand(config_file=tmp_path / "config.yaml", workdir=tmp_path / "run").execute()
+    path = snapshot(tmp_path / "run", 1)
+    answer = Predictor("SimpleMLP", {"input_dim": 64}, path).predict(images[:3])
+    np.testing.assert_array_equal(answer, Predictor(checkpoint_path=path).predict(images[:3]))
+    line = message(AetheriaError, Predictor, "SimpleMLP", {"input_dim": 10}, path)
+    assert line.startswith("model_params.input_dim: expected 64, the shape of the data's inputs")
+
+
 def test_a_path_is_found_from_here_and_then_in_the_newest_run(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):

@@ -31,7 +31,7 @@ from aetheria.inference import Predictor
 
 predictor = Predictor(
     model_name="SimpleMLP",
-    model_params={"hidden_dim": 128},
+    model_params={"input_dim": 10, "hidden_dim": 128},
     checkpoint_path="checkpoints/snapshot_ep10.pt",
 )
 batch = np.linspace(-1, 1, 50, dtype=np.float32).reshape(5, 10)

@@ -3,7 +3,7 @@
 A file chooses no code: an import path in it is not followed, see `Registry.find_recorded`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -70,9 +70,15 @@ def make_model(
 
 
 def check_agrees(
-    said: RecordedModel, where: str, name: str | None, params: Hyperparameters
+    said: RecordedModel,
+    where: str,
+    name: str | None,
+    params: Hyperparameters,
+    sizes_of_data: Collection[str] = (),
 ) -> None:
     """Compares the caller's hyperparameters with those of a file that holds weights of this model.
+
+    A 0 that stands for a size of the data is compared by `init`, which sees the data's shapes.
 
     Raises:
         ConfigError: names the first that differs.
@@ -83,6 +89,8 @@ def check_agrees(
     for each in (said.resolved, said.params):
         known |= each if isinstance(each, Mapping) else {}
     for key, value in params.items():
+        if key in sizes_of_data and known.get(key) == 0:
+            continue
         if key in known and is_plain(known[key]) and not same(to_json(value), known[key]):
             raise ConfigError(
                 f"model_params.{key}: expected {shown(known[key])}, as in {where}, got "
