@@ -40,16 +40,15 @@ class _Source(NamedTuple):
     mixed_precision: bool | str
     encoding: Encoding | None = None
     ranges: Mapping[str, tuple[float, float]] = {}
+    step: int | None = None
 
 
 class _Loaded(NamedTuple):
     """One value, so that a reload replaces program and weights in one assignment."""
 
-    path: Path
+    source: _Source
     program: PredictProgram
     weights: Weights
-    encoding: Encoding | None
-    ranges: Mapping[str, tuple[float, float]]
 
 
 class Predictor:
@@ -70,6 +69,9 @@ class Predictor:
         mixed_precision: compute in bfloat16, or a precision policy, whose `output` is the dtype of
             what is returned; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
+        min_batch_size: smaller batches are padded to this size, a power of two. If it is
+            `max_batch_size`, one executable computes every row, and the bits of a row's answer do
+            not depend on how many rows are asked for at once.
         batch_sizes: batch sizes to compile for at once, not at their first call.
         project: the folder that holds your `models/`; None: the current folder.
         input_shape: of one example, for a file of weights that does not say it.
@@ -90,6 +92,7 @@ class Predictor:
         *,
         mixed_precision: bool | str | None = None,
         max_batch_size: int = 1024,
+        min_batch_size: int = 1,
         batch_sizes: Sequence[int] = (),
         project: str | Path | None = None,
         input_shape: Sequence[int] | None = None,
@@ -105,22 +108,64 @@ class Predictor:
             )
         self._model = model
         self._name, self._params = model_name, dict(model_params or {})
-        self._mixed_precision, self._max_batch_size = mixed_precision, max_batch_size
+        self._mixed_precision = mixed_precision
+        self._max_batch_size, self._min_batch_size = max_batch_size, min_batch_size
         self._batch_sizes, self._project = tuple(batch_sizes), project
         self._input_shape = input_shape
         self._averaged, self._data_parallel = averaged, data_parallel
         self._process = os.getpid()
-        self._loaded = self._load(str(checkpoint_path))
+        self._loaded = self._load(str(checkpoint_path), None)
 
     @classmethod
     def from_snapshot(cls, path: str | Path, **options: Any) -> "Predictor":
         """Makes a predictor of the model that the snapshot names."""
         return cls(checkpoint_path=path, **options)
 
+    @staticmethod
+    def find(checkpoint_path: str | Path) -> Path:
+        """Returns the snapshot or the file of weights that a path stands for now.
+
+        Raises:
+            SnapshotError: nothing is there.
+        """
+        file = Path(checkpoint_path)
+        if looks_like_weights(file):
+            return file
+        return find_snapshot(str(checkpoint_path), newest_runs()[:1])
+
     @property
     def snapshot(self) -> Path:
         """The snapshot in use."""
-        return self._loaded.path
+        return self._loaded.source.path
+
+    @property
+    def step(self) -> int | None:
+        """The training step of the snapshot in use; None: a file of weights does not say it."""
+        return self._loaded.source.step
+
+    @property
+    def input_spec(self) -> Any:
+        """The shape and dtype of a batch of one example: a `jax.ShapeDtypeStruct`, or a mapping of
+        them if the model was trained on one.
+        """
+        return self._loaded.program.inputs(1)
+
+    @property
+    def input_ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Column of floats that the network sees, such as `inputs` -> its smallest and largest
+        value in a sample of the training split; empty: the snapshot knows none.
+        """
+        return self._loaded.source.ranges
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How data as users have it becomes inputs; None: only arrays are inputs."""
+        return self._loaded.source.encoding
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the model has classes, and `predict_proba` an answer."""
+        return self._loaded.program.has_probabilities
 
     def predict(self, inputs: Any) -> Any:
         """Predicts for `inputs` [batch, ...], or a mapping of them if the model was trained on one;
@@ -146,7 +191,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each class number; empty: the snapshot knows none."""
-        encoding = self._loaded.encoding
+        encoding = self.encoding
         return () if encoding is None else encoding.classes
 
     def predict_classes(self, inputs: Any) -> list[str]:
@@ -234,15 +279,28 @@ class Predictor:
         run = generator.stream if stream else generator.generate
         return run(loaded.weights, prompt, request)
 
+    def encode(self, inputs: Any) -> Any:
+        """Makes the arrays that the model sees of inputs in any form that `predict` takes; of these
+        arrays, `predict` gives the same answer. One example gets the batch dim.
+
+        Raises:
+            AetheriaError: the inputs are not like those of training.
+        """
+        loaded = self._loaded
+        if loaded.source.encoding is not None:
+            inputs = loaded.source.encoding.encode_inputs(inputs)
+        arrays, _ = loaded.program.check(inputs)
+        return arrays
+
     def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
         self._check_process()
         loaded = self._loaded
-        if loaded.encoding is not None:
-            inputs = loaded.encoding.encode_inputs(inputs)
+        if loaded.source.encoding is not None:
+            inputs = loaded.source.encoding.encode_inputs(inputs)
         outputs = loaded.program.run(loaded.weights, inputs, probabilities=probabilities)
         if not self._is_compared:  # once, since a scale is the same in all calls
             self._is_compared = True
-            if (line := out_of_range(inputs, loaded.ranges)) is not None:
+            if (line := out_of_range(inputs, loaded.source.ranges)) is not None:
                 warnings.warn(line, stacklevel=3)
         return outputs
 
@@ -255,9 +313,17 @@ class Predictor:
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Loads other weights (None: reads the same path again). Calls under way finish with the
-        old weights; if the new ones cannot be loaded, the old ones stay.
+        old weights; if the new ones cannot be loaded, the old ones stay. Weights of the same model
+        need no compilation.
         """
-        self._loaded = self._load(str(checkpoint_path or self._loaded.path))
+        before = self._loaded
+        self._loaded = self._load(str(checkpoint_path or before.source.path), before)
+
+    def __copy__(self) -> "Predictor":
+        """A predictor of its own, which shares weights and programs until one of both reloads."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the path of the snapshot and its use; weights and programs are made anew."""
@@ -265,9 +331,10 @@ class Predictor:
         options = {
             "model_name": self._name,
             "model_params": self._params,
-            "checkpoint_path": self._loaded.path.resolve(),
+            "checkpoint_path": self._loaded.source.path.resolve(),
             "mixed_precision": self._mixed_precision,
             "max_batch_size": self._max_batch_size,
+            "min_batch_size": self._min_batch_size,
             "batch_sizes": self._batch_sizes,
             "project": project and project.resolve(),
             "input_shape": self._input_shape,
@@ -277,11 +344,22 @@ class Predictor:
         }
         return _remake, (type(self), options)
 
-    def _load(self, checkpoint_path: str) -> _Loaded:
+    def _load(self, checkpoint_path: str, before: _Loaded | None) -> _Loaded:
         project = find_project(None, self._project)
         source = self._read(checkpoint_path, project)
-        where = str(source.path)
-        model = self._model
+        if before is not None and _same_program(source, before.source):
+            program = before.program
+        else:
+            program = self._make_program(source, project)
+        weights = program.place(source.arrays, averaged=self._averaged)
+        for batch_size in self._batch_sizes:
+            program.compile(batch_size)
+        self._is_compared = False
+        # The arrays are on the device now; a second copy would only take memory.
+        return _Loaded(source._replace(arrays={}), program, weights)
+
+    def _make_program(self, source: _Source, project: Path) -> PredictProgram:
+        where, model = str(source.path), self._model
         if model is None:
             check_agrees(source.model, where, self._name, self._params)
             model = remake_model(source.model, where, project, self._name, self._params).model
@@ -291,17 +369,13 @@ class Predictor:
             trained_with=source.mixed_precision,
             mixed_precision=self._mixed_precision,
             max_batch_size=self._max_batch_size,
+            min_batch_size=self._min_batch_size,
             data_parallel=self._data_parallel,
         )
-        program = build_described(build, where, len(source.arrays))
-        weights = program.place(source.arrays, averaged=self._averaged)
-        for batch_size in self._batch_sizes:
-            program.compile(batch_size)
-        self._is_compared = False
-        return _Loaded(source.path, program, weights, source.encoding, source.ranges)
+        return build_described(build, where, len(source.arrays))
 
     def _read(self, checkpoint_path: str, project: Path) -> _Source:
-        file = Path(checkpoint_path)
+        file = self.find(checkpoint_path)
         if looks_like_weights(file):
             request = WeightsRequest(self._name, self._params, project, self._input_shape)
             weights = read_weights(file, request)
@@ -312,12 +386,24 @@ class Predictor:
             encoding = _encoding(about.encoding, file)
             ranges = about.input_ranges or {}
             return _Source(file, weights.arrays, model, spec, precision, encoding, ranges)
-        snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+        snapshot = read_snapshot(file)
         run, model = snapshot.record.run, recorded_model(snapshot.record.run)
         encoding = _encoding(run.encoding, snapshot.path)
         spec, precision = run.example_spec, run.mixed_precision
         ranges = run.input_ranges or {}
-        return _Source(snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges)
+        step = snapshot.record.progress.step
+        return _Source(
+            snapshot.path, snapshot.arrays, model, spec, precision, encoding, ranges, step
+        )
+
+
+def _same_program(source: _Source, other: _Source) -> bool:
+    """Whether both are weights of one model, so that one compiled program serves both."""
+    return (source.model, source.example_spec, source.mixed_precision) == (
+        other.model,
+        other.example_spec,
+        other.mixed_precision,
+    )
 
 
 def _remake(kind: type[Predictor], options: dict[str, Any]) -> Predictor:

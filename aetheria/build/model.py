@@ -42,6 +42,7 @@ def build_predict_program(
     trained_with: bool | str,
     mixed_precision: bool | str | None,
     max_batch_size: int,
+    min_batch_size: int = 1,
     data_parallel: bool = False,
 ) -> "PredictProgram":
     """Makes the prediction program of a model.
@@ -52,6 +53,7 @@ def build_predict_program(
         trained_with: the precision policy of training.
         mixed_precision: the one of prediction; None: as in training.
         max_batch_size: larger batches are cut into pieces of this size.
+        min_batch_size: smaller batches are padded to this size.
         data_parallel: whether all devices of this process share a piece.
     """
     from aetheria.hardware.jax.prediction import PredictProgram
@@ -62,6 +64,7 @@ def build_predict_program(
         mixed_precision=trained_with if mixed_precision is None else mixed_precision,
         trained_with=trained_with,
         max_batch_size=max_batch_size,
+        min_batch_size=min_batch_size,
         data_parallel=data_parallel,
     )
 

@@ -43,6 +43,11 @@ class Repeated(Flag):
 
 
 @dataclass(frozen=True)
+class Arguments(Argument, Repeated):
+    """One or more positional arguments; the field is a tuple."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A field that is a dataclass; the help lists its flags under a title of their own."""
 

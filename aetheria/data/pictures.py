@@ -3,12 +3,14 @@
 The same code makes what a model is trained on and what it predicts from. Pillow decodes.
 """
 
+import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FITS = ("crop", "stretch")
+# Not every format that Pillow knows: to draw an EPS, it starts another program.
+STRANGERS_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _CHANNELS = {1: "L", 3: "RGB"}
 _WHITE = (255, 255, 255, 255)
 
@@ -55,9 +59,37 @@ class PictureEncoding:
         Raises:
             AetheriaError: it is no picture, or a damaged one; the line has its name.
         """
+        return self._decode(file, os.fspath(file))
+
+    def read_bytes(self, content: bytes, where: str, max_pixels: int) -> np.ndarray:
+        """Decodes the content of a file that a stranger sent: f32 [height, width, channel] in
+        [0, 1], as `read_file`. Only the formats in `STRANGERS_FORMATS` are tried.
+
+        Args:
+            content: the bytes of the file.
+            where: what to call it in errors.
+            max_pixels: a larger picture is not decoded: a small file can hold a huge one.
+
+        Raises:
+            AetheriaError: it is no picture, a damaged one, or too large.
+        """
+        return self._decode(io.BytesIO(content), where, STRANGERS_FORMATS, max_pixels)
+
+    def _decode(
+        self,
+        file: str | Path | BinaryIO,
+        where: str,
+        formats: Sequence[str] | None = None,
+        max_pixels: int | None = None,
+    ) -> np.ndarray:
         pillow = import_pillow()
         try:
-            with pillow.open(file) as image:
+            with pillow.open(file, formats=formats) as image:
+                if max_pixels is not None and math.prod(image.size) > max_pixels:
+                    raise AetheriaError(
+                        f"expected a picture of at most {max_pixels} pixels, got "
+                        f"{image.size[0]} x {image.size[1]}; make it smaller"
+                    )
                 # A JPEG is decoded at half, a quarter or an eighth of its size if that is still
                 # twice the size that is asked for: several times as fast.
                 height, width = self.image_size
@@ -66,18 +98,18 @@ class PictureEncoding:
                 return self.encode_image(image)
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             raise AetheriaError(
-                f"{os.fspath(file)}: expected a file that can be read, got none "
-                f"({error.strerror}); check the path"
+                f"{where}: expected a file that can be read, got none ({error.strerror}); check "
+                "the path"
             ) from error
         except AetheriaError as error:
-            raise AetheriaError(*(f"{os.fspath(file)}: {p}" for p in error.problems)) from error
+            raise AetheriaError(*(f"{where}: {p}" for p in error.problems)) from error
         except MemoryError:
             raise
         except Exception as error:  # decoders raise errors of any type for broken bytes
             text = " ".join(str(error).split())[:160] or type(error).__name__
             raise AetheriaError(
-                f"{os.fspath(file)}: expected a picture, got a damaged or unknown file ({text}); "
-                "replace or remove it"
+                f"{where}: expected a picture, got a damaged or unknown file ({text}); replace or "
+                "remove it"
             ) from error
 
     def encode_image(self, image: "Image") -> np.ndarray:

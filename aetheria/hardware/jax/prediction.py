@@ -42,6 +42,7 @@ class PredictProgram:
         trained_with: the `mixed_precision` of the snapshot, which says in which dtype its
             parameters are kept.
         max_batch_size: larger batches are cut into pieces of this size, a power of two.
+        min_batch_size: smaller batches are padded to this size, a power of two.
         data_parallel: whether every piece is split over all devices of this process, or over the
             largest power of two of them, each of which holds the weights; else one device computes.
 
@@ -57,11 +58,15 @@ class PredictProgram:
         mixed_precision: bool | str,
         trained_with: bool | str = False,
         max_batch_size: int = 1024,
+        min_batch_size: int = 1,
         data_parallel: bool = False,
     ):
-        if max_batch_size < 1 or max_batch_size & (max_batch_size - 1):
+        _check_power("max_batch_size", max_batch_size, 1024)
+        _check_power("min_batch_size", min_batch_size, 1)
+        if min_batch_size > max_batch_size:
             raise AetheriaError(
-                f"max_batch_size: expected a power of two, got {max_batch_size}; use 1024"
+                f"min_batch_size: expected at most max_batch_size ({max_batch_size}), got "
+                f"{min_batch_size}; lower it"
             )
         devices = jax.local_devices()
         count = 1 << (len(devices).bit_length() - 1) if data_parallel else 1
@@ -69,7 +74,8 @@ class PredictProgram:
         self._mesh = Mesh(np.array(devices[:count]), ("data",)) if data_parallel else None
         self._model = model
         self._precision = Precision.parse(mixed_precision)
-        self._max_batch_size, self._min_batch_size = max(max_batch_size, count), count
+        self._max_batch_size = max(max_batch_size, count)
+        self._min_batch_size = max(min_batch_size, count)
         self._compiled: dict[tuple[int, bool], Any] = {}
         self._generators: dict[bool, Generator] = {}
         self._lock = threading.Lock()
@@ -125,7 +131,7 @@ class PredictProgram:
             AetheriaError: the inputs are not shaped like the ones the model was trained on.
         """
         if not self._is_ready(inputs):
-            inputs, is_single = self._check(inputs)
+            inputs, is_single = self.check(inputs)
             if is_single:
                 return jax.tree.map(lambda a: a[0], self._run(weights, inputs, probabilities))
         return self._run(weights, inputs, probabilities)
@@ -219,9 +225,13 @@ class PredictProgram:
             and inputs.ndim == len(like.shape)
         )
 
-    def _check(self, inputs: Tree) -> tuple[Tree, bool]:
+    def check(self, inputs: Tree) -> tuple[Tree, bool]:
         """Returns the inputs as arrays like those of training, and whether they are one example, to
         which the batch dim was added.
+
+        Raises:
+            AetheriaError: they are not shaped like those of training, or their columns differ in
+                length.
         """
         arrays = _as_arrays(self._inputs, inputs, "inputs")
         likes = jax.tree.leaves(self._inputs)
@@ -239,6 +249,11 @@ class PredictProgram:
                 "give every example every column"
             )
         return checked, is_single
+
+
+def _check_power(name: str, size: int, usual: int) -> None:
+    if size < 1 or size & (size - 1):
+        raise AetheriaError(f"{name}: expected a power of two, got {size}; use {usual}")
 
 
 def _num_rows(inputs: Tree) -> int:

@@ -18,6 +18,7 @@ _EXTRAS = {
     "wandb": ["wandb"],
     "plot": ["matplotlib"],
     "data": ["PIL", "datasets", "grain", "pyarrow"],
+    "serve": ["fastapi", "uvicorn", "prometheus_client", "PIL"],
 }
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
