@@ -10,16 +10,18 @@ from types import FrameType
 import uvicorn
 
 from aetheria.errors import AetheriaError
-from aetheria.tools.serve.app import Serving, make_app
+from aetheria.tools.serve.app import make_app
 from aetheria.tools.serve.connection import bounded_connection
 from aetheria.tools.serve.gate import Gate, Limits
 from aetheria.tools.serve.log import JsonLog, restore_library_logs, route_library_logs
 from aetheria.tools.serve.metrics import Metrics
 from aetheria.tools.serve.served import ServedModel, ServingOptions
+from aetheria.tools.serve.serving import Serving
 from aetheria.tools.serve.watch import Watch
 
 _LOOPBACK = ("127.", "::1")
 _AFTER_ANSWER_SECONDS = 10.0  # to send an answer to a slow client
+_SEND_SECONDS = 2  # the same, when the server ends
 
 
 def serve(
@@ -60,7 +62,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
+            timeout_graceful_shutdown=_SEND_SECONDS,
         )
         host, port = listener.getsockname()[:2]
         shown_host = f"[{host}]" if ":" in host else host
@@ -92,8 +94,9 @@ class GracefulServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Runs ten times a second; returns whether to end."""
-        idle = self._gate.active == 0 or time.monotonic() >= self._end_at
-        if not self._gate.is_open and idle:
+        if time.monotonic() >= self._end_at:
+            self._gate.expire()  # which answers what is under way with 503
+        if not self._gate.is_open and self._gate.active == 0:
             self.should_exit = True
         return await super().on_tick(counter)
 
