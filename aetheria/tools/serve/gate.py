@@ -50,7 +50,7 @@ class Gate:
             RequestError: the server is full, or ends.
         """
         if not self.is_open:
-            raise self.too_late("")
+            raise self.too_late(503, "")
         if self.active >= self._limits.max_queue:
             raise RequestError(
                 429,
@@ -66,7 +66,7 @@ class Gate:
 
     @asynccontextmanager
     async def until(self, deadline: float) -> AsyncIterator[None]:
-        """Raises TimeoutError in the block at a time of the event loop, or when `expire` is called."""
+        """Raises TimeoutError in the block at a time of the event loop, or at `expire`."""
         async with asyncio.timeout_at(deadline) as timeout:
             self._deadlines.add(timeout)
             try:
@@ -78,12 +78,13 @@ class Gate:
         """Lets the time of all requests under way be over."""
         for timeout in self._deadlines:
             timeout.reschedule(asyncio.get_running_loop().time())
+        self._deadlines.clear()
 
-    def too_late(self, message: str) -> RequestError:
-        """What a request is answered whose time is over, by `message` or because the server ends."""
-        if not self.is_open:
-            message = "server: expected it to be ready, got its end; ask another"
-        return RequestError(503, message, 1)
+    def too_late(self, status: int, message: str) -> RequestError:
+        """The answer to a request whose time is over: this one, or that the server ends."""
+        if self.is_open:
+            return RequestError(status, message, 1)
+        return RequestError(503, "server: expected it to be ready, got its end; ask another", 1)
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

@@ -45,7 +45,7 @@ async def answer_request(
             async with serving.gate.until(deadline):
                 body = await read_body(request, limits)
         except TimeoutError as error:
-            raise RequestError(
+            raise serving.gate.too_late(
                 408,
                 f"body: expected all of it within {limits.request_seconds:g} seconds, got a part; "
                 "send it faster",
@@ -64,8 +64,9 @@ async def answer_request(
                 )
         except TimeoutError as error:
             raise serving.gate.too_late(
+                503,
                 f"server: expected an answer within {limits.request_seconds:g} seconds, got none; "
-                "ask for fewer rows, or try again later"
+                "ask for fewer rows, or try again later",
             ) from error
         except AetheriaError as error:
             raise RequestError(400, " ".join("; ".join(error.problems).split())) from error

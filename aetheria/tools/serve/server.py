@@ -34,7 +34,7 @@ def serve(
     reload_seconds: float | None = None,
 ) -> None:
     """Serves models until SIGTERM or SIGINT: then readiness ends at once, and what is under way is
-    answered. A second signal ends it without waiting.
+    answered. A second signal does not wait for that.
 
     Args:
         references: name and reference of each model.
@@ -87,10 +87,8 @@ class GracefulServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal; the second one does not wait."""
-        if not self._gate.is_open:
-            self.force_exit = self.should_exit = True
+        self._end_at = time.monotonic() + (self._grace_seconds if self._gate.is_open else 0.0)
         self._gate.is_open = False
-        self._end_at = time.monotonic() + self._grace_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Runs ten times a second; returns whether to end."""
