@@ -21,6 +21,7 @@ from aetheria.tools.serve.watch import Watch
 
 _LOOPBACK = ("127.", "::1")
 _AFTER_ANSWER_SECONDS = 10.0  # to send an answer to a slow client
+_BACKLOG = 2048
 _SEND_SECONDS = 2  # the same, when the server ends
 
 
@@ -62,12 +63,14 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=_SEND_SECONDS,
         )
         host, port = listener.getsockname()[:2]
         shown_host = f"[{host}]" if ":" in host else host
         if token is None and not host.startswith(_LOOPBACK):
             log("warning", text=f"{host}: anybody who reaches this address may ask; set a token")
+        listener.listen(_BACKLOG)  # so that nobody who reads the next line is refused
         log("serving", url=f"http://{shown_host}:{port}", models=[*models])
         with _reloading(serving, reload_seconds):
             GracefulServer(config, gate, limits.grace_seconds).run(sockets=[listener])
