@@ -122,6 +122,18 @@ class Predictor:
         """Makes a predictor of the model that the snapshot names."""
         return cls(checkpoint_path=path, **options)
 
+    @staticmethod
+    def find(checkpoint_path: str | Path) -> Path:
+        """Returns the snapshot or the file of weights that a path stands for now.
+
+        Raises:
+            SnapshotError: nothing is there.
+        """
+        file = Path(checkpoint_path)
+        if looks_like_weights(file):
+            return file
+        return find_snapshot(str(checkpoint_path), newest_runs()[:1])
+
     @property
     def snapshot(self) -> Path:
         """The snapshot in use."""
@@ -370,7 +382,7 @@ class Predictor:
         return build_described(build, where, len(source.arrays))
 
     def _read(self, checkpoint_path: str, project: Path) -> _Source:
-        file = Path(checkpoint_path)
+        file = self.find(checkpoint_path)
         if looks_like_weights(file):
             request = WeightsRequest(self._name, self._params, project, self._input_shape)
             weights = read_weights(file, request)
@@ -382,7 +394,7 @@ class Predictor:
             ranges = about.input_ranges or {}
             step = about.step
             return _Source(file, weights.arrays, model, spec, precision, step, encoding, ranges)
-        snapshot = read_snapshot(find_snapshot(checkpoint_path, newest_runs()[:1]))
+        snapshot = read_snapshot(file)
         run, model = snapshot.record.run, recorded_model(snapshot.record.run)
         encoding = _encoding(run.encoding, snapshot.path)
         spec, precision = run.example_spec, run.mixed_precision

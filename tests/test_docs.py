@@ -37,10 +37,10 @@ PAGES = [
     ["docs/plan.md"],
     ["docs/pytorch.md"],
     ["docs/how-to/own_loop.md"],
+    ["docs/how-to/serve.md"],
     ["docs/how-to/generate.md"],
     ["docs/how-to/export.md"],
     ["docs/how-to/predict.md"],
-    ["docs/how-to/serve.md"],
 ]
 
 

@@ -1,5 +1,6 @@
 """Prediction: what it answers, from where, from how many threads, and what it refuses."""
 
+import copy
 import itertools
 import json
 import os
@@ -231,6 +232,45 @@ def test_reload_reads_the_same_path_again(runs, tmp_path, images):
     np.testing.assert_array_equal(predictor.predict(images[:4]), before)
     predictor.reload()
     assert not np.array_equal(predictor.predict(images[:4]), before)
+
+
+def test_a_copy_shares_the_program_until_one_of_both_reloads(runs, images):
+    first = Predictor.from_snapshot(snapshot(runs["classifier"], 1))
+    before, compiled = first.predict(images[:4]), first.num_compilations
+    other = copy.copy(first)
+    other.reload(snapshot(runs["classifier"], 2))
+    assert (first.step, other.step) == (23, 46)
+    after = other.predict(images[:4])
+    assert other.num_compilations == compiled  # weights of the same model
+    np.testing.assert_array_equal(first.predict(images[:4]), before)
+    expected = Predictor.from_snapshot(snapshot(runs["classifier"], 2)).predict(images[:4])
+    np.testing.assert_array_equal(after, expected)
+    assert not np.array_equal(before, after)
+    other.reload(runs["regressor"])  # another model: another program
+    assert other.predict(diabetes().eval.read(np.arange(4))["inputs"]).shape == (4, 1)
+
+
+def test_in_one_batch_size_a_row_has_the_same_bits_in_any_company(runs, images):
+    path = runs["classifier"]
+    predictor = Predictor.from_snapshot(path, min_batch_size=8, max_batch_size=8)
+    whole = predictor.predict(images[:20])
+    for start, size in ((0, 1), (3, 2), (5, 8), (2, 15)):
+        part = predictor.predict(images[start : start + size])
+        np.testing.assert_array_equal(part, whole[start : start + size])
+    assert predictor.num_compilations == 1
+    line = message(
+        AetheriaError, Predictor.from_snapshot, path, min_batch_size=16, max_batch_size=8
+    )
+    assert line == "min_batch_size: expected at most max_batch_size (8), got 16; lower it"
+
+
+def test_encoded_inputs_have_the_answer_of_the_inputs(classifier, images):
+    assert classifier.input_spec.shape == (1, 64)
+    encoded = classifier.encode(images[:3].astype(np.float64).tolist())
+    assert encoded.dtype == np.float32
+    np.testing.assert_array_equal(classifier.predict(encoded), classifier.predict(images[:3]))
+    assert classifier.encode(images[0]).shape == (1, 64)
+    assert "[3, 63]" in message(AetheriaError, classifier.encode, images[:3, :63])
 
 
 def test_a_reload_that_fails_leaves_everything_as_it_was(runs, tmp_path, images):

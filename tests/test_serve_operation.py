@@ -246,6 +246,26 @@ def test_a_signal_ends_it_after_what_is_under_way(server, images):
     assert not [line for line in server.log if "traceback" in line]
 
 
+def test_a_second_signal_does_not_wait(slow, folder):
+    project = f"--project={folder / 'project'}"
+    impatient = Server(folder, f"slow={slow.run_dir}", project, "--max-joined-rows=1")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(ask, impatient, "slow", waiting(5))
+            time.sleep(0.7)
+            impatient.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            started = time.monotonic()
+            assert not under_way.done()
+            assert impatient.stop() == 0
+            assert time.monotonic() - started < 4
+            code, headers, body = under_way.result()
+    finally:
+        impatient.stop(signal.SIGKILL)
+    assert code == 503 and headers["retry-after"] == "1" and "got its end" in body.decode()
+    assert not [line for line in impatient.log if "traceback" in line]
+
+
 def _status(connection, path):
     connection.request("GET", path)
     answer = connection.getresponse()

@@ -1,7 +1,8 @@
 """How much a server takes on at once: limits, and the gate that requests pass."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
@@ -38,6 +39,7 @@ class Gate:
 
     def __init__(self, limits: Limits):
         self._limits = limits
+        self._deadlines: set[asyncio.Timeout] = set()
         self.active, self.is_open = 0, True
 
     @contextmanager
@@ -48,7 +50,7 @@ class Gate:
             RequestError: the server is full, or ends.
         """
         if not self.is_open:
-            raise RequestError(503, "server: expected it to be ready, got its end; ask another", 1)
+            raise self.too_late(503, "")
         if self.active >= self._limits.max_queue:
             raise RequestError(
                 429,
@@ -61,6 +63,28 @@ class Gate:
             yield
         finally:
             self.active -= 1
+
+    @asynccontextmanager
+    async def until(self, deadline: float) -> AsyncIterator[None]:
+        """Raises TimeoutError in the block at a time of the event loop, or at `expire`."""
+        async with asyncio.timeout_at(deadline) as timeout:
+            self._deadlines.add(timeout)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(timeout)
+
+    def expire(self) -> None:
+        """Lets the time of all requests under way be over."""
+        for timeout in self._deadlines:
+            timeout.reschedule(asyncio.get_running_loop().time())
+        self._deadlines.clear()
+
+    def too_late(self, status: int, message: str) -> RequestError:
+        """The answer to a request whose time is over: this one, or that the server ends."""
+        if self.is_open:
+            return RequestError(status, message, 1)
+        return RequestError(503, "server: expected it to be ready, got its end; ask another", 1)
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aetheria.build.weights import looks_like_weights
+from aetheria import Predictor
 from aetheria.errors import AetheriaError, shown
-from aetheria.inference import Predictor
-from aetheria.snapshots.finding import find_snapshot
-from aetheria.snapshots.run_folder import newest_runs
 from aetheria.tools.serve.batching import MicroBatcher
 from aetheria.tools.serve.equal_bits import BucketSets, measure_equal_buckets, probe_rows
 from aetheria.tools.serve.inputs import TensorSpec, input_specs, num_rows
@@ -233,9 +230,7 @@ def _name_of(reference: str) -> str:
 
 def _find(reference: str) -> tuple[tuple[str, int, int], str]:
     """What says whether there is something new, and the path to load."""
-    path = Path(reference)
-    if not looks_like_weights(path):
-        path = find_snapshot(reference, newest_runs()[:1])
+    path = Predictor.find(reference)
     status = path.stat()
     return (str(path), status.st_ino, status.st_mtime_ns), str(path)
 

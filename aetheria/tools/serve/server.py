@@ -10,16 +10,19 @@ from types import FrameType
 import uvicorn
 
 from aetheria.errors import AetheriaError
-from aetheria.tools.serve.app import Serving, make_app
+from aetheria.tools.serve.app import make_app
 from aetheria.tools.serve.connection import bounded_connection
 from aetheria.tools.serve.gate import Gate, Limits
 from aetheria.tools.serve.log import JsonLog, restore_library_logs, route_library_logs
 from aetheria.tools.serve.metrics import Metrics
 from aetheria.tools.serve.served import ServedModel, ServingOptions
+from aetheria.tools.serve.serving import Serving
 from aetheria.tools.serve.watch import Watch
 
 _LOOPBACK = ("127.", "::1")
 _AFTER_ANSWER_SECONDS = 10.0  # to send an answer to a slow client
+_BACKLOG = 2048
+_SEND_SECONDS = 2  # the same, when the server ends
 
 
 def serve(
@@ -32,7 +35,7 @@ def serve(
     reload_seconds: float | None = None,
 ) -> None:
     """Serves models until SIGTERM or SIGINT: then readiness ends at once, and what is under way is
-    answered. A second signal ends it without waiting.
+    answered. A second signal does not wait for that.
 
     Args:
         references: name and reference of each model.
@@ -60,12 +63,14 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_SEND_SECONDS,
         )
         host, port = listener.getsockname()[:2]
         shown_host = f"[{host}]" if ":" in host else host
         if token is None and not host.startswith(_LOOPBACK):
             log("warning", text=f"{host}: anybody who reaches this address may ask; set a token")
+        listener.listen(_BACKLOG)  # so that nobody who reads the next line is refused
         log("serving", url=f"http://{shown_host}:{port}", models=[*models])
         with _reloading(serving, reload_seconds):
             GracefulServer(config, gate, limits.grace_seconds).run(sockets=[listener])
@@ -85,15 +90,14 @@ class GracefulServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal; the second one does not wait."""
-        if not self._gate.is_open:
-            self.force_exit = self.should_exit = True
+        self._end_at = time.monotonic() + (self._grace_seconds if self._gate.is_open else 0.0)
         self._gate.is_open = False
-        self._end_at = time.monotonic() + self._grace_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Runs ten times a second; returns whether to end."""
-        idle = self._gate.active == 0 or time.monotonic() >= self._end_at
-        if not self._gate.is_open and idle:
+        if time.monotonic() >= self._end_at:
+            self._gate.expire()  # which answers what is under way with 503
+        if not self._gate.is_open and self._gate.active == 0:
             self.should_exit = True
         return await super().on_tick(counter)
 

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from aetheria.plugins.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, summary_of

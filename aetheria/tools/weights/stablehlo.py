@@ -15,7 +15,6 @@ import numpy as np
 from jax.export import Exported
 
 from aetheria.build.provenance import versions
-from aetheria.plugins.packages import require_package
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.typed_json import to_json
 from aetheria.hardware.jax.compiler import compiler_options_for
