@@ -9,8 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ from aetheria import predict
 from aetheria.cli.main import main
 from aetheria.errors import AetheriaError
 from aetheria.inference import Predictor
-from aetheria.tools.predict import partial as partial_file
+from aetheria.tools.predict.partial import PartialFile
 from aetheria.tools.predict.progress import ProgressReport
 
 NUM_FEATURES = 8
@@ -184,37 +182,30 @@ def test_a_reader_that_has_exited_ends_the_prediction(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def interrupt_once_written(partial: Path) -> threading.Thread:
-    """Sends this process an interrupt when a journal says that rows are certain."""
+def interrupt_after(num_rows: int, patch: pytest.MonkeyPatch) -> None:
+    """Sends this process an interrupt when so many rows are written and noted."""
+    append = PartialFile.append
 
-    def wait() -> None:
-        while True:
-            try:
-                if json.loads(partial.read_text())["num_rows"]:
-                    break
-            except (OSError, ValueError):
-                pass
-            time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(file: PartialFile, data: bytes, rows: int) -> None:
+        append(file, data, rows)
+        if file.num_rows == num_rows:
+            os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+    patch.setattr(PartialFile, "append", interrupt)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_interrupted_file_is_continued_to_the_same_bytes(
     kind, run, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setattr(partial_file, "SECONDS_BETWEEN", 0.01)
-    np.save(tmp_path / "x.npy", rows_of(8_000))
+    np.save(tmp_path / "x.npy", rows_of(800))
     whole, answers = tmp_path / f"whole.{kind}", tmp_path / f"y.{kind}"
-    arguments = (run, "--input", tmp_path / "x.npy", "--proba", "--batch-size=4")
+    arguments = (run, "--input", tmp_path / "x.npy", "--proba", "--batch-size=16")
     assert predict_file(*arguments, "--output", whole) == 0
     partial = tmp_path / f"y.{kind}.partial"
-    thread = interrupt_once_written(tmp_path / f"y.{kind}.partial.json")
-    assert predict_file(*arguments, "--output", answers) == 75
-    thread.join()
+    with monkeypatch.context() as patch:
+        interrupt_after(320, patch)
+        assert predict_file(*arguments, "--output", answers) == 75
     assert partial.exists() and not answers.exists()
     assert "the same command continues" in capfd.readouterr().err
     assert predict_file(*arguments, "--output", answers) == 0
@@ -224,12 +215,18 @@ def test_an_interrupted_file_is_continued_to_the_same_bytes(
     assert not [*tmp_path.glob("*.partial*")]
 
 
-# As `aetheria`, but that its journal is never older than a hundredth of a second.
-OFTEN = """
-import sys
+# As `aetheria`, but that it notes each block and is killed after 480 rows.
+KILLED = """
+import os, signal, sys
 from aetheria.cli.main import main
 from aetheria.tools.predict import partial
-partial.SECONDS_BETWEEN = 0.01
+partial.SECONDS_BETWEEN = 0
+append = partial.PartialFile.append
+def kill(file, data, rows):
+    append(file, data, rows)
+    if file.num_rows == 480:
+        os.kill(os.getpid(), signal.SIGKILL)
+partial.PartialFile.append = kill
 sys.exit(main())
 """
 
@@ -237,30 +234,24 @@ sys.exit(main())
 @pytest.fixture
 def killed(run, tmp_path):
     """A prediction that was killed, and the same one made in one go."""
-    np.save(tmp_path / "x.npy", rows_of(20_000))
-    np.save(tmp_path / "other.npy", rows_of(20_000, seed=1))
-    arguments = ["predict", str(run), f"--input={tmp_path / 'x.npy'}", "--batch-size=4"]
-    command = [sys.executable, "-c", OFTEN, *arguments, f"--output={tmp_path / 'y.npy'}"]
-    child = subprocess.Popen(command, cwd=tmp_path)
-    journal = tmp_path / "y.npy.partial.json"
-    while child.poll() is None:
-        if journal.exists() and json.loads(journal.read_text())["num_rows"]:
-            child.kill()
-            break
-        time.sleep(0.005)
-    assert child.wait() == -signal.SIGKILL, "it was too fast to be killed"
+    np.save(tmp_path / "x.npy", rows_of(800))
+    np.save(tmp_path / "other.npy", rows_of(800, seed=1))
+    arguments = ["predict", str(run), f"--input={tmp_path / 'x.npy'}", "--batch-size=16"]
+    command = [sys.executable, "-c", KILLED, *arguments, f"--output={tmp_path / 'y.npy'}"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == -signal.SIGKILL
+    assert json.loads((tmp_path / "y.npy.partial.json").read_text())["num_rows"] > 0
     assert main([*arguments, f"--output={tmp_path / 'whole.npy'}"]) == 0
     return tmp_path
 
 
 def test_a_killed_prediction_is_continued_of_the_same_alone(killed, run, capfd):
     partial, answers = killed / "y.npy.partial", killed / "y.npy"
-    arguments = ("--output", answers, "--batch-size=4")
+    arguments = ("--output", answers, "--batch-size=16")
     own = ("--input", killed / "x.npy")
     for other, name in {
         ("--input", killed / "other.npy"): "another input",
         (*own, "--proba"): "another proba",
-        (*own, "--batch-size=16"): "another batch size",
+        (*own, "--batch-size=32"): "another batch size",
     }.items():
         line = refused(capfd, run, *arguments, *other)
         assert line.startswith(f"{partial}: expected") and f"got one of {name}" in line
