@@ -1,11 +1,12 @@
 """Speed and memory of Aetheria beside hand-written loops and other trainers, as ratios.
 
     python scripts/bench.py [--works mlp,cnn,lm] [--contestants NAMES | all] [--pairs 2] [--json]
-    python scripts/bench.py --setup FOLDER      # environments for keras, lightning, accelerate
+    python scripts/bench.py --setup FOLDER      # environments for the peers
     python scripts/bench.py --peers FOLDER      # with these
     python scripts/bench.py --device gpu [--mixed-precision]
     python scripts/bench.py --saves [--pairs 5] # what a snapshot costs, by size; no works
     python scripts/bench.py --predict [--pairs 9] [--works mlp,cnn]  # calls of a Predictor
+    python scripts/bench.py --serve [--pairs 5] [--works mlp] [--peers FOLDER]  # requests over HTTP
     python scripts/bench.py --startup [--pairs 5] [--works mlp,cnn]  # seconds to the first step
 
 Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
@@ -26,8 +27,16 @@ from typing import Any
 from benchmarks import startup
 from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, PREDICT, SAVE_SIZES, SAVES
 from benchmarks.environments import make_environments, missing
-from benchmarks.figures import predictions_table, reduce_work, saves_table, starts_table, table
+from benchmarks.figures import (
+    predictions_table,
+    reduce_work,
+    saves_table,
+    served_table,
+    starts_table,
+    table,
+)
 from benchmarks.processes import ContestantError, measure
+from benchmarks.serve import measure_serve
 from benchmarks.works import WORKS, describe
 
 from aetheria.errors import AetheriaError
@@ -56,6 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--setup", type=_folder, metavar="FOLDER", help="make the peers' environments, and leave")
     add("--saves", action="store_true", help="measure saves of 1, 100 and 1,000 MB, and leave")
     add("--predict", action="store_true", help="measure predictions of the works, and leave")
+    add("--serve", action="store_true", help="measure requests to a server, and leave")
     add("--startup", action="store_true", help="measure starts of mlp and cnn, and leave")
     add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
     add("--json", action="store_true", help="figures for programs, and each round's")
@@ -186,6 +196,31 @@ def run_predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_serve(options: argparse.Namespace) -> int:
+    """Measures and prints what a server answers; returns the exit code."""
+    works: dict[str, Any] = {}
+    if options.peers is None:
+        _say("left out without --peers FOLDER: kserve")
+    for work in options.works:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            try:
+                spec = describe(WORKS[work], "cpu", False, folder / "data.npz")
+                works[work] = measure_serve(
+                    spec, folder, options.pairs, options.peers, options.launcher, _say
+                )
+            except (AetheriaError, RuntimeError) as error:
+                _say(f"bench: {error}")
+                return 1
+    if options.json:
+        print(json.dumps({"serve": works}, indent=2))
+        return 0
+    for work, rounds in works.items():
+        print(f"requests to a server of {work}, {len(rounds)} rounds (medians, least to most)")
+        print(served_table(rounds))
+    return 0
+
+
 def run_startup(options: argparse.Namespace) -> int:
     """Measures and prints what a start costs; returns the exit code."""
     works: dict[str, Any] = {}
@@ -229,6 +264,8 @@ def main(arguments: Sequence[str]) -> int:
         return run_saves(options)
     if options.predict:
         return run_predict(options)
+    if options.serve:
+        return run_serve(options)
     if options.startup:
         return run_startup(options)
     contestants, reports, failed = choose(options), {}, False

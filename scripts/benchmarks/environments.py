@@ -1,4 +1,4 @@
-"""The peers' environments: one for Keras, one for what runs on PyTorch."""
+"""The peers' environments: one for Keras, one for what runs on PyTorch, one for KServe's server."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 # torch is a small build on a CPU for Python 3.11, and others pull gigabytes.
 _PACKAGES = {
     "keras": ("keras>=3.10", "numpy"),
+    "kserve": ("kserve>=0.15", "flatbuffers", "numpy"),
     "torch": (
         "torch==2.13.0",
         "lightning>=2.5,!=2.6.2,!=2.6.3",
@@ -22,7 +23,7 @@ _JAX = {"cpu": "jax", "gpu": "jax[cuda]"}
 def make_environments(folder: Path, device: str) -> None:
     """Makes each environment with this Python's venv and pip; raises what these raise."""
     for name, packages in _PACKAGES.items():
-        wanted = [*packages, _JAX[device]] if name == "keras" else list(packages)
+        wanted = list(packages) if name == "torch" else [*packages, _JAX[device]]
         print(f"{folder / name}: {' '.join(wanted)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
         python = folder / name / "bin" / "python"

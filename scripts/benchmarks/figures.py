@@ -169,6 +169,27 @@ def _us(seconds: float) -> str:
     return f"{1e6 * seconds:.0f} µs"
 
 
+def served_table(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of servers as text, by kind of load; ratios are Aetheria's over another's."""
+    lines = []
+    for load in rounds[0]["aetheria"]:
+        lines.append(f"  {load}:")
+        figures = [{name: each[name][load] for name in each} for each in rounds]
+        for name in figures[0]:
+            figure = {f: statistics.median(r[name][f] for r in figures) for f in figures[0][name]}
+            line = (
+                f"    {name}: {figure['requests_per_second']:.0f} requests/s, p50 "
+                f"{1000 * figure['p50']:.2f} ms, p99 {1000 * figure['p99']:.2f} ms"
+            )
+            if name != "aetheria":
+                of = ("aetheria", name)
+                rate = _spread(_ratios(figures, *of, "requests_per_second"))
+                p99 = _spread(_ratios(figures, *of, "p99"))
+                line += f"; aetheria / {name}: rate {_text(rate)}, p99 {_text(p99)}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def starts_table(rounds: Sequence[Round]) -> str:
     """The figures of starts as text: medians, and ratios taken within a round."""
     lines = []
