@@ -4,8 +4,11 @@ import ast
 import copy
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,9 +23,11 @@ from benchmarks.figures import (  # noqa: E402
     predictions_table,
     reduce_work,
     saves_table,
+    served_table,
     starts_table,
     table,
 )
+from benchmarks.load import put_load, request_bytes  # noqa: E402
 
 
 def bench(*arguments, **options):
@@ -57,7 +62,7 @@ def test_a_short_benchmark_reports_what_it_compares():
         (["--contestants=keres"], "expected some of aetheria, bare, .* got 'keres'"),
         (["--steps=150"], "argument --steps: expected a multiple of 100, got 150; use 100"),
         (["--pairs=0"], "argument --pairs: expected a number above 0, got '0'; use 3"),
-        (["--peers=nowhere"], "--peers: expected keras, torch in .*nowhere; --setup it"),
+        (["--peers=nowhere"], "--peers: expected keras, kserve, torch in .*nowhere; --setup it"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(arguments, message, capsys):
@@ -174,6 +179,52 @@ def test_predictions_of_a_work_are_measured(tmp_path):
     assert set(bench.round()["ours"]["latencies"]) == {"1", "8"}
 
 
+def test_servers_are_compared_within_a_round():
+    ours = {"requests_per_second": 100, "p50": 2e-3, "p99": 4e-3}
+    echo = {"requests_per_second": 400, "p50": 1e-3, "p99": 2e-3}
+    text = served_table([{"aetheria": {"json": ours}, "echo": {"json": echo}}])
+    assert "echo: 400 requests/s, p50 1.00 ms, p99 2.00 ms; aetheria / echo: rate 0.250" in text
+    assert "p99 2.000 (2.000 to 2.000)" in text
+
+
+def test_a_load_is_of_whole_answers():
+    """Of a server whose first answer comes in pieces, the second in chunks, and the third fails."""
+    answers = [
+        [b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n\r\nab", b"cd"],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n", b"0\r\n\r\n"],
+        [b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\n", b"no"],
+    ]
+    request = request_bytes("/", b"body", {})
+
+    def serve():
+        with listener.accept()[0] as connection:
+            for pieces in answers:
+                assert connection.recv(1 << 16) == request
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        with pytest.raises(RuntimeError, match=r"status 200, got .*500 Oh.*no"):
+            put_load(listener.getsockname()[1], request, 1, 3)
+        served.result()
+
+
+@only_long
+@pytest.mark.slow
+def test_a_server_is_measured_under_load():
+    done = bench("--serve", "--works=mlp", "--pairs=1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "left out without --peers FOLDER: kserve" in done.stderr
+    (figures,) = json.loads(done.stdout)["serve"]["mlp"]
+    assert {*figures} == {"aetheria", "echo"}
+    for load, of_echo in figures["echo"].items():
+        assert of_echo["p99"] >= of_echo["p50"] > 0
+        rates = [figures[name][load]["requests_per_second"] for name in ("echo", "aetheria")]
+        assert rates[0] > rates[1] > 0
+
+
 def test_contestants_of_different_sizes_are_not_compared():
     rounds = copy.deepcopy(ROUNDS)
     rounds[0]["bare"]["num_params"] += 1
@@ -192,8 +243,9 @@ def imported(file):
 
 
 def test_peers_import_nothing_of_ours_but_the_report():
-    files = [*(SCRIPTS / "benchmarks" / "peers").glob("*.py"), SCRIPTS / "benchmarks/report.py"]
-    assert len(files) == 7
+    shared = [SCRIPTS / "benchmarks" / f"{name}.py" for name in ("load", "report")]
+    files = [*(SCRIPTS / "benchmarks" / "peers").glob("*.py"), *shared]
+    assert len(files) == 9
     for file in files:
         assert not imported(file) & {"aetheria", "flax", "optax", "orbax"}, file
     # The control: the same look at a hand-written loop finds it.

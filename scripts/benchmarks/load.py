@@ -4,6 +4,7 @@ One thread, raw sockets and prepared bytes, so that what is measured is the serv
 standard library alone.
 """
 
+import contextlib
 import json
 import re
 import selectors
@@ -105,9 +106,9 @@ def put_load(port: int, request: bytes, num_connections: int, num_requests: int)
     """Sends a number of requests from connections that each wait for their answer."""
     latencies: list[float] = []
     started_at, num_sent = time.perf_counter(), 0
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for _ in range(num_connections):
-            opened = socket.create_connection(("127.0.0.1", port), timeout=60)
+            opened = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = _Connection(opened)
             selector.register(opened, selectors.EVENT_READ, connection)
@@ -122,7 +123,4 @@ def put_load(port: int, request: bytes, num_connections: int, num_requests: int)
                 if num_sent < num_requests:
                     connection.send(request)
                     num_sent += 1
-        ended_at = time.perf_counter()
-        for key in list(selector.get_map().values()):
-            key.data.socket.close()
-    return Load(latencies, ended_at - started_at)
+        return Load(latencies, time.perf_counter() - started_at)

@@ -41,7 +41,7 @@ def measure_serve(
         RuntimeError: a server does not start, or answers wrongly.
     """
     with np.load(spec["data"]) as columns:
-        row = np.float32(columns["inputs"][:1])
+        row = columns["inputs"][:1].astype(np.float32)
     rounds: list[dict[str, dict[str, dict[str, float]]]] = []
     with contextlib.ExitStack() as stack:
         ports = {}

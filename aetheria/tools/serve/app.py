@@ -156,9 +156,8 @@ def _metadata(model: ServedModel, version: Version) -> dict[str, Any]:
             for wanted, sets in version.equal_buckets.items()
         },
     }
-    picture_shape = getattr(predictor.encoding, "shape", None)
-    if picture_shape is not None:
-        parameters["pictures"] = [*picture_shape]
+    if version.picture_shape is not None:
+        parameters["pictures"] = [*version.picture_shape]
     return {
         "name": model.name,
         "versions": [version.name],

@@ -1,6 +1,7 @@
 """One request for predictions, from its header to its answer."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ from aetheria.tools.serve.served import (
 from aetheria.tools.serve.serving import Serving
 from aetheria.tools.serve.watch import NOTES
 
+# So few bytes are read, or written, sooner than a thread is handed the work.
+_SMALL = 1 << 14
+
 
 async def answer_request(
     serving: Serving, request: Request, model: ServedModel, version: Version
@@ -35,10 +39,12 @@ async def answer_request(
     """Answers a request by one version, also if another replaces it meanwhile.
 
     The order: the gate first, so that a full server reads no body; then the body, which the client
-    may send slowly; then three parts that run in threads: to read the request, to compute, and to
-    write the answer.
+    may send slowly; then three parts: to read the request, to compute, and to write the answer.
+    Threads do them, so that the loop answers others meanwhile; a small one it reads and writes
+    itself.
     """
     loop, limits = asyncio.get_running_loop(), serving.limits
+    in_thread = partial(loop.run_in_executor, serving.pool)
     with serving.gate.passage():
         deadline = loop.time() + limits.request_seconds
         try:
@@ -53,15 +59,16 @@ async def answer_request(
         header_length = request.headers.get(HEADER_LENGTH)
         try:
             async with serving.gate.until(deadline):
-                asked, inputs, wanted = await loop.run_in_executor(
-                    serving.pool, _read, version, body, header_length, limits.max_rows
-                )
+                read = partial(_read, version, body, header_length, limits.max_rows)
+                # The size of a picture is not that of its bytes.
+                is_small = len(body) <= _SMALL and version.picture_shape is None
+                asked, inputs, wanted = read() if is_small else await in_thread(read)
                 arrays = await _compute(model, version, inputs, wanted)
                 notes = {"model": model.name, "version": version.name, "bytes": len(body)}
                 request.scope[NOTES].update(notes)
-                return await loop.run_in_executor(
-                    serving.pool, _write, model, version, asked, wanted, arrays
-                )
+                write = partial(_write, model, version, asked, wanted, arrays)
+                is_small = sum(array.nbytes for array in arrays.values()) <= _SMALL
+                return write() if is_small else await in_thread(write)
         except TimeoutError as error:
             raise serving.gate.too_late(
                 503,

@@ -61,6 +61,7 @@ class Version:
         inputs: what a client gives.
         outputs: what it may ask for.
         raw: the names of the outputs that the model itself has.
+        picture_shape: [height, width, channel] of a model of pictures; None: another.
         equal_buckets: probabilities or not -> batch size -> sizes of equal bits.
     """
 
@@ -68,6 +69,7 @@ class Version:
         self.predictor = predictor
         self.name = "1" if predictor.step is None else str(predictor.step)
         self.inputs = input_specs(predictor)
+        self.picture_shape = getattr(predictor.encoding, "shape", None)
         self._min_batch_size = options.min_batch_size
         size = max(options.max_joined_rows, options.min_batch_size)
         probe = probe_rows(predictor.input_spec, predictor.input_ranges, size)

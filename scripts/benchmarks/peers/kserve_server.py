@@ -1,5 +1,6 @@
 """KServe's Python server with a model that Aetheria exported: `kserve_server FOLDER PORT`."""
 
+import importlib
 import logging
 import sys
 from typing import Any
@@ -16,9 +17,7 @@ class Exported(Model):
     def __init__(self, folder: str):
         super().__init__("bench")
         sys.path.insert(0, folder)
-        from predict import run  # pyright: ignore[reportMissingImports]  # beside the export
-
-        self._run = run
+        self._run = importlib.import_module("predict").run  # predict.py lies beside the export
         self.ready = True
 
     def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
