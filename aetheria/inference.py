@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial as bound
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,9 @@ from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.run_folder import newest_runs
 
+if TYPE_CHECKING:
+    from aetheria.hardware.jax.joining import JoinedPredictor
+
 
 class _Source(NamedTuple):
     """What a snapshot or a file of weights says, as far as prediction needs it."""
@@ -50,6 +53,13 @@ class _Loaded(NamedTuple):
     source: _Source
     program: PredictProgram
     weights: Weights
+
+
+class Encoded(NamedTuple):
+    """Inputs as the model sees them: arrays [batch, ...], and whether one example was given."""
+
+    arrays: Any
+    is_single: bool
 
 
 class Predictor:
@@ -162,6 +172,11 @@ class Predictor:
     def encoding(self) -> Encoding | None:
         """How data as users have it becomes inputs; None: only arrays are inputs."""
         return self._loaded.source.encoding
+
+    @property
+    def min_batch_size(self) -> int:
+        """The smallest batch size that is computed."""
+        return self._min_batch_size
 
     @property
     def has_probabilities(self) -> bool:
@@ -285,7 +300,7 @@ class Predictor:
         run = generator.stream if stream else generator.generate
         return run(loaded.weights, prompt, request)
 
-    def encode(self, inputs: Any) -> Any:
+    def encode(self, inputs: Any) -> Encoded:
         """Makes the arrays that the model sees of inputs in any form that `predict` takes; of these
         arrays, `predict` gives the same answer. One example gets the batch dim.
 
@@ -295,8 +310,25 @@ class Predictor:
         loaded = self._loaded
         if loaded.source.encoding is not None:
             inputs = loaded.source.encoding.encode_inputs(inputs)
-        arrays, _ = loaded.program.check(inputs)
-        return arrays
+        return Encoded(*loaded.program.check(inputs))
+
+    def joined(
+        self, *, max_delay_seconds: float = 0.002, max_rows: int = 32, num_threads: int = 2
+    ) -> "JoinedPredictor":
+        """Makes a predictor whose concurrent calls are computed together, where every answer keeps
+        the bits that it has alone: which batch sizes do so is measured here, and compiled.
+
+        Args:
+            max_delay_seconds: how long a call waits for others, at most, from its arrival. A call
+                that none can join does not wait.
+            max_rows: calls are joined up to so many rows.
+            num_threads: how many computations run at once.
+        """
+        from aetheria.hardware.jax.joining import JoinedPredictor
+
+        return JoinedPredictor(
+            self, max_delay_seconds=max_delay_seconds, max_rows=max_rows, num_threads=num_threads
+        )
 
     def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
         self._check_process()

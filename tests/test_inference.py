@@ -264,12 +264,40 @@ def test_in_one_batch_size_a_row_has_the_same_bits_in_any_company(runs, images):
     assert line == "min_batch_size: expected at most max_batch_size (8), got 16; lower it"
 
 
+def test_concurrent_calls_are_joined_where_no_bit_changes(runs, images):
+    predictor = Predictor.from_snapshot(runs["classifier"], min_batch_size=8, max_batch_size=64)
+    sizes = np.random.default_rng(0).integers(1, 9, 200)
+    pieces = [images[size : 2 * size] for size in sizes]
+    serial = [predictor.predict_proba(piece) for piece in pieces]
+    with predictor.joined(max_delay_seconds=0.02) as joined, ThreadPoolExecutor(16) as pool:
+        for answer, expected in zip(pool.map(joined.predict_proba, pieces), serial, strict=True):
+            np.testing.assert_array_equal(answer, expected)
+        assert joined.num_batches < 150  # of 200 calls
+        one, expected = joined.predict(images[0]), predictor.predict(images[0])
+        np.testing.assert_array_equal(one, expected)
+        assert one.shape == (10,)
+        assert "[3, 63]" in message(AetheriaError, joined.predict, images[:3, :63])
+        before = joined.predict(images[:3])
+        predictor.reload(snapshot(runs["classifier"], 1))  # does not reach it
+        np.testing.assert_array_equal(joined.predict(images[:3]), before)
+        joined.reload(snapshot(runs["classifier"], 1))
+        np.testing.assert_array_equal(joined.predict(images[:3]), predictor.predict(images[:3]))
+        assert not np.array_equal(joined.predict(images[:3]), before)
+    assert "got a closed one" in message(AetheriaError, joined.predict, images[:3])
+    with predictor.joined(max_delay_seconds=0) as alone, ThreadPoolExecutor(16) as pool:
+        [*pool.map(alone.predict, pieces)]
+        assert alone.num_batches == 200  # a control
+    line = message(AetheriaError, predictor.joined, max_rows=0)
+    assert line == "max_rows: expected 1 or more, got 0; leave it out"
+
+
 def test_encoded_inputs_have_the_answer_of_the_inputs(classifier, images):
     assert classifier.input_spec.shape == (1, 64)
-    encoded = classifier.encode(images[:3].astype(np.float64).tolist())
+    encoded = classifier.encode(images[:3].astype(np.float64).tolist()).arrays
     assert encoded.dtype == np.float32
     np.testing.assert_array_equal(classifier.predict(encoded), classifier.predict(images[:3]))
-    assert classifier.encode(images[0]).shape == (1, 64)
+    arrays, is_single = classifier.encode(images[0])
+    assert arrays.shape == (1, 64) and is_single
     assert "[3, 63]" in message(AetheriaError, classifier.encode, images[:3, :63])
 
 

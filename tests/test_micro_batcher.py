@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from aetheria.tools.serve.batching import MicroBatcher
-from aetheria.tools.serve.equal_bits import measure_equal_buckets, probe_rows
+from aetheria.hardware.jax.joining.batching import MicroBatcher
+from aetheria.hardware.jax.joining.equal_bits import measure_equal_buckets, probe_rows
 
 
 class Doubling:

@@ -234,7 +234,7 @@ def test_rows_of_a_table_are_encoded_as_in_training(server, predictors):
     np.testing.assert_array_equal(answer["outputs"], predictor.predict(cells))
     np.testing.assert_array_equal(answer["probabilities"], predictor.predict_proba(cells))
     assert [*answer["classes"]] == predictor.predict_classes(cells)
-    encoded = predictor.encode(cells)
+    encoded = predictor.encode(cells).arrays
     answer = arrays(infer(server, "loans", tensor("inputs", encoded)))
     np.testing.assert_array_equal(answer["outputs"], predictor.predict(cells))
     text = {**income, "datatype": "BYTES", "data": ["20", "x", "3"]}

@@ -153,7 +153,7 @@ def _metadata(model: ServedModel, version: Version) -> dict[str, Any]:
         "classes": [*predictor.classes],
         "equal_batch_sizes": {
             PROBABILITIES if wanted else OUTPUTS: sorted(map(sorted, set(sets.values())))
-            for wanted, sets in version.equal_buckets.items()
+            for wanted, sets in version.joinable.equal_buckets.items()
         },
     }
     if version.picture_shape is not None:

@@ -66,11 +66,6 @@ def read_inputs(predictor: Predictor, tensors: Tensors, max_rows: int) -> Any:
         raise RequestError(400, " ".join("; ".join(error.problems).split())) from error
 
 
-def num_rows(inputs: Any) -> int:
-    """How many rows arrays of `read_inputs` have."""
-    return len(jax.tree.leaves(inputs)[0])
-
-
 def _form(predictor: Predictor, tensors: Tensors) -> Callable[[Predictor, Tensors], Any]:
     names = {column.name for column in _columns(predictor)}
     if names and not (set(tensors) == {"inputs"} and "inputs" not in names):
@@ -99,7 +94,7 @@ def _read_table(predictor: Predictor, tensors: Tensors) -> Any:
                 f"shape {list(array.shape)}; correct it",
             )
         cells[name] = [_text(name, cell) for cell in array.tolist()]
-    return predictor.encode(cells)
+    return predictor.encode(cells).arrays
 
 
 def _read_pictures(predictor: Predictor, tensors: Tensors) -> Any:
@@ -107,7 +102,7 @@ def _read_pictures(predictor: Predictor, tensors: Tensors) -> Any:
     assert isinstance(encoding, PictureEncoding)
     if tensor.datatype != "BYTES":
         return (
-            predictor.encode(tensor.array)
+            predictor.encode(tensor.array).arrays
             if tensor.datatype == "UINT8"
             else _read_arrays(predictor, tensors)
         )
@@ -118,7 +113,7 @@ def _read_pictures(predictor: Predictor, tensors: Tensors) -> Any:
         where = f"inputs, picture {number}"
         pictures.append(encoding.read_bytes(_content(where, cell), where, max_pixels))
     stacked = np.stack(pictures) if pictures else np.zeros((0, *encoding.shape), np.float32)
-    return predictor.encode(stacked)
+    return predictor.encode(stacked).arrays
 
 
 def _read_arrays(predictor: Predictor, tensors: Tensors) -> Any:
@@ -142,7 +137,7 @@ def _read_arrays(predictor: Predictor, tensors: Tensors) -> Any:
                     f"{array.min()} to {array.max()}; correct them",
                 )
     if not isinstance(predictor.input_spec, Mapping):
-        return predictor.encode(tensors["inputs"].array)
+        return predictor.encode(tensors["inputs"].array).arrays
     nested: dict[str, Any] = {}
     for name, tensor in tensors.items():
         *outer, last = name.split("/")
@@ -150,7 +145,7 @@ def _read_arrays(predictor: Predictor, tensors: Tensors) -> Any:
         for part in outer:
             place = place.setdefault(part, {})
         place[last] = tensor.array
-    return predictor.encode(nested)
+    return predictor.encode(nested).arrays
 
 
 def _leaves(spec: Any) -> dict[str, Any]:

@@ -5,20 +5,19 @@ weights. Knows no HTTP.
 import copy
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from aetheria import Predictor
 from aetheria.errors import AetheriaError, shown
-from aetheria.tools.serve.batching import MicroBatcher
-from aetheria.tools.serve.equal_bits import BucketSets, measure_equal_buckets, probe_rows
-from aetheria.tools.serve.inputs import TensorSpec, input_specs, num_rows
+from aetheria.hardware.jax.joining import Joinable, Joiner
+from aetheria.tools.serve.inputs import TensorSpec, input_specs
 from aetheria.tools.serve.tensors import datatype_of
 
 CLASSES, OUTPUTS, PROBABILITIES = "classes", "outputs", "probabilities"
@@ -44,14 +43,6 @@ class ServingOptions:
     num_threads: int = 2
 
 
-class Group(NamedTuple):
-    """Calls that may be computed together: of the same weights, and of sizes of equal bits."""
-
-    version: "Version"
-    probabilities: bool
-    buckets: frozenset[int]
-
-
 class Version:
     """The weights that answer from one reload to the next, and all that belongs to them.
 
@@ -62,7 +53,7 @@ class Version:
         outputs: what it may ask for.
         raw: the names of the outputs that the model itself has.
         picture_shape: [height, width, channel] of a model of pictures; None: another.
-        equal_buckets: probabilities or not -> batch size -> sizes of equal bits.
+        joinable: says which calls may be computed together.
     """
 
     def __init__(self, predictor: Predictor, options: ServingOptions):
@@ -70,12 +61,12 @@ class Version:
         self.name = "1" if predictor.step is None else str(predictor.step)
         self.inputs = input_specs(predictor)
         self.picture_shape = getattr(predictor.encoding, "shape", None)
-        self._min_batch_size = options.min_batch_size
-        size = max(options.max_joined_rows, options.min_batch_size)
-        probe = probe_rows(predictor.input_spec, predictor.input_ranges, size)
-        # A copy computes the probe: a predictor compares its first inputs with those of training.
+        self.joinable = Joinable(predictor, options.max_joined_rows)
+        # A copy computes it: a predictor compares its first inputs with those of training.
         tried = copy.copy(predictor)
-        none = jax.tree.map(lambda column: column[:0], probe)
+        none = jax.tree.map(
+            lambda column: np.zeros((0, *column.shape[1:]), column.dtype), predictor.input_spec
+        )
         outputs = named_outputs(tried.predict(none), OUTPUTS)
         self.raw = [*outputs]
         probabilities = {}
@@ -90,23 +81,6 @@ class Version:
         if self.has_class_names:
             shape = (-1, *outputs[OUTPUTS].shape[1:-1])
             self.outputs.append(TensorSpec(CLASSES, "BYTES", shape))
-        self.equal_buckets: Mapping[bool, BucketSets] = {
-            wanted: measure_equal_buckets(
-                tried.predict_proba if wanted else tried.predict,
-                probe,
-                min_rows=options.min_batch_size,
-            )
-            for wanted in ([False, True] if probabilities else [False])
-        }
-
-    def group(self, probabilities: bool, rows: int) -> Group:
-        """The group of a call: whom it may be computed with."""
-        sets = self.equal_buckets[probabilities]
-        return Group(self, probabilities, sets.get(self.bucket(rows), frozenset()))
-
-    def bucket(self, rows: int) -> int:
-        """The batch size at which so many rows are computed."""
-        return max(1 << max(rows - 1, 0).bit_length(), self._min_batch_size)
 
     def class_names(self, outputs: np.ndarray) -> np.ndarray:
         """The name of the most probable class of each example, as objects."""
@@ -145,9 +119,8 @@ class ServedModel:
             max_batch_size=max(1024, options.min_batch_size),
         )
         self.version = Version(predictor, options)
-        self._batcher = MicroBatcher[Group](
-            _compute,
-            may_join=self._may_join,
+        self._joiner = Joiner(
+            max_rows=options.max_joined_rows,
             max_delay_seconds=options.max_delay_seconds,
             num_threads=options.num_threads,
             on_batch=on_batch,
@@ -155,8 +128,7 @@ class ServedModel:
 
     def submit(self, version: Version, inputs: Any, *, probabilities: bool) -> Future[Any]:
         """Queues arrays of `read_inputs`; the future gets outputs of as many rows."""
-        rows = num_rows(inputs)
-        return self._batcher.submit(version.group(probabilities, rows), inputs, rows)
+        return self._joiner.submit(version.joinable, inputs, probabilities=probabilities)
 
     def reload(self) -> bool:
         """Loads what the reference stands for now; returns whether that is something new. Nothing
@@ -176,14 +148,7 @@ class ServedModel:
 
     def close(self) -> None:
         """Answers what is queued, and ends."""
-        self._batcher.close()
-
-    def _may_join(self, group: Group, rows: int) -> bool:
-        return (
-            self._options.max_delay_seconds > 0
-            and rows <= max(self._options.max_joined_rows, self._options.min_batch_size)
-            and group.version.bucket(rows) in group.buckets
-        )
+        self._joiner.close()
 
 
 def split_reference(text: str) -> tuple[str, str]:
@@ -235,18 +200,3 @@ def _find(reference: str) -> tuple[tuple[str, int, int], str]:
     path = Predictor.find(reference)
     status = path.stat()
     return (str(path), status.st_ino, status.st_mtime_ns), str(path)
-
-
-def _compute(group: Group, batches: Sequence[Any]) -> Sequence[Any]:
-    """Answers batches at once, and cuts the answer into theirs."""
-    predictor = group.version.predictor
-    predict = predictor.predict_proba if group.probabilities else predictor.predict
-    if len(batches) == 1:
-        return [predict(batches[0])]
-    joined = predict(jax.tree.map(lambda *parts: np.concatenate(parts), *batches))
-    answers, start = [], 0
-    for batch in batches:
-        end = start + num_rows(batch)
-        answers.append(jax.tree.map(lambda a, s=start, e=end: a[s:e], joined))
-        start = end
-    return answers

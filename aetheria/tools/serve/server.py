@@ -109,7 +109,7 @@ def _load(
     model = ServedModel(name, reference, options, metrics.computed(name))
     version = model.version
     metrics.loaded(name, "ok", version.predictor.step)
-    sizes = {size for sets in version.equal_buckets.values() for size in sets}
+    sizes = {size for sets in version.joinable.equal_buckets.values() for size in sets}
     log(
         "loaded",
         model=name,

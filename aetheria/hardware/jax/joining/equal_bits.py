@@ -1,4 +1,4 @@
-"""Which batch sizes of a model give a row the same bits, measured. Knows no HTTP.
+"""Which batch sizes of a model give a row the same bits, measured.
 
 XLA chooses another order of summation for another shape: on a CPU, one row is a product of a matrix
 and a vector, two rows are one of two matrices. A row's answer may so depend on how many rows are
@@ -30,7 +30,7 @@ def measure_equal_buckets(
         answer depends on its place or on the other rows, as that of a model does which normalizes
         over the batch.
     """
-    max_rows = _num_rows(probe)
+    max_rows = num_rows(probe)
     moved = jax.tree.map(lambda column: np.roll(column, 1, axis=0), probe)
     answers: dict[int, Tree] = {}
     size = min_rows
@@ -48,20 +48,20 @@ def measure_equal_buckets(
 
 
 def probe_rows(
-    spec: Tree, ranges: Mapping[str, tuple[float, float]], num_rows: int, seed: int = 0
+    spec: Tree, ranges: Mapping[str, tuple[float, float]], how_many: int, seed: int = 0
 ) -> Tree:
     """Makes rows as a model was trained on: numbers of the range of training, small whole numbers.
 
     Args:
         spec: shape and dtype of a batch of one example, or a mapping of them.
         ranges: name of a column, such as `inputs/image` -> its smallest and largest value.
-        num_rows: how many.
+        how_many: the number of rows.
         seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
 
     def make(path: Any, column: Any) -> np.ndarray:
-        shape, kind = (num_rows, *column.shape[1:]), np.dtype(column.dtype).kind
+        shape, kind = (how_many, *column.shape[1:]), np.dtype(column.dtype).kind
         if kind in "iu":
             return rng.integers(0, 2, shape).astype(column.dtype)
         if kind == "b":
@@ -72,7 +72,8 @@ def probe_rows(
     return jax.tree_util.tree_map_with_path(make, spec)
 
 
-def _num_rows(tree: Tree) -> int:
+def num_rows(tree: Tree) -> int:
+    """How many rows arrays with a batch dim have."""
     return len(jax.tree.leaves(tree)[0])
 
 

@@ -1,4 +1,4 @@
-"""Joins calls that arrive together into one computation. Knows neither models nor HTTP."""
+"""Joins calls that arrive together into one computation. Knows no models."""
 
 import threading
 import time
