@@ -20,6 +20,8 @@ OUTPUTS = (
     "ledger.jsonl",
     "tensorboard",
     "wandb",
+    "comet",
+    "points",
     CHECKPOINTS,
     DUMPS,
 )
