@@ -1,13 +1,20 @@
 """Readers of what tracking services keep of a run: value name -> [(step, value), ...], in order."""
 
+import csv
 import json
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from aetheria.observe.loggers.records import RATES
+from support.metric_files import csv_rows
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -19,6 +26,20 @@ def curves(rows: Iterator[tuple[str, int, float]] | list[tuple[str, int, float]]
         if "/" in name and name.rpartition("/")[2] not in RATES:
             found.setdefault(name, []).append((step, value))
     return found
+
+
+def tensorboard_curves(run_dir: Path) -> Curves:
+    reader = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    tags = reader.Tags()["scalars"]
+    return curves((tag, each.step, each.value) for tag in tags for each in reader.Scalars(tag))
+
+
+def csv_curves(run_dir: Path) -> Curves:
+    return curves(
+        (f"{row['split']}/{row['name']}", int(row["step"]), float(row["value"]))
+        for row in csv_rows(run_dir)
+    )
 
 
 def jsonl_curves(run_dir: Path) -> Curves:
@@ -75,22 +96,41 @@ def mlflow_curves(uri: str) -> Curves:
     )
 
 
-def trackio_curves(project: str) -> Curves:
-    """Through the command line of Trackio, which prints JSON."""
-    import trackio
-    from trackio.sqlite_storage import SQLiteStorage
-
-    (run,) = trackio.Api().runs(project)
-    rows = SQLiteStorage.get_logs(project, run.name)
-    return curves((name, row["step"], value) for row in rows for name, value in row.items())
+def trackio_curves(folder: Path) -> Curves:
+    """Through Trackio's command line: the library reads the name of its folder on import."""
+    sql = "SELECT run_name, step, metrics FROM metrics ORDER BY id"
+    command = [sys.executable, "-m", "trackio.cli", "query", "project", "--project=aetheria"]
+    done = subprocess.run(
+        [*command, "--json", f"--sql={sql}"],
+        env={**os.environ, "TRACKIO_DIR": str(folder)},
+        capture_output=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)["rows"]
+    assert len({row["run_name"] for row in rows}) == 1
+    points = [(row["step"], json.loads(row["metrics"])) for row in rows]
+    return curves((name, step, value) for step, row in points for name, value in row.items())
 
 
 def comet_curves(run_dir: Path) -> Curves:
+    """From the archives that Comet uploads; its command line, which shows no steps, reads the
+    same values.
+    """
+    files = sorted(run_dir.glob("comet/*.zip"), key=lambda file: file.stat().st_mtime)
     rows = []
-    for file in sorted(run_dir.glob("comet/*.zip"), key=lambda file: file.stat().st_mtime):
+    for file in files:
         for line in zipfile.ZipFile(file).read("messages.json").splitlines():
             message = json.loads(line)
             if message["type"] == "metric_msg":
                 metric = message["payload"]["metric"]
                 rows.append((metric["metricName"], metric["step"], metric["metricValue"]))
+    command = [str(Path(sys.executable).with_name("comet")), "offline", *map(str, files)]
+    shown = subprocess.run(
+        [*command, "--csv", "--section=metric", "--level=detail"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    listed = [(row["name"], row["value"]) for row in csv.DictReader(shown.splitlines())]
+    assert listed == [(name, str(value)) for name, _, value in rows]
     return curves(rows)

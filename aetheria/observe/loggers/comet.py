@@ -44,7 +44,7 @@ class CometLogger(ServiceLogger):
         os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")
         import comet_ml
 
-        nothing = dict.fromkeys(
+        nothing: dict[str, Any] = dict.fromkeys(
             (
                 "log_code",
                 "log_graph",

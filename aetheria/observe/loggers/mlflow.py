@@ -79,8 +79,11 @@ class MlflowLogger(ServiceLogger):
         from mlflow.entities import Param
 
         known = self._client.get_experiment_by_name(self._experiment)
-        number = self._client.create_experiment(self._experiment) if known is None else None
-        run = self._client.create_run(number or known.experiment_id, run_name=self._name)
+        if known is None:
+            number = self._client.create_experiment(self._experiment)
+        else:
+            number = known.experiment_id
+        run = self._client.create_run(number, run_name=self._name)
         params = [
             Param(self._allowed(name), str(value)[:_MAX_TEXT])
             for name, value in flatten(self._context.config).items()

@@ -89,7 +89,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """The logged rows of a `.wandb` file: protocol buffers in the log format of LevelDB, that is
     blocks of 32 KiB with records of checksum, length, kind (1 whole, 2 first, 3 middle, 4 last).
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     data, position, content = file.read_bytes(), 7, b""  # after the file's own header
     while position + 7 <= len(data):
