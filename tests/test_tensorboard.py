@@ -205,4 +205,4 @@ def test_tensorboards_tab_of_hyperparameters_compares_runs(train):
     rates = infos["learning_rate"].domain_interval
     assert (rates.min_value, rates.max_value) == (0.001, 0.01)
     assert {"batch_size", "model_params.hidden_dim"} <= infos.keys()
-    assert {info.name.tag for info in experiment.metric_infos} >= {"eval/loss", "train/loss"}
+    assert {info.name.tag for info in experiment.metric_infos} >= {"eval/loss"}
