@@ -30,7 +30,7 @@ PAGES = [
     ["docs/tutorial.md"],
     ["docs/how-to/python.md", "docs/how-to/data.md"],
     ["docs/how-to/model.md", "docs/how-to/metric.md", "docs/how-to/listeners.md"],
-    ["docs/how-to/fine_tuning.md", "docs/how-to/stop_and_resume.md"],
+    ["docs/how-to/loggers.md", "docs/how-to/fine_tuning.md", "docs/how-to/stop_and_resume.md"],
     ["docs/how-to/devices.md", "docs/how-to/nonfinite.md"],
     ["docs/config.md", "docs/cli.md", "docs/architecture.md"],
     ["docs/benchmarks.md", "docs/glossary.md", "docs/reports.md"],

@@ -1,5 +1,6 @@
 """TensorBoard curves, read back with TensorBoard's own reader."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from support.metric_files import curve
 from support.runs import DIGITS, Finished
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
@@ -156,3 +158,51 @@ def test_the_reader_checks_the_checksums(event_file):
     content[-10] ^= 1
     event_file.write_bytes(content)
     assert len(curve(event_file.parent, "train/β")) == len(VALUES) - 1
+
+
+def test_the_config_is_a_text_and_hyperparameters_once_however_often_a_run_starts(runs):
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    for run in runs.values():
+        reader = EventAccumulator(str(run.run_dir / "tensorboard"))
+        reader.Reload()
+        ((step, text),) = [(e.step, e.tensor_proto.string_val[0]) for e in reader.Tensors("config")]
+        config = json.loads(text.decode().removeprefix("```json").removesuffix("```"))
+        assert step == 0 and config["model_params"] == DIGITS["model_params"]
+        (_,) = reader.Tensors("_hparams_/session_start_info")
+
+        def session(tag, reader=reader):
+            metadata = reader.SummaryMetadata(f"_hparams_/{tag}")
+            assert metadata.plugin_data.plugin_name == "hparams"
+            return getattr(HParamsPluginData.FromString(metadata.plugin_data.content), tag)
+
+        hparams = session("session_start_info").hparams
+        assert hparams["learning_rate"].number_value == DIGITS["learning_rate"]
+        assert hparams["model_name"].string_value == "SimpleMLP"
+        assert hparams["model_params.hidden_dim"].number_value == 16
+        assert session("session_end_info").status == 1  # STATUS_SUCCESS
+
+
+def test_tensorboards_tab_of_hyperparameters_compares_runs(train):
+    """Through the code by which TensorBoard serves that tab."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    folders = {}
+    for rate in (0.001, 0.01):
+        run = train(f"r{rate}", loggers=["tensorboard"], max_steps=2, learning_rate=rate)
+        folders[f"r{rate}"] = str(run.run_dir / "tensorboard")
+    multiplexer = EventMultiplexer(folders, tensor_size_guidance={"hparams": 0})
+    multiplexer.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, "")))
+    request = RequestContext()
+    metadata = context.hparams_metadata(request, "0")
+    experiment = context.experiment_from_metadata(request, "0", True, metadata, [])
+    infos = {info.name: info for info in experiment.hparam_infos}
+    rates = infos["learning_rate"].domain_interval
+    assert (rates.min_value, rates.max_value) == (0.001, 0.01)
+    assert {"batch_size", "model_params.hidden_dim"} <= infos.keys()
+    assert {info.name.tag for info in experiment.metric_infos} >= {"eval/loss"}

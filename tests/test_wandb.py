@@ -2,12 +2,12 @@
 
 import json
 import math
-import struct
 import sys
 
 import pytest
 import yaml
 from support.runs import DIGITS, Finished, without_rate
+from support.services import wandb_records
 
 from aetheria.cli.train import TrainCommand
 from aetheria.engine.stop import StopSignal
@@ -55,26 +55,6 @@ def run(offline, tmp_path_factory):
     return train(resume="latest")
 
 
-def records_in(file):
-    """The records of a .wandb file: LevelDB's log format around protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    block_size, header_size = 32768, 7
-    data = file.read_bytes()
-    assert data.startswith(b":W&B")
-    position, payload = header_size, b""
-    while position + header_size <= len(data):
-        if (left := block_size - position % block_size) < header_size:
-            position += left
-            continue
-        _, size, part = struct.unpack_from("<IHB", data, position)
-        position += header_size + size
-        payload += data[position - size : position]
-        if part in (1, 4):  # whole, or the last part
-            yield Record.FromString(payload)
-            payload = b""
-
-
 @pytest.fixture(scope="module")
 def sessions(run):
     """What each of the two processes wrote, in order: record type -> records."""
@@ -83,7 +63,7 @@ def sessions(run):
     found = []
     for file in files:
         by_type = {}
-        for record in records_in(file):
+        for record in wandb_records(file):
             kind = record.WhichOneof("record_type")
             by_type.setdefault(kind, []).append(getattr(record, kind))
         found.append(by_type)

@@ -10,6 +10,7 @@ from aetheria.snapshots.store import list_snapshots
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 DUMPS = "dumps"
+STARTS = "starts"
 _ABOUT_IT = ("config.json", "provenance.json", "summary.json")
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
@@ -20,6 +21,9 @@ OUTPUTS = (
     "ledger.jsonl",
     "tensorboard",
     "wandb",
+    "comet",
+    "points",
+    STARTS,
     CHECKPOINTS,
     DUMPS,
 )

@@ -9,6 +9,8 @@ import yaml
 from aetheria.plugins import CALLBACKS, LOGGERS
 
 LISTENERS = """
+import time
+
 from aetheria import register_logger, register_callback
 from aetheria.errors import AetheriaError
 from aetheria.events import TrainMetrics
@@ -68,6 +70,24 @@ def made_deaf(context):
     return {}
 
 
+@register_logger("made_none")
+def made_none(context):
+    pass
+
+
+@register_logger("hanging")
+class Hanging(NoEvent):
+    def notify(self, event):
+        if isinstance(event, TrainMetrics):
+            time.sleep(5)
+
+
+@register_logger("flooding")
+class Flooding(NoEvent):
+    def notify(self, event):
+        print("flood " * 100_000)
+
+
 @register_logger("made")
 def made(context):
     return Eager(context, folder="made")
@@ -106,6 +126,7 @@ def start(run, tmp_path, monkeypatch):
         ("no_event", ["loggers.no_event", "notify to take one event, got notify()"]),
         ("no_context", ["loggers.no_context", "takes a context first"]),
         ("made_deaf", ["loggers.made_deaf", "got a dict"]),
+        ("made_none", ["loggers.made_none", "got a NoneType"]),
         ("refusing", ["loggers.refusing: expected a server"]),
         ("a_text", ["got 'a_text'"]),
         ("early_stopping", ["logger: expected one of"]),
@@ -114,6 +135,14 @@ def start(run, tmp_path, monkeypatch):
 )
 def test_what_is_no_listener_is_refused_and_nothing_is_left(logger, words, start):
     start(loggers=["eager", logger]).assert_refused(*words)
+
+
+def test_a_run_goes_on_with_a_listener_that_hangs_floods_or_raises(start, tmp_path):
+    answer = start(loggers=["jsonl", "hanging", "flooding", "breaking"])
+    assert answer.code == 0
+    assert answer.err.count("Traceback") <= 1 and answer.err.count("was detached") == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 2 and [*summary["detached_listeners"]] == ["breaking"]
 
 
 def test_the_run_folder_exists_when_a_logger_is_made(start, tmp_path):

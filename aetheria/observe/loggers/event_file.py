@@ -1,9 +1,9 @@
 """Writes the event files that TensorBoard reads.
 
 Format: records as in TensorFlow's TFRecord (length, checksum, content, checksum), each an `Event`
-in the wire format of Protocol Buffers. Only scalars are written, so three messages are all there
-is; a library for them would import TensorFlow or PyTorch where one is installed, which takes
-seconds at each start.
+in the wire format of Protocol Buffers. Only scalars, text and hyperparameters are written, so a few
+messages are all there is; a library for them would import TensorFlow or PyTorch where one is
+installed, which takes seconds at each start.
 """
 
 import math
@@ -19,6 +19,12 @@ from aetheria.observe.loggers.retrying_file import RetryingFile
 _WALL_TIME, _STEP, _FILE_VERSION, _SUMMARY, _SESSION_LOG = 0x09, 0x10, 0x1A, 0x2A, 0x3A
 _SUMMARY_VALUE, _VALUE_TAG, _SIMPLE_VALUE = 0x0A, 0x0A, 0x15
 _SESSION_START = bytes((0x08, 1))  # SessionLog.status = START
+# Of a value that a plugin of TensorBoard shows: TensorProto, SummaryMetadata and PluginData.
+_TENSOR, _METADATA, _PLUGIN_DATA, _PLUGIN_NAME, _PLUGIN_CONTENT = 0x42, 0x4A, 0x0A, 0x0A, 0x12
+_IS_TENSOR = bytes((0x20, 2))  # SummaryMetadata.data_class = DATA_CLASS_TENSOR
+_SCALAR_SHAPE = bytes((0x12, 0))
+_STRING_TENSOR, _STRING = bytes((0x08, 7)) + _SCALAR_SHAPE, 0x42
+_NO_TENSOR = bytes((0x08, 1)) + _SCALAR_SHAPE + struct.pack("<Bf", 0x2D, 0.0)
 
 
 def _crc_table() -> list[int]:
@@ -43,7 +49,7 @@ class EventFile:
 
     def __init__(self, path: Path):
         self._file = RetryingFile(path)
-        self._add(_bytes(_FILE_VERSION, b"brain.Event:2"))
+        self._add(encode_bytes(_FILE_VERSION, b"brain.Event:2"))
         self.flush()
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -54,14 +60,23 @@ class EventFile:
             values: tag -> value, which is kept as float32.
         """
         summary = b"".join(
-            _bytes(_SUMMARY_VALUE, _bytes(_VALUE_TAG, tag.encode()) + _float32(value))
+            encode_bytes(_SUMMARY_VALUE, encode_bytes(_VALUE_TAG, tag.encode()) + _float32(value))
             for tag, value in values.items()
         )
-        self._add(_step(step) + _bytes(_SUMMARY, summary))
+        self._add(_step(step) + encode_bytes(_SUMMARY, summary))
+
+    def add_text(self, step: int, tag: str, text: str) -> None:
+        """Appends a text, which TensorBoard reads as Markdown."""
+        tensor = _STRING_TENSOR + encode_bytes(_STRING, text.encode())
+        self._add_value(step, tag, "text", tensor, b"")
+
+    def add_hyperparameters(self, step: int, tag: str, content: bytes) -> None:
+        """Appends a message that `aetheria.observe.loggers.hyperparameters` made."""
+        self._add_value(step, tag, "hparams", _NO_TENSOR, content)
 
     def drop_from(self, step: int) -> None:
         """Makes a viewer drop the points from `step` on, in this file and those before it."""
-        self._add(_step(step) + _bytes(_SESSION_LOG, _SESSION_START))
+        self._add(_step(step) + encode_bytes(_SESSION_LOG, _SESSION_START))
 
     def flush(self) -> None:
         """Writes what is pending to the disk."""
@@ -71,13 +86,26 @@ class EventFile:
         """Writes what is pending, and closes the file."""
         self._file.close()
 
+    def _add_value(self, step: int, tag: str, plugin: str, tensor: bytes, content: bytes) -> None:
+        data = encode_bytes(_PLUGIN_NAME, plugin.encode()) + encode_bytes(_PLUGIN_CONTENT, content)
+        metadata = encode_bytes(_PLUGIN_DATA, data) + _IS_TENSOR
+        value = encode_bytes(_VALUE_TAG, tag.encode())
+        value += encode_bytes(_TENSOR, tensor) + encode_bytes(_METADATA, metadata)
+        self._add(_step(step) + encode_bytes(_SUMMARY, encode_bytes(_SUMMARY_VALUE, value)))
+
     def _add(self, content: bytes) -> None:
         event = struct.pack("<Bd", _WALL_TIME, time.time()) + content
         length = struct.pack("<Q", len(event))
         self._file.write(length + _checksum(length) + event + _checksum(event))
 
 
-def _bytes(field: int, content: bytes) -> bytes:
+def encode_bytes(field: int, content: bytes) -> bytes:
+    """A field with text or a message.
+
+    Args:
+        field: the first byte of the field.
+        content: the text or the encoded message.
+    """
     return bytes((field,)) + _varint(len(content)) + content
 
 

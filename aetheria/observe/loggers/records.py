@@ -4,21 +4,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aetheria.events import (
     EvaluationCompleted,
     Event,
     Progress,
-    RolledBack,
-    RunEnded,
-    RunStarted,
     TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
-from aetheria.observe.loggers.retrying_file import RetryingFile
+from aetheria.observe.loggers.line_file import LineFile
 from aetheria.plugins import register_logger
 
 # Fields of `TrainMetrics` that differ from machine to machine, and may be None.
@@ -44,7 +40,7 @@ class JsonlLogger:
     """
 
     def __init__(self, context: RunContext):
-        self._file = _LineFile(context.run_dir / "metrics.jsonl", _step_of_json)
+        self._file = LineFile(context.run_dir / "metrics.jsonl", step_of_json)
 
     def notify(self, event: Event) -> None:
         """Writes a line for an event with metrics."""
@@ -69,7 +65,7 @@ class CsvLogger:
     HEADER = "step,epoch,examples_seen,split,name,value"
 
     def __init__(self, context: RunContext):
-        self._file = _LineFile(context.run_dir / "metrics.csv", _step_of_csv, self.HEADER)
+        self._file = LineFile(context.run_dir / "metrics.csv", _step_of_csv, self.HEADER)
 
     def notify(self, event: Event) -> None:
         """Writes a line for each value of an event with metrics."""
@@ -133,7 +129,8 @@ def _csv_line(values: Sequence[object]) -> str:
     return line.getvalue()
 
 
-def _step_of_json(line: str) -> int | None:
+def step_of_json(line: str) -> int | None:
+    """The step of a JSON line; None: it is none."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -143,61 +140,3 @@ def _step_of_json(line: str) -> int | None:
 def _step_of_csv(line: str) -> int | None:
     first, _, rest = line.partition(",")
     return int(first) if first.isdecimal() and rest.count(",") >= 4 else None
-
-
-class _LineFile:
-    """A text file in which every line belongs to a step.
-
-    When a run resumes or rolls back, the file drops the lines of later steps, and a line that a
-    kill left half written: the run will write them again. Every append is flushed at once.
-
-    Args:
-        path: the file.
-        step_of: returns the step of a line; None: it is not a whole line of this format.
-        header: the first line of the file; empty: there is none.
-    """
-
-    def __init__(self, path: Path, step_of: Callable[[str], int | None], header: str = ""):
-        self._path, self._step_of, self._header = path, step_of, header
-        self._file: RetryingFile | None = None
-
-    def follow(self, event: Event) -> None:
-        """Opens the file when the run starts, cuts it when the run goes back, closes it at the end.
-
-        A listener calls it with every event.
-        """
-        if isinstance(event, (RunStarted, RolledBack)):
-            self._file = self._file or RetryingFile(self._path)
-            self._drop_after(self._file, event.last_logged_step)
-        elif isinstance(event, RunEnded) and self._file is not None:
-            self._file.close()
-
-    def append(self, *lines: str) -> None:
-        """Writes lines to the end of the file."""
-        assert self._file is not None, "RunStarted comes first"
-        self._file.write("".join(line + "\n" for line in lines).encode())
-        self._file.flush()
-
-    def _drop_after(self, file: RetryingFile, last_step: int) -> None:
-        """Drops the lines of later steps, and lines of no step.
-
-        Usually these are the end of the file, which is then cut in place.
-        """
-        content, header = file.content(), f"{self._header}\n".encode() if self._header else b""
-        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-        kept, end = [header], len(header)
-        position = 0
-        for line in lines:
-            position += len(line)
-            if self._is_kept(line, last_step):
-                kept.append(line)
-                end = position
-        if not file.set_content(b"".join(kept)):
-            # No room to write the file again: a damaged line in the middle stays for now.
-            file.set_content(content[:end])
-        file.flush()
-
-    def _is_kept(self, line: bytes, last_step: int) -> bool:
-        # After a crash of the machine, a line may hold bytes that are not text.
-        step = self._step_of(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-        return step is not None and step <= last_step

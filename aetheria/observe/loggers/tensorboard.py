@@ -1,5 +1,6 @@
-"""TensorBoard curves; neither TensorFlow nor TensorBoard is needed to write them."""
+"""TensorBoard files; neither TensorFlow nor TensorBoard is needed to write them."""
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,14 @@ from aetheria.events import (
 )
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.event_file import EventFile
+from aetheria.observe.loggers.hyperparameters import (
+    SESSION_END,
+    SESSION_START,
+    session_end,
+    session_start,
+)
 from aetheria.observe.loggers.records import metric_values, rates
+from aetheria.observe.loggers.settings import flatten
 from aetheria.plugins import register_logger
 
 _FLUSH_SECONDS = 30.0  # how far a viewer may lag behind the run
@@ -22,13 +30,15 @@ _FLUSH_SECONDS = 30.0  # how far a viewer may lag behind the run
 
 @register_logger("tensorboard")
 class TensorBoardLogger:
-    """Writes event files to `tensorboard/`, with tags such as `train/loss` and `eval/accuracy`.
+    """Writes event files to `tensorboard/`, with tags such as `train/loss` and `eval/accuracy`, the
+    config as a text, and its values as hyperparameters, by which TensorBoard compares runs.
 
     There is one numbered file for each start of the run: TensorBoard reads files in the order of
     their names.
     """
 
     def __init__(self, context: RunContext):
+        self._context = context
         self._folder = context.run_dir / "tensorboard"
         self._file: EventFile | None = None
         self._flushed_at = 0.0
@@ -37,11 +47,7 @@ class TensorBoardLogger:
         """Writes the values of an event with metrics."""
         match event:
             case RunStarted():
-                # TensorBoard finds event files by this word in their names.
-                name = f"events.{len(list(self._folder.glob('events.*'))):06}.tfevents"
-                self._file = EventFile(self._folder / name)
-                # A killed process may have written points of later steps than its last snapshot's.
-                self._file.drop_from(event.last_logged_step + 1)
+                self._file = self._start(event)
             case RolledBack() if self._file is not None:
                 self._file.drop_from(event.last_logged_step + 1)
             case TrainMetrics():
@@ -50,6 +56,9 @@ class TensorBoardLogger:
             case EvaluationCompleted():
                 self._write(event.split, metric_values(event), event.progress.step)
             case RunEnded() if self._file is not None:
+                if event.status != "preempted":
+                    end = session_end(event.status == "completed", time.time())
+                    self._file.add_hyperparameters(event.progress.step, SESSION_END, end)
                 self._file.close()
 
     def export_state(self) -> dict[str, Any]:
@@ -57,6 +66,24 @@ class TensorBoardLogger:
         if self._file is not None:
             self._file.flush()
         return {}
+
+    def _start(self, event: RunStarted) -> EventFile:
+        """Opens a file, in which points that a killed process wrote after its last snapshot are
+        dropped. The config is written once.
+        """
+        # TensorBoard finds event files by this word in their names.
+        number = len(list(self._folder.glob("events.*")))
+        file = EventFile(self._folder / f"events.{number:06}.tfevents")
+        file.drop_from(event.last_logged_step + 1 if event.resumed else 0)
+        if not event.resumed or not number or self._context.is_fork:
+            step, config = event.progress.step, self._context.config
+            file.add_text(
+                step, "config", f"```json\n{json.dumps(config, indent=2, default=str)}\n```"
+            )
+            name = "/".join(self._context.run_dir.absolute().parts[-2:])
+            start = session_start(flatten(config), name, self._context.started_at)
+            file.add_hyperparameters(step, SESSION_START, start)
+        return file
 
     def _write(self, split: str, metrics: Mapping[str, float], step: int) -> None:
         assert self._file is not None, "a run starts before it has metrics"

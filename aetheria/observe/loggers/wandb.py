@@ -1,22 +1,27 @@
 """A logger for Weights & Biases (extra `wandb`)."""
 
-import inspect
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
-from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
-from aetheria.observe.loggers.records import metric_values, rates
+from aetheria.observe.loggers.service import Point, ServiceLogger
+from aetheria.observe.loggers.settings import check_options, refuse_credentials
 from aetheria.plugins import register_logger
+from aetheria.plugins.packages import require_package
 
 _MODES = (None, "online", "offline", "disabled")
 _SET_HERE = ("dir", "config", "id", "resume")  # the arguments of wandb.init given by this logger
 
 
 @register_logger("wandb")
-class WandbLogger:
+class WandbLogger(ServiceLogger):
     """Logs to one W&B run; its id is in the snapshot, so a resumed run logs to the same one.
+
+    The API key is read by W&B, from WANDB_API_KEY or what `wandb login` has stored.
 
     Args:
         context: what every logger is given.
@@ -25,7 +30,7 @@ class WandbLogger:
         options: further arguments of `wandb.init`, except dir, config, id and resume.
 
     Raises:
-        AetheriaError: wandb is not installed, or an argument is not one of these.
+        AetheriaError: wandb is not installed, an argument is not one of these, or is a secret.
     """
 
     def __init__(
@@ -35,68 +40,69 @@ class WandbLogger:
         mode: str | None = None,
         **options: object,
     ):
-        try:
-            import wandb
-        except ImportError:
-            raise AetheriaError(
-                "loggers: expected the package wandb, got none; pip install 'aetheria[wandb]'"
-            ) from None
+        super().__init__(context, "wandb")
+        require_package("loggers.wandb", "wandb", "wandb")
+        import wandb
+
         self._wandb: Any = wandb
-        self._context = context
         if mode not in _MODES:
             raise AetheriaError(
                 f"loggers.wandb.mode: expected online, offline or disabled, got {mode!r}; change it"
             )
-        accepted = set(inspect.signature(self._wandb.init).parameters).difference(_SET_HERE)
-        for name in options:
-            if name not in accepted:
-                raise AetheriaError(
-                    f"loggers.wandb: expected arguments of wandb.init other than "
-                    f"{', '.join(_SET_HERE)}, got {name!r}; remove it"
-                )
+        refuse_credentials("loggers.wandb", options, "WANDB_API_KEY")
+        check_options("loggers.wandb", options, wandb.init, _SET_HERE)
         self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
-        self._run_id: str | None = None
 
-    def notify(self, event: Event) -> None:
-        """Logs the values of an event with metrics."""
-        match event:
-            case RunStarted():
-                self._start()
-            case TrainMetrics():
-                self._log("train", event)
-            case EvaluationCompleted():
-                self._log(event.split, event)
-            case RunEnded() if self._run is not None:
-                self._run.finish(exit_code=0 if event.status == "completed" else 1)
-
-    def export_state(self) -> JsonObject:
-        """The id of the W&B run."""
-        return {"run_id": self._run_id}
-
-    def import_state(self, state: JsonObject) -> None:
-        """Takes back the id of the W&B run."""
-        # A fork is another run: it must not write to the W&B run of its parent.
-        self._run_id = None if self._context.is_fork else state["run_id"]
-
-    def _start(self) -> None:
+    def _open(self, run_id: str | None) -> str:
         self._run = self._wandb.init(
             dir=str(self._context.run_dir),
             config=dict(self._context.config),
-            id=self._run_id,
-            resume="allow" if self._run_id else None,
+            id=run_id,
+            resume="allow" if run_id else None,
             **self._options,
         )
-        self._run_id = self._run.id
-        # W&B's own step counter only grows: on that axis it would drop what a resumed run logs
-        # again.
+        # W&B's own step counter only grows: on that axis it would drop what belongs to earlier
+        # steps than its last.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+        return self._run.id
 
-    def _log(self, split: str, event: TrainMetrics | EvaluationCompleted) -> None:
-        values = metric_values(event)
-        if isinstance(event, TrainMetrics):
-            values |= rates(event)
-        metrics = {f"{split}/{name}": value for name, value in values.items()}
-        counters = {"step": event.progress.step, "epoch": event.progress.epoch}
-        self._run.log({**counters, **metrics})
+    def _last_steps(self) -> dict[str, int] | None:
+        """Reads the files in which W&B keeps what it was given, whether or not it is online."""
+        files = sorted(self._context.run_dir.glob(f"wandb/*run-*-{self._run_id}/*.wandb"))
+        last: dict[str, int] = {}
+        for file in files:
+            for row in _rows(file):
+                last |= {name: row["step"] for name in row if "/" in name and "step" in row}
+        return last if files else None
+
+    def _send(self, points: Sequence[Point]) -> None:
+        for point in points:
+            self._run.log({"step": point.step, "epoch": point.epoch, **point.values})
+
+    def _close(self, status: str) -> None:
+        self._run.finish(exit_code=0 if status == "completed" else 1)
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The logged rows of a `.wandb` file: protocol buffers in the log format of LevelDB, that is
+    blocks of 32 KiB with records of checksum, length, kind (1 whole, 2 first, 3 middle, 4 last).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    data, position, content = file.read_bytes(), 7, b""  # after the file's own header
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        position += 7 + size
+        if position > len(data):
+            return  # a kill left it half written
+        content += data[position - size : position]
+        if kind in (1, 4):
+            record, content = Record.FromString(content), b""
+            if record.HasField("history"):
+                items = record.history.item
+                yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
