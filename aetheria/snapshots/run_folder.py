@@ -10,6 +10,7 @@ from aetheria.snapshots.store import list_snapshots
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 DUMPS = "dumps"
+NOTE = "note.txt"  # what a user says of the run
 _ABOUT_IT = ("config.json", "provenance.json", "summary.json")
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
@@ -22,6 +23,7 @@ OUTPUTS = (
     "wandb",
     CHECKPOINTS,
     DUMPS,
+    NOTE,
 )
 # What a folder holds of a run: whether it is a run, and the names of its snapshots.
 Contents = tuple[bool, tuple[str, ...]]
