@@ -159,7 +159,7 @@ def read_object(file: Path, problems: list[str]) -> JsonObject:
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a file, or of all files below a folder; a living run may remove some meanwhile."""
+    """The bytes of a file, or of all files in a folder and below; what is gone counts 0."""
     total = 0
     if not path.is_dir() or path.is_symlink():
         with contextlib.suppress(OSError):
