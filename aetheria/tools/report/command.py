@@ -86,7 +86,8 @@ class ReportCommand:
         except OSError as error:
             raise _cannot_write(file, error) from error
         again = ", in place of an earlier report" if replaced else ""
-        print(f"{file}: {len(runs)} runs, {size_text(len(page))}{again}")
+        about = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+        print(f"{file}: {about}, {size_text(len(page))}{again}")
         if self.open_page:
             _open(file)
 
