@@ -93,7 +93,7 @@
       series: [{}, ...lines.map((line) => ({
         stroke: () => color(`--c${line.run % 8}`) + (line.faint ? "55" : ""),
         width: line.width, dash: line.dash, spanGaps: false,
-        points: { show: !line.faint && line.x.length <= 40, size: 5 },
+        points: { show: !line.faint && line.x.length <= 40, size: 5, fill: () => color("--page") },
       }))],
       hooks: {
         setCursor: [readout],
