@@ -149,6 +149,15 @@ def test_a_run_without_an_end_was_killed_and_a_held_one_is_running(folder, capsy
     assert listed(capsys)["2"]["status"] == "killed"
 
 
+def test_a_run_that_never_trained_here_says_so(folder, capsys):
+    for name, lineage in (("imported", {"file": "weights.npz"}), ("unknown", None)):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"lineage": lineage}))
+    runs = listed(capsys)
+    assert [runs[name]["status"] for name in ("imported", "unknown")] == ["imported", "unknown"]
+    assert runs["unknown"]["step"] is None and runs["unknown"]["best"] is None
+
+
 def test_a_note_is_kept_in_the_run_shown_replaced_and_removed(folder, capsys):
     run = "runs/digits/1"
     assert main(["runs", "mark", run, "baseline [red]"]) == 0

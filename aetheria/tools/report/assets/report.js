@@ -72,7 +72,7 @@
       ticks: { stroke: () => color("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const first = data[0][0], last = data[0][data[0].length - 1];
     const options = {
-      width: place.clientWidth, height: place.clientHeight, padding: [8, 12, 0, 0],
+      width: place.clientWidth, height: place.clientHeight, padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: {
         sync: { key: "step", setSeries: false, scales: ["x", null] },
