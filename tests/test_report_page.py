@@ -167,7 +167,6 @@ def test_open_starts_a_browser_with_the_page(runs, tmp_path, capsys, monkeypatch
 def test_a_damaged_run_still_has_a_page(runs, tmp_path, capsys, name, damage):
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)
-    name += ".jsonl" if name == "metrics" else ".json"
     content = (run / name).read_bytes()
     (run / name).unlink()
     if damage != "gone":

@@ -12,7 +12,6 @@ from aetheria.cli import values
 from aetheria.cli.flag import Argument, Flag, Repeated
 from aetheria.cli.table import print_table
 from aetheria.errors import AetheriaError, ExitCode
-
 from aetheria.tools.runs.conditions import Condition, read_condition
 
 if TYPE_CHECKING:

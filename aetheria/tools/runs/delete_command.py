@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteRunsCommand:
-    """Deletes runs for good: what they wrote into their folders, and the folders if nothing is left.
+    """Deletes runs for good: what they wrote into their folders, and folders that are empty then.
 
     Examples:
         aetheria runs delete runs/mlp/1 runs/mlp/2
@@ -62,8 +62,8 @@ class DeleteRunsCommand:
 
 
 def _describe(planned: "Deletion") -> str:
-    from aetheria.snapshots.sizes import size_text
     from aetheria.snapshots.run_folder import some
+    from aetheria.snapshots.sizes import size_text
     from aetheria.tools.runs.text import printable
 
     run = planned.run
