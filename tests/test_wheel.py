@@ -134,14 +134,16 @@ def test_the_quick_start_runs_from_an_empty_folder(python, tmp_path):
     assert summaries[0]["params_sha256"] == summaries[1]["params_sha256"]
     assert summaries[0]["final"] == summaries[1]["final"]
 
-    # The files that are no modules are there: the template of a project, which trains at once, and
-    # the example configs.
+    # The files that are no modules are there: the template of a project, which trains at once,
+    # the example configs, and the script that draws curves.
     assert "config.yaml" in run(python, "-m", "aetheria", "init", "new", cwd=tmp_path).stdout
     done = run(
         python, "-m", "aetheria", "train", "config.yaml", "--fast-dev-run", cwd=tmp_path / "new"
     )
     assert "nothing was kept" in done.stdout
     assert "configs/mlp.py" in run(python, "-m", "aetheria", "models", cwd=tmp_path).stdout
+    report = ["report", "runs/config/1", "runs/config/2", "--html", "page.html"]
+    assert "2 runs" in run(python, "-m", "aetheria", *report, cwd=tmp_path).stdout
 
     answer = json.loads(run(python, "-c", PREDICT, cwd=tmp_path).stdout)
     assert answer["snapshot"] == "runs/config/2/checkpoints/snapshot_ep10"

@@ -11,6 +11,7 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 DUMPS = "dumps"
 STARTS = "starts"
+NOTE = "note.txt"  # what a user says of the run
 _ABOUT_IT = ("config.json", "provenance.json", "summary.json")
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.
 OUTPUTS = (
@@ -26,6 +27,7 @@ OUTPUTS = (
     STARTS,
     CHECKPOINTS,
     DUMPS,
+    NOTE,
 )
 # What a folder holds of a run: whether it is a run, and the names of its snapshots.
 Contents = tuple[bool, tuple[str, ...]]

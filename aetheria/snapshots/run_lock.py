@@ -55,9 +55,15 @@ class Holder:
 
 def refuse_if_held(folder: Path) -> None:
     """Raises SnapshotError if a living process holds the run folder; writes nothing."""
-    holder, age_seconds = _read_holder(folder)
-    if holder is not None and _is_alive(holder, folder, age_seconds):
+    if (holder := living_holder(folder)) is not None:
         raise _refusal(folder, holder)
+
+
+def living_holder(folder: Path) -> Holder | None:
+    """The living process that holds a run folder; None: nobody does. Writes nothing."""
+    holder, age_seconds = _read_holder(folder)
+    alive = holder is not None and _is_alive(holder, folder, age_seconds)
+    return holder if alive else None
 
 
 class RunLock:
