@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from support.runs import DIGITS
 
 optuna = pytest.importorskip("optuna")
 
+from aetheria.snapshots.store import list_snapshots  # noqa: E402
 from aetheria.tools.sweep.space import Choice, Range, grid_of, read_space  # noqa: E402
 
 RATES = "--space=learning_rate=log:1e-4:1e-1"
@@ -41,15 +41,20 @@ def summary(run):
 
 def test_a_space_is_read():
     space, written = read_space(
-        ["a=log:1e-4:1e-1", "b=16,32", "c=int:8:32:8", "d=uniform:0:0.5", "e=logint:1:64", "f=x,null"]
+        [
+            "a=log:1e-4:1e-1",
+            "b=16,x,null",
+            "c=int:8:32:8",
+            "d=uniform:0:0.5",
+            "e=logint:1:64",
+        ]
     )
     assert space == {
         "a": Range(1e-4, 1e-1, log=True),
-        "b": Choice((16, 32)),
+        "b": Choice((16, "x", None)),
         "c": Range(8, 32, whole=True, step=8),
         "d": Range(0.0, 0.5),
         "e": Range(1, 64, log=True, whole=True),
-        "f": Choice(("x", None)),
     }
     assert written["a"] == "log:1e-4:1e-1"
     assert [point["c"] for point in grid_of({"c": space["c"]})] == [8, 16, 24, 32]
@@ -133,15 +138,16 @@ def test_the_value_of_a_trial_is_the_mean_over_its_seeds(swept):
     assert found["best"] == good and f"best: trial 0, eval/loss {good['value']:.6g} ±" in out
 
 
-def test_each_run_of_a_trial_is_a_run_like_any_other(swept, train):
+def test_each_run_of_a_trial_is_a_run_like_any_other(swept, cli, here):
     folder, _, _ = swept
     run = folder / "sweeps" / "c" / "trial_0" / "seed_1"
     config = json.loads((run / "config.json").read_text())
     assert (config["learning_rate"], config["seed"]) == (0.003, 1)
-    alone = train("alone", epochs=1, learning_rate=0.003, seed=1)
-    assert alone.summary["params_sha256"] == summary(run)["params_sha256"]
-    other = train("other", epochs=1, learning_rate=0.004, seed=1)
-    assert other.summary["params_sha256"] != summary(run)["params_sha256"]
+    for rate in (0.003, 0.004):
+        words = ("train", "c.yaml", "--set=seed=1", f"--set=learning_rate={rate}")
+        assert cli(*words, f"--workdir={rate}").returncode == 0
+    digests = [summary(each)["params_sha256"] for each in (run, here / "0.003", here / "0.004")]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_same_command_finds_nothing_to_do_and_another_is_refused(swept, command, monkeypatch):
@@ -150,15 +156,13 @@ def test_the_same_command_finds_nothing_to_do_and_another_is_refused(swept, comm
     before = results(folder / "sweeps" / "c")
     assert command("sweep", "c.yaml", *words).returncode == 0
     assert results(folder / "sweeps" / "c") == before
-    for other, name in (
-        (["--seeds=3"], "seeds"),
-        (["--space=learning_rate=0.003,0.1"], "space"),
-        (["--set=epochs=2"], "epochs=1"),
+    for changed, said in (
+        ([*words, "--seeds=3"], "expected the seeds of the sweep there"),
+        (["--space=learning_rate=0.003,0.1", *words[1:]], "expected the space of the sweep there"),
+        ([*words, "--set=epochs=2"], "expected epochs=1 as in the sweep there, got 2"),
     ):
-        done = command("sweep", "c.yaml", *(words if "space" not in name else words[1:]), *other)
-        assert done.returncode == 2 and f"expected the {name}" in done.stderr.replace(
-            "expected epochs", "expected the epochs"
-        ), done.stderr
+        done = command("sweep", "c.yaml", *changed)
+        assert done.returncode == 2 and said in done.stderr, done
     assert results(folder / "sweeps" / "c") == before
 
 
@@ -171,22 +175,42 @@ def test_a_folder_that_holds_something_else_is_refused(here, command):
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_worse_than_others_is_pruned_with_a_snapshot(here, command):
-    write_config(here, epochs=300, snapshot={"every_epochs": 50})
-    folder, words = here / "sweeps" / "c", ("sweep", "c.yaml", "--space=learning_rate=0.0001")
-    begun = sweep(here, *words[2:], "--trials=1", "--set=epochs=2")  # the settings to come
-    assert begun.returncode == 0, begun.stderr
-    assert results(folder)["counts"]["pruned"] == 0, "the control: alone, it is complete"
+def test_a_trial_that_is_worse_than_others_is_pruned_with_a_snapshot(here):
+    write_config(here, epochs=200, snapshot={"every_epochs": 50})
+    folder, words = here / "sweeps" / "c", ("--space=learning_rate=0.0001",)
+    assert sweep(here, *words, "--trials=1").returncode == 0
+    control = results(folder)["trials"][0]
+    assert control["status"] == "complete", "alone, it is"
+    add_better_trials(folder, {int(step): v - 1 for step, v in control["intermediate"].items()})
+    done = sweep(here, *words, "--trials=7")
+    assert done.returncode == 0, done.stderr
+    pruned = results(folder)["trials"][6]
+    assert (pruned["status"], pruned["reason"]) == ("pruned", "pruned at step 23")
+    stopped = summary(folder / "trial_6" / "seed_0")
+    assert (stopped["exit_code"], stopped["saved"]) == (75, True)
+    assert stopped["steps"] < summary(folder / "trial_0" / "seed_0")["steps"]
+    assert results(folder)["best"]["value"] == min(control["intermediate"].values()) - 1
+
+
+def add_better_trials(folder, values):
+    """Five trials that are better at each step, as many as the pruner asks for."""
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+    )
+    study = optuna.load_study(study_name=folder.name, storage=storage)
+    for _ in range(5):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"learning_rate": 0.0001},
+                distributions=study.trials[0].distributions,
+                value=min(values.values()),
+                intermediate_values=values,
+            )
+        )
 
 
 def holder(run):
     return json.loads((run / "holder.json").read_text())["pid"]
-
-
-def has_snapshot(run):
-    return any((run / "checkpoints").glob("snapshot_*/aetheria*")) or any(
-        (run / "checkpoints").glob("snapshot_*")
-    )
 
 
 class Sweep:
@@ -215,7 +239,8 @@ class Sweep:
         return [
             path.parent
             for path in self.folder.glob("trial_*/seed_0/holder.json")
-            if has_snapshot(path.parent) and not (path.parent / "summary.json").exists()
+            if list_snapshots(path.parent / "checkpoints")
+            and not (path.parent / "summary.json").exists()
         ]
 
     def num_ended(self):
@@ -224,7 +249,7 @@ class Sweep:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_path, train):
+def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_path, cli):
     write_config(tmp_path, epochs=40, snapshot={"every_epochs": 5, "keep_last": 2})
     words = (RATES, "--trials=12", "--jobs=2", "--sampler=random", "--pruner=none")
 
@@ -255,5 +280,21 @@ def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_pat
         assert ("resuming from" in log) == continued, (name, log)
     # A trial that was cut has the bits of one that was not.
     assert cut
-    again = yaml.safe_load((cut[0].with_suffix(".yaml")).read_text())
-    assert train("again", **again).summary["params_sha256"] == summary(cut[0])["params_sha256"]
+    cli("train", str(cut[0].with_suffix(".yaml")), "--workdir=again")
+    again = summary(tmp_path / "again")
+    assert again["params_sha256"] == summary(cut[0])["params_sha256"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_signalled_stops_with_snapshots_and_goes_on(tmp_path):
+    write_config(tmp_path, epochs=100, snapshot={"every_epochs": 10})
+    first = Sweep(tmp_path, RATES, "--trials=1")
+    first.wait_for(first.running)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(60) == 75
+    assert results(first.folder)["counts"]["running"] == 1
+    stopped = summary(first.folder / "trial_0" / "seed_0")
+    assert (stopped["exit_code"], stopped["reason"]) == (75, "signal SIGTERM")
+    assert Sweep(tmp_path, RATES, "--trials=1").process.wait(60) == 0
+    log = (first.folder / "trial_0" / "seed_0.log").read_text()
+    assert f"(step {stopped['steps']}, " in log and results(first.folder)["counts"]["complete"] == 1

@@ -88,9 +88,12 @@ class SweepCommand(ConfigFields):
 
         from aetheria.plugins.discovery import find_project
         from aetheria.tools.sweep.results import print_results, write_results
+        from aetheria.tools.sweep.slurm import check_slurm, run_array
         from aetheria.tools.sweep.study import JOURNAL, SweepStudy
         from aetheria.tools.sweep.workers import run_trials
 
+        if self.slurm:
+            check_slurm()
         project = find_project(self.config_file, self.project)
         folder = self.workdir or _SWEEPS / _name_of(self.config_file)
         if not (folder / JOURNAL).exists():
@@ -99,8 +102,6 @@ class SweepCommand(ConfigFields):
         study = SweepStudy(folder, settings, space)
         write_results(study, settings)
         if self.slurm:
-            from aetheria.tools.sweep.slurm import run_array
-
             stopped = run_array(
                 self._task_command(folder, project), study, num_trials, self.jobs, self.sbatch
             )

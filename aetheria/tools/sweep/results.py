@@ -81,8 +81,9 @@ def print_results(results: Mapping[str, Any], folder: Path) -> None:
     ]
     print_table(("trial", "status", settings["metric"], "values", ""), rows, right=("trial",))
     if (best := results["best"]) is not None:
-        config = folder / Path(best["runs"][0]["folder"]).with_suffix(".yaml")
-        print(f"best: trial {best['number']}, {settings['metric']} {value_text(best)}; {config}")
+        configs = [str(folder / Path(each["folder"]).with_suffix(".yaml")) for each in best["runs"]]
+        where = f"; its config: {configs[0]}" if configs else ""
+        print(f"best: trial {best['number']}, {settings['metric']} {value_text(best)}{where}")
 
 
 def point_text(point: Mapping[str, Any]) -> str:
@@ -101,7 +102,9 @@ def _trial(study: SweepStudy, frozen: FrozenTrial) -> dict[str, Any]:
     runs = frozen.user_attrs.get(RUNS, [])
     is_complete = frozen.state is TrialState.COMPLETE
     reached = [run["value"] for run in runs if run["value"] is not None]
-    value, spread = mean_and_spread(reached) if is_complete else (frozen.value, None)
+    # A trial that somebody has added with Optuna has no runs.
+    has_value = is_complete and reached
+    value, spread = mean_and_spread(reached) if has_value else (frozen.value, None)
     return {
         "number": frozen.number,
         "status": _STATUS[frozen.state],

@@ -32,6 +32,15 @@ exit "$code"
 """
 
 
+def check_slurm() -> None:
+    """Raises AetheriaError if there is no SLURM."""
+    if shutil.which("sbatch") is None:
+        raise AetheriaError(
+            "--slurm: expected the program sbatch, got none here; run this where SLURM is, or use "
+            "--jobs without --slurm"
+        )
+
+
 def run_array(
     command: Sequence[str], study: SweepStudy, num_trials: int, jobs: int, options: Sequence[str]
 ) -> bool:
@@ -48,13 +57,8 @@ def run_array(
         Whether trials are left.
 
     Raises:
-        AetheriaError: there is no SLURM, or it refuses the jobs.
+        AetheriaError: SLURM refuses the jobs.
     """
-    if shutil.which("sbatch") is None:
-        raise AetheriaError(
-            "--slurm: expected the program sbatch, got none here; run this where SLURM is, or use "
-            "--jobs without --slurm"
-        )
     count = study.num_to_run(num_trials)
     if not count:
         return False
