@@ -41,6 +41,8 @@ PAGES = [
     ["docs/how-to/generate.md"],
     ["docs/how-to/export.md"],
     ["docs/how-to/predict.md"],
+    ["docs/how-to/check.md"],
+    ["docs/how-to/sweep.md"],
 ]
 
 

@@ -1,12 +1,16 @@
 """A logger for Weights & Biases (extra `wandb`)."""
 
 import inspect
+import os
+import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
 from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
 from aetheria.events import EvaluationCompleted, Event, RunEnded, RunStarted, TrainMetrics
 from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.credentials import has_netrc_entry
 from aetheria.observe.loggers.records import metric_values, rates
 from aetheria.plugins import register_logger
 
@@ -57,6 +61,19 @@ class WandbLogger:
         self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
         self._run_id: str | None = None
+
+    @staticmethod
+    def preflight(arguments: Mapping[str, Any]) -> list[str]:
+        """What `aetheria check` finds wrong before a run: no credentials for the service."""
+        mode = arguments.get("mode") or os.environ.get("WANDB_MODE", "online")
+        service = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        host = urllib.parse.urlsplit(service).hostname or ""
+        if mode != "online" or os.environ.get("WANDB_API_KEY") or has_netrc_entry(host):
+            return []
+        return [
+            f"loggers.wandb: expected credentials for {host}, got none; set WANDB_API_KEY, run "
+            "wandb login, or use mode: offline"
+        ]
 
     def notify(self, event: Event) -> None:
         """Logs the values of an event with metrics."""
