@@ -30,7 +30,7 @@ class CheckCommand(ConfigFields):
 
     Exit codes:
         0: nothing is in the way of a run; there may be warnings
-        2: there are problems
+        2: a mistake: there are problems
 
     Attributes:
         workdir: the run folder that is meant (default: the next runs/<config name>/<n>).
