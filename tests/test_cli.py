@@ -119,7 +119,7 @@ def test_several_mistakes_are_reported_at_once(refused, config):
         (("train", "config.toml"), "expected a config ending in"),
         (("train",), "aetheria train: expected CONFIG, got none; see aetheria train --help"),
         (("train", "config.yaml", "--nope"), "expected an option of this command, got --nope"),
-        (("trian", "config.yaml"), "aetheria: expected one of train, comp"),
+        (("trian", "config.yaml"), "aetheria: expected one of train, check, comp"),
         (("trian", "config.yaml"), "got 'trian'; did you mean 'train'?; see aetheria --help"),
         (("fit", "config.yaml"), "did you mean 'train'?"),
         (("config.yaml",), "got 'config.yaml'; did you mean 'train config.yaml'?"),

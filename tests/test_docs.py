@@ -42,6 +42,8 @@ PAGES = [
     ["docs/how-to/export.md"],
     ["docs/how-to/predict.md"],
     ["docs/how-to/report.md"],
+    ["docs/how-to/check.md"],
+    ["docs/how-to/sweep.md"],
 ]
 
 

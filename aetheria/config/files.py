@@ -40,15 +40,32 @@ def override(values: dict[str, object], overrides: Sequence[str], where: str) ->
         overrides: `key=value` texts.
         where: what to call the origin of the values in errors.
     """
-    origins = {}
+    origins = dict.fromkeys(_assign_all(values, overrides, where), "override")
+    return make_config(values, where, origins)
+
+
+def read_overridden(file: Path, overrides: Sequence[str]) -> dict[str, object]:
+    """Reads the values that `load_config` checks, overrides applied.
+
+    Raises:
+        ConfigError: the file or an override cannot be read.
+    """
+    values = _read(file)
+    _assign_all(values, overrides, str(file))
+    return values
+
+
+def _assign_all(values: dict[str, object], overrides: Sequence[str], where: str) -> list[str]:
+    """Applies overrides in place; returns their keys."""
+    keys = []
     for each in overrides:
         key, equals, text = each.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set: expected key=value, got {shown(each)}; use key=value")
         assign(values, key, _parse_value(key, text))
-        origins[key] = "override"
+        keys.append(key)
     check_size(values, where)
-    return make_config(values, where, origins)
+    return keys
 
 
 def to_yaml(config: Config) -> str:

@@ -1,13 +1,16 @@
 """A logger for Weights & Biases (extra `wandb`)."""
 
 import json
+import os
 import struct
-from collections.abc import Iterator, Sequence
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aetheria.errors import AetheriaError
 from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.credentials import has_netrc_entry
 from aetheria.observe.loggers.service import Point, ServiceLogger
 from aetheria.observe.loggers.settings import check_options, refuse_credentials
 from aetheria.plugins import register_logger
@@ -53,6 +56,19 @@ class WandbLogger(ServiceLogger):
         check_options("loggers.wandb", options, wandb.init, _SET_HERE)
         self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
+
+    @staticmethod
+    def preflight(arguments: Mapping[str, Any]) -> list[str]:
+        """What `aetheria check` finds wrong before a run: no credentials for the service."""
+        mode = arguments.get("mode") or os.environ.get("WANDB_MODE", "online")
+        service = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        host = urllib.parse.urlsplit(service).hostname or ""
+        if mode != "online" or os.environ.get("WANDB_API_KEY") or has_netrc_entry(host):
+            return []
+        return [
+            f"loggers.wandb: expected credentials for {host}, got none; set WANDB_API_KEY, run "
+            "wandb login, or use mode: offline"
+        ]
 
     def _open(self, run_id: str | None) -> str:
         self._run = self._wandb.init(

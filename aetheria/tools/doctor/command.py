@@ -16,6 +16,7 @@ from aetheria.errors import ExitCode, summary_of
 _EXTRAS = {
     "torch": ["torch"],
     "wandb": ["wandb"],
+    "sweep": ["optuna"],
     "plot": ["matplotlib"],
     "data": ["PIL", "datasets", "grain", "pyarrow"],
     "serve": ["fastapi", "uvicorn", "prometheus_client", "PIL"],

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 
 from aetheria.hardware.jax.operations import count_operations
 from aetheria.hardware.jax.program import JaxProgram
+from aetheria.hardware.jax.step_memory import StepMemory, step_memory
 from aetheria.hardware.layout.leaves import copied_parameter, named_leaves
 from aetheria.hardware.layout.state import TrainState
 from aetheria.tools.plan.collectives import Collective, find_collectives
@@ -19,15 +20,6 @@ Tree: TypeAlias = Any  # a pytree of shapes with shardings
 
 _MIN_WHOLE_BYTES = 1 << 20  # a smaller leaf needs no rule
 _MAX_WHOLE_LEAVES = 10
-
-
-class _MemoryStats(Protocol):
-    """What XLA reports about the memory of a compiled program."""
-
-    argument_size_in_bytes: int
-    output_size_in_bytes: int
-    alias_size_in_bytes: int
-    temp_size_in_bytes: int
 
 
 def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:
@@ -41,9 +33,7 @@ def analyze(program: JaxProgram, machine: Machine) -> dict[str, Any]:
     mesh = dict(program.mesh_shape)
     traced = program.trace_train_step()
     compiled = traced.lower().compile()
-    stats = compiled.memory_analysis()
-    assert stats is not None, "XLA reports the memory of a compiled program"
-    memory = _memory(stats, state, global_batch, machine)
+    memory = _memory(step_memory(compiled), state, global_batch, machine)
     operations = count_operations(traced.jaxpr)
     collectives, unknown_loops = find_collectives(compiled.as_text() or "", mesh)
     flops = operations.flops / math.prod(mesh.values())
@@ -72,20 +62,18 @@ def device_bytes(tree: Tree) -> int:
 
 
 def _memory(
-    stats: _MemoryStats, state: TrainState, global_batch: Tree, machine: Machine
+    needed: StepMemory, state: TrainState, global_batch: Tree, machine: Machine
 ) -> dict[str, Any]:
-    """The memory of a device during a step; the state is donated, so the new one needs no more."""
-    arguments, outputs = stats.argument_size_in_bytes, stats.output_size_in_bytes
-    peak = arguments + outputs - stats.alias_size_in_bytes + stats.temp_size_in_bytes
+    """The memory of a device during a step."""
     return {
         "params": device_bytes(state.params),
         "opt_state": device_bytes(state.opt_state),
         "model_state": device_bytes(state.model_state),
         "batch": device_bytes(global_batch),
-        "temporaries": stats.temp_size_in_bytes,
-        "peak": peak,
+        "temporaries": needed.temporaries,
+        "peak": needed.peak,
         "limit": machine.memory_bytes,
-        "fits": None if machine.memory_bytes is None else peak <= machine.memory_bytes,
+        "fits": None if machine.memory_bytes is None else needed.peak <= machine.memory_bytes,
     }
 
 
