@@ -37,11 +37,11 @@ from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.snapshots.claim import claim
 from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.manifest import part_sha256
-from aetheria.snapshots.run_folder import cannot_write, write_json
+from aetheria.snapshots.run_folder import write_json
 from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.runs import RunRequest
 from aetheria.snapshots.undo import undone_if_refused
-from aetheria.training.starts import write_start
+from aetheria.training.starts import writing_start
 from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
 
 
@@ -144,7 +144,7 @@ class TrainingSession:
         devices = describe_devices(run.devices, peers)
         notes += devices
         leads, folder = peers.index == 0, run.plan.run_dir
-        all_or_none(peers, lambda: self._begin(run, devices) if leads else None)
+        all_or_none(peers, lambda: self._begin(run, devices, held) if leads else None)
         if leads:
             print(*run.plan.describe(), *notes, sep="\n", flush=True)
 
@@ -238,16 +238,13 @@ class TrainingSession:
             )
         return run, [*changes, *run.notes]
 
-    def _begin(self, run: Run, devices: Sequence[str]) -> None:
+    def _begin(self, run: Run, devices: Sequence[str], held: contextlib.ExitStack) -> None:
         """Makes the listeners in the run folder, then writes its first files."""
         with undone_if_refused(run.plan):
             run.make_listeners()
         # What is replaced is gone by now: its room may be needed.
         replace(run.plan, overwrite=False).prepare(self.config.to_dict(), run.record)
-        try:
-            write_start(run.plan.run_dir, self.project, devices or [run.devices])
-        except OSError as error:
-            raise cannot_write(run.plan.run_dir, error) from error
+        held.enter_context(writing_start(run.plan.run_dir, self.project, devices or [run.devices]))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started_at

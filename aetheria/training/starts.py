@@ -3,18 +3,38 @@
 It is for people to read; nothing is decided by it. What a resume compares is in `provenance.json`.
 """
 
+import contextlib
 import os
 import platform
 import socket
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from aetheria.snapshots.run_folder import STARTS, write_json
 from aetheria.training.git_state import read_git
 from aetheria.training.scrub import scrub, scrub_command
+
+
+@contextlib.contextmanager
+def writing_start(run_dir: Path, project: Path | None, devices: Sequence[str]) -> Iterator[None]:
+    """Writes a start, as `write_start` does, beside what is in the block: git takes its time."""
+
+    def write() -> None:
+        try:
+            write_start(run_dir, project, devices)
+        except OSError as error:  # the run goes on: nothing is decided by it
+            print(f"{run_dir / STARTS}: not written: {error}", file=sys.stderr)
+
+    thread = threading.Thread(target=write, name="start", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def write_start(run_dir: Path, project: Path | None, devices: Sequence[str]) -> None:
