@@ -87,6 +87,7 @@ def test_runs_are_filtered_and_sorted(folder, capsys, words, names):
 def test_wrong_requests_are_one_line(folder, capsys):
     assert "expected a folder with runs, got nowhere" in refusal(capsys, "nowhere")
     assert "expected a condition such as" in refusal(capsys, "--where=epochs")
+    assert "expected one of running, completed" in refusal(capsys, "--status=done")
     assert "expected one of name, age" in refusal(capsys, "--sort=luck")
     (folder / "empty").mkdir()
     assert main(["runs", "runs/empty"]) == 0

@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from aetheria.cli import values
 from aetheria.cli.flag import Argument, Flag, Repeated
 from aetheria.cli.table import print_table
-from aetheria.errors import AetheriaError, ExitCode
+from aetheria.errors import AetheriaError, ExitCode, shown
 from aetheria.tools.runs.conditions import Condition, read_condition
 
 if TYPE_CHECKING:
     from aetheria.training.run_info import RunInfo
+
+_STATUSES = "running completed preempted halted failed hung killed imported unknown".split()
+
+
+def _status(text: str) -> str:
+    """Reads a status.
+
+    >>> _status("killed")
+    'killed'
+    """
+    if text not in _STATUSES:
+        raise ValueError(f"expected one of {', '.join(_STATUSES)}, got {shown(text)}")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +55,7 @@ class RunsCommand:
     """
 
     folder: Annotated[Path, Argument(values.local_path)] = Path("runs")
-    status: Annotated[tuple[str, ...], Repeated(metavar="STATUS")] = ()
+    status: Annotated[tuple[str, ...], Repeated(_status, "STATUS")] = ()
     where: Annotated[tuple[Condition, ...], Repeated(read_condition, "CONDITION")] = ()
     sort: Literal["name", "age", "step", "best", "size", "status"] = "name"
     as_json: Annotated[bool, Flag(name="json")] = False
