@@ -17,7 +17,10 @@ from aetheria.tools.runs.conditions import Condition, read_condition
 if TYPE_CHECKING:
     from aetheria.training.run_info import RunInfo
 
-_STATUSES = "running completed preempted halted failed hung killed imported unknown".split()
+_STATUSES = (
+    *("running", "completed", "preempted", "halted", "failed"),
+    *("hung", "killed", "imported", "unknown"),
+)
 
 
 def _status(text: str) -> str:
