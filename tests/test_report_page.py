@@ -497,3 +497,29 @@ def test_the_script_that_draws_is_the_published_one():
     assert script.startswith("/*! https://github.com/leeoniya/uPlot (v1.6.32) */")
     assert "The MIT License" in (folder / "uPlot.LICENSE.txt").read_text()
     assert "</script" not in script + (folder / "report.js").read_text()
+
+
+def test_a_sweep_is_reported_by_its_trials_and_their_runs(runs, tmp_path):
+    slow, quick, _ = runs
+    for name, run in (("trial_0", slow), ("trial_1", quick)):
+        shutil.copytree(run, tmp_path / "sweep" / name / "seed_0")
+    trials = [
+        {"number": 0, "status": "complete", "value": 0.5, "point": {"learning_rate": 0.0005}},
+        {"number": 1, "status": "complete", "value": 0.25, "spread": 0.1, "point": {"k": HOSTILE}},
+        {"number": 2, "status": "pruned", "value": 0.1, "runs": "none"},
+    ]
+    for number in (0, 1):
+        trials[number]["runs"] = [{"folder": f"trial_{number}/seed_0"}, {"folder": "gone"}, 3]
+    results = {"settings": {"metric": "eval/loss", "mode": "min"}, "trials": trials}
+    written = tmp_path / "sweep" / "sweep.json"
+    written.write_text(json.dumps(results))
+    arguments = ["report", str(tmp_path / "sweep"), "--html", str(tmp_path / "page.html")]
+    assert main(arguments) == 0
+    text = (tmp_path / "page.html").read_text()
+    rows = re.findall(r'<th scope="row">([012])</th><td>(\w+)</td><td>([0-9.]*)</td>', text)
+    assert rows == [("1", "complete", "0.25"), ("0", "complete", "0.5"), ("2", "pruned", "0.1")]
+    assert "trial_1/seed_0" in text and HOSTILE not in text
+    assert data_of(tmp_path / "page.html")
+    for damaged in ("[1", "3", '{"trials": 3}'):  # then it is a folder without a run
+        written.write_text(damaged)
+        assert main(arguments) == 2

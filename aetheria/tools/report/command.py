@@ -22,14 +22,14 @@ class ReportCommand:
         aetheria report runs/mlp/1
         aetheria report runs/mlp/1 --json
         aetheria report runs/mlp/1 runs/mlp/2 --html comparison.html
-        aetheria report runs/mlp/1 --open
+        aetheria report sweeps/mlp --open
 
     Exit codes:
         0: reported
         2: a mistake
 
     Attributes:
-        runs: run folders; several are compared.
+        runs: run folders, or the folder of a sweep; several runs are compared.
         html: write a page with curves, configs, time, snapshots, failures, machine and versions
             into this file, which needs no network; an earlier report there is replaced.
         open_page: open the page in a browser; without --html it is a temporary file.
@@ -55,9 +55,10 @@ class ReportCommand:
         return int(ExitCode.OK)
 
     def _print(self) -> None:
+        from aetheria.tools.report.sweep_folder import with_runs_of_sweeps
         from aetheria.tools.report.text import as_json, print_time, read_time
 
-        times = [(run, read_time(run)) for run in self.runs]
+        times = [(run, read_time(run)) for run in with_runs_of_sweeps(self.runs)]
         if self.as_json:
             reports = [as_json(run, sessions) for run, sessions in times]
             print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
@@ -74,10 +75,12 @@ class ReportCommand:
             )
         from aetheria.snapshots.sizes import size_text
         from aetheria.tools.report.page import make_page
+        from aetheria.tools.report.sweep_folder import with_runs_of_sweeps
 
-        runs = _distinct(self.runs)
+        given = _distinct(self.runs)
+        _check_runs(runs := with_runs_of_sweeps(given))
         replaced = self.html is not None and _check_target(self.html)
-        page = make_page(runs).encode("utf-8", "replace")  # a folder's name may be no Unicode
+        page = make_page(given).encode("utf-8", "replace")  # a folder's name may be no Unicode
         file = self.html or Path(tempfile.mkdtemp(prefix="aetheria-report-")) / "report.html"
         try:
             partial = file.with_name(f"{file.name}.tmp")
@@ -93,7 +96,12 @@ class ReportCommand:
 
 
 def _distinct(folders: Sequence[Path]) -> list[Path]:
-    """The folders, each once. Raises AetheriaError if one holds no run."""
+    """The folders, each once."""
+    return list({os.path.realpath(folder): folder for folder in folders}.values())
+
+
+def _check_runs(folders: Sequence[Path]) -> None:
+    """Raises AetheriaError if one holds no run."""
     from aetheria.snapshots.run_folder import is_run, what_is_there
 
     problems = [
@@ -103,7 +111,6 @@ def _distinct(folders: Sequence[Path]) -> list[Path]:
     ]
     if problems:
         raise AetheriaError(*problems)
-    return list({os.path.realpath(folder): folder for folder in folders}.values())
 
 
 def _check_target(file: Path) -> bool:

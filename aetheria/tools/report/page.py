@@ -15,6 +15,7 @@ from aetheria.tools.report import sections
 from aetheria.tools.report.charts import draw_charts
 from aetheria.tools.report.facts import RunFacts, read_facts
 from aetheria.tools.report.markup import NUM_COLORS, Safe, join, swatch, tag, void
+from aetheria.tools.report.sweep_folder import sweep_tables, with_runs_of_sweeps
 from aetheria.tools.report.time_section import goodput
 
 MARK = "<!-- A report of Aetheria. It loads nothing from elsewhere. -->"
@@ -31,12 +32,13 @@ _SECTIONS: dict[str, sections.Section] = {
 
 
 def make_page(folders: Sequence[Path]) -> str:
-    """The page about some runs, which are read one after another."""
+    """The page about some runs, and about the runs of sweeps; they are read one after another."""
+    sweeps, folders, given = sweep_tables(folders), with_runs_of_sweeps(folders), folders
     runs = [read_facts(folder) for folder in folders]
     made = {title: make(runs) for title, make in _SECTIONS.items()}
     charts, values = draw_charts([(run.name, run.curves) for run in runs])
     curves = join([_controls(runs), charts]) if charts else _no_curves()
-    made = {"Results": made.pop("Results"), "Curves": curves, **made}
+    made = {"Sweeps": sweeps, "Results": made.pop("Results"), "Curves": curves, **made}
     shown = {title: content for title, content in made.items() if content}
     ids = {title: title.lower().replace(" ", "-") for title in shown}
     links = [tag("li", tag("a", title, href=f"#{ids[title]}")) for title in shown]
@@ -44,7 +46,7 @@ def make_page(folders: Sequence[Path]) -> str:
         tag("section", tag("h2", title, id=ids[title]), content, aria_labelledby=ids[title])
         for title, content in shown.items()
     ]
-    names = ", ".join(run.name for run in runs)
+    names = ", ".join(map(str, given)) if sweeps else ", ".join(run.name for run in runs)
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     about = f"Written at {now} by aetheria {aetheria.__version__}."
     body = join(
