@@ -138,6 +138,7 @@ def train(
     overwrite: bool = False,
     accept_changes: bool = False,
     stop_at_step: int | None = None,
+    auto_micro_batch: bool = False,
     project: str | Path | None = None,
     **keys: Any,
 ) -> TrainResult:
@@ -163,6 +164,8 @@ def train(
         overwrite: replace an earlier run in `workdir`.
         accept_changes: resume although the rest of the run differs for a changed config or code.
         stop_at_step: take a snapshot at that step and return; the run can be resumed.
+        auto_micro_batch: raise `grad_accumulation_steps` until a step fits the device's memory, by
+            what the compiler says; a resumed run keeps its number.
         project: the folder that holds your `models/`, `data/`, … ; None: that of the config file,
             or the current folder.
         keys: keys of the config, which override its values; a dotted one is given as
@@ -186,6 +189,7 @@ def train(
         where=_WHERE if file is None else str(file),
         name=file.stem if file else None if given is None else type(given).__name__,
         project=find_project(file, project),
+        auto_micro_batch=auto_micro_batch,
     )
     return call.run(
         workdir=None if workdir is None else Path(workdir),
@@ -210,6 +214,7 @@ class _Call:
         data: the data, likewise.
         loggers: those that were given as objects.
         callbacks: likewise.
+        auto_micro_batch: whether the number of micro-batches is chosen.
     """
 
     values: Mapping[str, object]
@@ -221,6 +226,7 @@ class _Call:
     data: object
     loggers: tuple[GivenListener, ...]
     callbacks: tuple[GivenListener, ...]
+    auto_micro_batch: bool = False
 
     def changed(self, changes: Mapping[str, Any]) -> "_Call":
         """The same with other values of some keys, `loggers` and `callbacks` among them."""
@@ -267,15 +273,16 @@ class _Call:
             overwrite=overwrite,
             accept_changes=accept_changes,
             stop_at_step=stop_at_step,
+            auto_micro_batch=self.auto_micro_batch,
             given=given,
             owns_process=False,
         )
         with contextlib.ExitStack() as held:
             ended = session.run(held)
-        return _result(ended, recorder.history, config, self)
+        return _result(ended, recorder.history, self)
 
 
-def _result(ended: Ended, history: History, config: Config, call: _Call) -> TrainResult:
+def _result(ended: Ended, history: History, call: _Call) -> TrainResult:
     infos = list_snapshots(ended.run_dir / CHECKPOINTS)
     return TrainResult(
         status=ended.status,
@@ -285,7 +292,7 @@ def _result(ended: Ended, history: History, config: Config, call: _Call) -> Trai
         history=history,
         run_dir=ended.run_dir,
         snapshot=infos[-1].path if infos else None,
-        config=config,
+        config=ended.config,
         summary=ended.summary,
         _call=call,
     )

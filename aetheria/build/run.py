@@ -26,6 +26,8 @@ from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
 from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.strategy import Strategy
+from aetheria.model.model import Model
 from aetheria.model.optimizers import hyperparameters_of, schedules
 from aetheria.observe import EventBus
 from aetheria.observe.listener import RunContext
@@ -54,8 +56,10 @@ class Run:
         notes: lines that a user should see at the start.
         devices: those of this process, in words.
         eval_metrics: what the evaluations of the run report.
+        config: its config, with the number of micro-batches that was chosen.
     """
 
+    config: Config
     engine: Engine
     program: AnyProgram
     store: SnapshotStore
@@ -84,11 +88,13 @@ class RunOptions:
         stop_at_step: leave the run at that step, to be resumed; None: train to the end.
         accept_changes: resume although the run takes another course from its snapshot.
         started_at: when its time begins to count, in seconds since the epoch; None: now.
+        auto_micro_batch: raise `grad_accumulation_steps` until a step fits the device's memory.
     """
 
     stop_at_step: int | None = None
     accept_changes: bool = False
     started_at: float | None = None
+    auto_micro_batch: bool = False
 
 
 def build_run(
@@ -121,6 +127,8 @@ def build_run(
     feed = build_feed(config, project, model, given)
     chosen = choose_listeners(config, project, given.listeners) if leads else {}
     strategy = build_strategy(config, peers)
+    if options.auto_micro_batch:
+        config, feed = _fit_micro_batch(config, feed, model, strategy, plan, peers)
     strategy.check(feed.num_slices, feed.slice_size)
     feed = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
     check_batch_fits(feed)
@@ -177,6 +185,7 @@ def build_run(
     )
     attach = lambda: attach_listeners(bus, chosen, context) if leads else None
     return Run(
+        config=config,
         engine=engine,
         program=program,
         store=store,
@@ -191,6 +200,27 @@ def build_run(
         schedule=schedule,
         changes=tuple(changes),
     )
+
+
+def _fit_micro_batch(
+    config: Config,
+    feed: Feed,
+    model: Model,
+    strategy: Strategy[AnyProgram],
+    plan: RunPlan,
+    peers: Peers,
+) -> tuple[Config, Feed]:
+    from aetheria.build.micro_batch import fit_micro_batch
+
+    def build_program(config: Config, feed: Feed) -> AnyProgram:
+        check_decomposes(model, config, peers.count)
+        strategy.check(feed.num_slices, feed.slice_size)
+        part = strategy.part(feed.num_slices, feed.slice_size)
+        schedule = build_schedule(config, feed)
+        return strategy.compile(model, build_spec(config, replace(feed, part=part), schedule))
+
+    earlier = None if plan.snapshot is None else plan.snapshot.record
+    return fit_micro_batch(config, feed, build_program, earlier=earlier, num_processes=peers.count)
 
 
 def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:

@@ -79,6 +79,8 @@ class TrainCommand(ConfigFields):
         accept_changes: resume although the config, a default in the code, a setting of JAX or the
             data has changed since the snapshot, so that the rest of the run differs.
         stop_at_step: take a snapshot at step N and exit with 75; the run can be resumed.
+        auto_micro_batch: raise grad_accumulation_steps until a step fits the device's memory, by
+            what the compiler says; a resumed run keeps its number.
         overfit_batches: train and evaluate on the first N global batches alone, to see whether the
             model can learn them by heart.
         print_config: print the whole config as YAML, defaults and overrides included, and exit.
@@ -94,6 +96,7 @@ class TrainCommand(ConfigFields):
     overwrite: bool = False
     accept_changes: bool = False
     stop_at_step: Annotated[int | None, Flag(values.positive("a step"), "N")] = None
+    auto_micro_batch: bool = False
     overfit_batches: Annotated[int | None, Flag(values.positive("a number"), "N")] = None
     print_config: bool = False
     dry_run: bool = False
@@ -110,6 +113,11 @@ class TrainCommand(ConfigFields):
             AetheriaError: the request cannot be met; nothing was written.
         """
         started_at = time.perf_counter()
+        if self.dry_run and self.auto_micro_batch:
+            raise AetheriaError(
+                "--auto-micro-batch: expected it without --dry-run, which compiles nothing, got "
+                "both; leave one out"
+            )
         config = load_config(self.config_file, self._all_overrides())
         if self.print_config:
             print(to_yaml(config), end="")
@@ -136,6 +144,7 @@ class TrainCommand(ConfigFields):
                 overwrite=self.overwrite,
                 accept_changes=self.accept_changes,
                 stop_at_step=self.stop_at_step,
+                auto_micro_batch=self.auto_micro_batch,
                 distributed=self.distributed,
                 traceback=self.traceback,
                 started_at=started_at,

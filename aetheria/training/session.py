@@ -54,6 +54,7 @@ class Ended(NamedTuple):
         exit_code: what a command exits with.
         run_dir: the run folder.
         metrics: the last values of all metrics.
+        config: the run's, with what was chosen for it.
         summary: what `summary.json` holds; empty where another process writes it.
     """
 
@@ -62,6 +63,7 @@ class Ended(NamedTuple):
     exit_code: ExitCode
     run_dir: Path
     metrics: Mapping[str, float]
+    config: Config
     summary: Mapping[str, Any]
 
 
@@ -85,6 +87,7 @@ class TrainingSession:
         overwrite: whether an earlier run in `workdir` may be removed.
         accept_changes: resume although the run takes another course from the snapshot.
         stop_at_step: leave the run at that step, to be resumed.
+        auto_micro_batch: raise `grad_accumulation_steps` until a step fits the device's memory.
         distributed: the other processes of the run, where no launcher says.
         traceback: print the whole traceback of an error, not the user's own frames alone.
         given: what a program gives as objects.
@@ -101,6 +104,7 @@ class TrainingSession:
     overwrite: bool = False
     accept_changes: bool = False
     stop_at_step: int | None = None
+    auto_micro_batch: bool = False
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     traceback: bool = False
     given: Given = NOTHING
@@ -181,6 +185,7 @@ class TrainingSession:
             _EXIT_CODES[outcome.status],
             folder,
             dict(outcome.metrics),
+            run.config,
             {},
         )
         # Of all processes: a state that is split over them is gathered by all together.
@@ -192,7 +197,7 @@ class TrainingSession:
         if unsaved and ended.exit_code == ExitCode.OK:
             ended = ended._replace(exit_code=ExitCode.FAILED)
         summary = summarize(run, outcome, ended.exit_code, self._seconds(), params_sha256)
-        _finish_folder(run, self.config, summary)
+        _finish_folder(run, summary)
         print_table(summary, folder)
         if unsaved:
             _report_unsaved(folder, run.store.failures)
@@ -224,6 +229,7 @@ class TrainingSession:
             stop_at_step=self.stop_at_step,
             accept_changes=self.accept_changes,
             started_at=time.time() - self._seconds(),
+            auto_micro_batch=self.auto_micro_batch,
         )
         run = build_run(
             self.config, plan, self.project, peers=peers, options=options, given=self.given
@@ -243,7 +249,7 @@ class TrainingSession:
         with undone_if_refused(run.plan):
             run.make_listeners()
         # What is replaced is gone by now: its room may be needed.
-        replace(run.plan, overwrite=False).prepare(self.config.to_dict(), run.record)
+        replace(run.plan, overwrite=False).prepare(run.config.to_dict(), run.record)
         held.enter_context(writing_start(run.plan.run_dir, self.project, devices or [run.devices]))
 
     def _seconds(self) -> float:
@@ -259,7 +265,7 @@ def _share_plan(peers: Peers, plan: RunPlan | None) -> RunPlan:
     return share_plan(peers, plan)
 
 
-def _finish_folder(run: Run, config: Config, summary: Mapping[str, object]) -> None:
+def _finish_folder(run: Run, summary: Mapping[str, object]) -> None:
     """Writes the summary, and the config again where the folder was removed under the run."""
     plan = run.plan
     if plan.lock is not None:
@@ -268,7 +274,7 @@ def _finish_folder(run: Run, config: Config, summary: Mapping[str, object]) -> N
     if not (plan.run_dir / "config.json").exists():
         with contextlib.suppress(OSError):
             plan.run_dir.mkdir(parents=True, exist_ok=True)
-            plan.write_config(config.to_dict(), run.record)
+            plan.write_config(run.config.to_dict(), run.record)
     _write_summary(plan.run_dir, summary)
 
 
