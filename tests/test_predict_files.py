@@ -3,6 +3,7 @@ bounded memory, continued where they were interrupted; and what is refused.
 """
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -259,6 +260,7 @@ def test_a_killed_prediction_is_continued_of_the_same_alone(killed, run, capfd):
     assert "another snapshot" in refused(capfd, first, *arguments, *own)
     with partial.open("ab") as file:
         file.write(b"what was written when the kill came")
+    importlib.import_module("aetheria.data.pictures")  # what a process has loaded does not count
     assert predict_file(run, *arguments, *own) == 0
     assert "of them earlier" in capfd.readouterr().out
     assert answers.read_bytes() == (killed / "whole.npy").read_bytes()

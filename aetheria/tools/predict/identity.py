@@ -3,6 +3,7 @@ the model of a snapshot under a name that the caller gives.
 """
 
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,8 +36,14 @@ def identify(snapshot: Path, source: Input, options: Mapping[str, object]) -> Js
         "snapshot": _identify_weights(snapshot),
         "input": said,
         **options,
-        "version of a library": versions(),
+        "version of a library": _versions(source),
     }
+
+
+def _versions(source: Input) -> dict[str, str]:
+    """Of what computes the outputs; what this process has loaded beside it does not count."""
+    others = {} if source.keys is None else {"pillow": importlib.metadata.version("pillow")}
+    return {**{n: v for n, v in versions().items() if n not in ("torch", "pillow")}, **others}
 
 
 def _identify_weights(path: Path) -> JsonObject:
