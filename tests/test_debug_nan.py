@@ -265,7 +265,7 @@ def test_the_command_names_layer_parameter_and_example(dump, cli):
         "batch      step 13, 4 micro-batch(es) of 16 examples",
         "where      micro-batch 2 of 4: loss (summed) nan, gradient norm nan",
         "first      a NaN in the data, column inputs",
-        "layer      Dense_0, forward pass, models/mlp.py:22",
+        "layer      Dense_0, forward pass, models/mlp.py:23",
         "parameter  params/Dense_1/bias: its gradient is the first that is not finite",
         "example    row 5 (from 0) of the micro-batch: number 882 of the training split",
     ]
