@@ -164,6 +164,7 @@ def test_a_run_under_augmentation_resumes_to_the_same_bits(train):
     assert sha256(controls[0]) != sha256(controls[1])
 
 
+@pytest.mark.uncached
 def test_an_elastic_run_under_augmentation_has_the_same_bits_on_1_and_4_devices(train):
     runs = [
         train(f"on {n}", reproducibility="elastic", strategy="mesh", mesh={"data": n})

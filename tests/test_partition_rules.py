@@ -217,6 +217,7 @@ def test_a_model_without_rules_learns_the_same_on_every_mesh(model, mesh):
         np.testing.assert_allclose(have[path], array, rtol=2e-3, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.uncached
 def test_an_elastic_run_gives_the_same_bits_with_the_default_rules():
     program = lambda mesh: select_strategy("mesh", mesh, elastic=True).compile(
         LinenWithoutRules(), make_spec(lanes())

@@ -378,6 +378,7 @@ def test_only_float16_reports_a_scale_and_keeps_one():
         assert "loss_scale" not in exported(program, state)
 
 
+@pytest.mark.uncached
 @pytest.mark.parametrize("name", covering(["elastic2", "elastic8"], default=["elastic2"]))
 def test_elastic_float16_gives_the_same_bits_on_any_number_of_devices(name):
     runs = []
@@ -562,6 +563,7 @@ def test_mixed_precision_multiplies_in_bfloat16_and_adds_up_in_float32():
     assert inside.narrow_sums == ()
 
 
+@pytest.mark.uncached
 def test_compiled_no_sum_is_computed_in_bfloat16():
     program = make_program("cpu", True)
     text = (
@@ -591,6 +593,7 @@ def sum_in_loop(rows):
     return jax.lax.map(bias_gradient, rows[None])[0]
 
 
+@pytest.mark.uncached
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("gradient", [bias_gradient, embedding_gradient, sum_in_loop])
 def test_narrow_sums_are_made_in_float32_and_rounded_once(gradient, dtype):

@@ -28,7 +28,7 @@ CONFIG = {
     "model_name": "SimpleCNN",
     "model_params": {"conv_dims": [4], "hidden_dim": 8, "batch_norm": True},
     "data_name": "support.image_data:images",
-    "epochs": 2,
+    "epochs": 1,
     "batch_size": 64,
     "grad_accumulation_steps": 2,
     "learning_rate": 0.003,
@@ -212,6 +212,7 @@ def test_a_killed_rank_ends_all(start, tmp_path, victim):
         time.sleep(0.2)
 
 
+@only_long  # that a mistake of several processes is said once, test_processes shows
 def test_a_micro_batch_that_does_not_divide_is_one_line(start):
     code, _, err = finish(start(2, "run", batch_size=66, grad_accumulation_steps=2))
     assert code != 0

@@ -19,6 +19,8 @@ DEVICES = {
     "elastic": {"strategy": "mesh", "mesh": {"data": 2}, "reproducibility": "elastic", "lanes": 2},
     "torch": {"strategy": "torch"},
 }
+pytestmark = pytest.mark.optimized
+
 NO_TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
 
 
