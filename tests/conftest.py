@@ -30,6 +30,8 @@ import pytest
 import yaml
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when jax starts
+# PyTorch's threads would spin while they wait: a step of a small model took ten times the CPU.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 pytest.register_assert_rewrite("support")
 
 from support import long  # noqa: E402

@@ -128,8 +128,8 @@ LAYOUTS = {
 def test_a_run_in_two_processes_goes_on_in_two_and_in_one_with_the_bits_of_one_device(
     start, tmp_path, uninterrupted, mesh
 ):
-    """Its state is in parts over the two, and whole in the one. torchrun starts the first two, where
-    it is installed.
+    """Its state is in parts over the two, and whole in the one. Where torchrun is installed, it
+    starts the first two.
     """
     parts = {"devices_each": 2, "mesh": mesh}
     if importlib.util.find_spec("torch"):
