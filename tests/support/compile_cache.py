@@ -1,7 +1,8 @@
 """Faster compilation: tests and their child processes share what this session has compiled.
 
 The rule: a test that proves bits (resume, elastic, kills, meshes) or measures memory or reads
-what was compiled has the marker `uncached`, or its module. With a cache both sides of a comparison
+what was compiled has the marker `uncached`, or its module; such a test makes its own programs, not
+those that other tests of the module keep. With a cache both sides of a comparison
 would execute one and the same program, and the proof would say nothing about two compilations. Nor
 does such a test take `quick_compilation`: at optimization level 0 it would be about a program that
 no user runs.
