@@ -10,6 +10,8 @@ it):
 - starts of several processes of which another test proves as much: two whole runs that end in two
   (by default torchrun's two go on in one), signals to a process beside those of chaos/, a listener
   that stops two, a micro-batch that does not divide over two ranks;
+- what is put together from two proofs of the default run: two ranks of PyTorch that go on in one
+  and with JAX;
 - the second notebook; lanes on eight devices instead of four;
 - trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
   parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;

@@ -132,6 +132,9 @@ def test_another_batch_size_gives_other_parameters(start, tmp_path, whole):
     assert far_apart(arrays_of(whole, "one"), arrays_of(tmp_path, "other")) > 1e-3
 
 
+# By default two facts stand for it: the state of two ranks is that of one (above), and a run goes
+# on in the other framework (test_torch_runs).
+@only_long
 def test_a_run_of_two_ranks_goes_on_with_one_and_with_jax(start, tmp_path, whole):
     code, _, err = finish(start(2, "moved", "--stop-at-step=20"))
     assert code in (1, 75), err  # torchrun makes 1 of what its processes end with
