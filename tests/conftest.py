@@ -1,24 +1,30 @@
 """Shared by all tests: eight virtual devices, the option `--long`, and two ways to train.
 
-The default run proves each promise once and takes twenty minutes on two cores; `--long` adds
+The default run proves each promise once and takes fifteen minutes on two cores; `--long` adds
 what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
 it):
 
 - more random kills, signals, damages, schedules and hypothesis examples (`long_or`);
 - the rest of the matrices of strategy x precision x model x mesh, of which the default run takes
   a subset in which every value occurs (`covering`);
-- starts of several processes of which another test proves as much: two by options (torchrun's are
-  in the default run), signals to a process beside those of chaos/, a listener that stops two;
+- starts of several processes of which another test proves as much: two whole runs that end in two
+  (by default torchrun's two go on in one), signals to a process beside those of chaos/, a listener
+  that stops two, a micro-batch that does not divide over two ranks;
+- what is put together from two proofs of the default run: two ranks of PyTorch that go on in one
+  and with JAX;
+- the second notebook; lanes on eight devices instead of four;
 - trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
   parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;
 - the blocks of README and docs that start a process; the others and the syntax are always checked.
 """
 
+import gc
 import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +32,18 @@ import pytest
 import yaml
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read when jax starts
+# PyTorch's threads would spin while they wait: a step of a small model took ten times the CPU.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 pytest.register_assert_rewrite("support")
 
 from support import long  # noqa: E402
-from support.compile_cache import make_cache, no_cache, quick_compilation, session_cache  # noqa: E402
+from support.compile_cache import (  # noqa: E402
+    make_cache,
+    no_cache,
+    quick_compilation,
+    session_cache,
+    users_compilation,
+)
 from support.order import by_file  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
 
@@ -56,6 +70,7 @@ LEFT_OUT = pytest.StashKey[int]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[LEFT_OUT] = long.deselect(config, items)
     items[:] = by_file(items)
+    gc.freeze()  # else each full collection visits all that was imported: 5 % of a module's CPU
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -78,9 +93,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="module", autouse=True)
 def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
     """The session's cache, but for modules with the marker `uncached`."""
-    uncached = request.node.get_closest_marker("uncached") is not None
-    with no_cache() if uncached else session_cache():
+    optimized = request.node.get_closest_marker("optimized") is not None
+    with no_cache() if is_uncached(request.node) else session_cache(optimized=optimized):
         yield
+
+
+@pytest.fixture(autouse=True)
+def compilation_of_one_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As the marker `uncached` of a single test of a module says."""
+    alone = is_uncached(request.node) and not is_uncached(request.node.getparent(pytest.Module))
+    with no_cache() if alone else nullcontext():
+        yield
+
+
+def is_uncached(node: pytest.Item | pytest.Collector) -> bool:
+    return node.get_closest_marker("uncached") is not None
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +198,7 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     def run(
         *arguments: str, module: str = "aetheria", as_user: bool = False, **options: Any
     ) -> Any:
-        compilation = {"XLA_FLAGS": ""} if as_user else quick_compilation()
+        compilation = users_compilation() if as_user else quick_compilation()
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             **{

@@ -154,13 +154,13 @@ def test_a_request_that_cannot_be_met_is_one_line(refused, config, arguments, ex
     assert expected in refused(*arguments)
 
 
-def test_a_run_is_never_overwritten_silently(cli, refused, config, tmp_path):
-    assert cli("train", str(config), "--workdir=w").returncode == 0
+def test_a_run_is_never_overwritten_silently(command, refused, config, tmp_path):
+    assert command("train", str(config), "--workdir=w").returncode == 0
     assert "add --resume=latest" in refused("train", str(config), "--workdir=w")
     keep = tmp_path / "w" / "notes.txt"
     keep.write_text("mine")
     first = (tmp_path / "w" / "metrics.jsonl").read_text()
-    done = cli("train", str(config), "--workdir=w", "--overwrite", "--set", "seed=1")
+    done = command("train", str(config), "--workdir=w", "--overwrite", "--set", "seed=1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "w" / "metrics.jsonl").read_text() != first
     assert keep.read_text() == "mine"
@@ -200,35 +200,35 @@ class Torn(SimpleMLP):
 """
 
 
-def test_the_default_run_folder_is_numbered(cli, config, tmp_path):
+def test_the_default_run_folder_is_numbered(command, config, tmp_path):
     for number in (1, 2):
-        done = cli("train", str(config))
+        done = command("train", str(config))
         assert done.returncode == 0, done.stderr
         assert f"run folder: runs/config/{number} (starting afresh)" in done.stdout
     assert (tmp_path / "runs" / "config" / "2" / "summary.json").exists()
 
 
-def test_auto_starts_afresh_where_there_is_nothing_and_says_so(cli, config):
-    done = cli("train", str(config), "--workdir=w", "--resume=auto")
+def test_auto_starts_afresh_where_there_is_nothing_and_says_so(command, config):
+    done = command("train", str(config), "--workdir=w", "--resume=auto")
     assert done.returncode == 0, done.stderr
     assert "run folder: w (starting afresh)" in done.stdout
-    done = cli("train", str(config), "--workdir=w", "--resume=auto")
+    done = command("train", str(config), "--workdir=w", "--resume=auto")
     assert done.returncode == 0, done.stderr
     assert "resuming from w/checkpoints/snapshot_ep1 (step 23, epoch 1, verified)" in done.stdout
 
 
-def test_a_moved_run_still_resumes(cli, config, tmp_path):
-    assert cli("train", str(config), "--workdir=w", "--stop-at-step=5").returncode == 75
+def test_a_moved_run_still_resumes(command, config, tmp_path):
+    assert command("train", str(config), "--workdir=w", "--stop-at-step=5").returncode == 75
     shutil.move(tmp_path / "w", tmp_path / "elsewhere")
-    done = cli("train", str(config), "--workdir=elsewhere", "--resume=latest")
+    done = command("train", str(config), "--workdir=elsewhere", "--resume=latest")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "elsewhere" / "summary.json").read_text())["steps"] == 23
 
 
-def test_both_commands_run_the_same_run(cli, config, tmp_path):
-    assert cli("train", str(config), "--workdir=a").returncode == 0
-    assert cli(f"--config={config}", "--workdir=b", module=MAIN).returncode == 0
-    assert cli("--config", str(config), "--workdir", "c", module=MAIN).returncode == 0
+def test_both_commands_run_the_same_run(command, config, tmp_path):
+    assert command("train", str(config), "--workdir=a").returncode == 0
+    assert command(f"--config={config}", "--workdir=b", module=MAIN).returncode == 0
+    assert command("--config", str(config), "--workdir", "c", module=MAIN).returncode == 0
     digests = {
         json.loads((tmp_path / name / "summary.json").read_text())["params_sha256"]
         for name in "abc"

@@ -14,6 +14,8 @@ from aetheria.errors import AetheriaError
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 
+pytestmark = pytest.mark.optimized
+
 SimpleCNN = MODELS.get("SimpleCNN")
 KEY = jax.random.key(7)
 SMALL = SimpleCNN(conv_dims=(3, 4), hidden_dim=8, num_classes=3)

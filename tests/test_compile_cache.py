@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import jax
 import pytest
+from support.compile_cache import unoptimized
 from support.runs import without_rate
 
 from aetheria.hardware.jax.compile_cache import CompileCache, active_cache, in_folder
@@ -20,7 +21,8 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     jax.config.update("jax_enable_compilation_cache", True)
-    yield folder
+    with unoptimized():  # the cache keeps any program alike
+        yield folder
     jax.config.update("jax_enable_compilation_cache", False)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.long import covering_rows
 
 from aetheria import Classifier, Predictor
 from aetheria.errors import AetheriaError, ModelError
@@ -75,8 +76,17 @@ def ids(text, **options):
 # The cache
 
 
-@pytest.mark.parametrize("model", [SMALL, DEEP], ids=["unrolled", "rematerialized"])
-@pytest.mark.parametrize("temperature", [0, 1.0])
+CACHED = {
+    f"{name}-{temperature}": (model, temperature)
+    for name, model in {"unrolled": SMALL, "rematerialized": DEEP}.items()
+    for temperature in (0, 1.0)
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "temperature"),
+    covering_rows(CACHED, default=["unrolled-1.0", "rematerialized-0"]),
+)
 def test_the_cache_changes_no_token(model, temperature):
     options = {"model": model, "temperature": temperature, "seed": 3}
     # Of one token, of more than the window, of much more.

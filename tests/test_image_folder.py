@@ -20,6 +20,8 @@ from aetheria.data.sources import is_parallel  # noqa: E402
 from aetheria.errors import AetheriaError, SnapshotError  # noqa: E402
 from aetheria.tools.prove import kill_at_step  # noqa: E402
 
+pytestmark = pytest.mark.optimized
+
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 

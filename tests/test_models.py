@@ -19,6 +19,8 @@ from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
+pytestmark = pytest.mark.optimized
+
 SimpleMLP = MODELS.get("SimpleMLP")
 SimpleCNN = MODELS.get("SimpleCNN")
 Transformer = MODELS.get("Transformer")

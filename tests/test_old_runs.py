@@ -22,6 +22,8 @@ from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.snapshot_files import write_snapshot
 from aetheria.snapshots.store import list_snapshots, read_record
 
+pytestmark = pytest.mark.optimized  # as the old runs were
+
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 NAMES = list(EXPECTED["runs"])

@@ -191,9 +191,7 @@ RULES = {
 
 @pytest.mark.parametrize(
     ("rule", "how"),
-    covering_rows(
-        RULES, default=["adam-scheduled", "nesterov-constant, averaged", "lion-scheduled"]
-    ),
+    covering_rows(RULES, default=["nesterov-constant, averaged", "lion-scheduled"]),
 )
 def test_every_rule_is_the_same_in_both(project, rule, how):
     params = {**MLP["model_params"], "rule": rule, "constant": how != "scheduled"}

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen, nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from support.long import covering
+from support.long import covering, covering_rows
 from support.programs import make_spec, train_step
 
 from aetheria import Model, NnxModel, Regressor, fsdp_rules
@@ -209,14 +209,23 @@ def test_the_default_serves_what_a_models_own_rules_leave():
     assert specs_of(compiled(LinenMixed(), {"data": 1}))["params/Dense_2/kernel"] == ()
 
 
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
-@pytest.mark.parametrize("model", [LinenWithoutRules(), NnxWithoutRules()], ids=["linen", "nnx"])
+WITHOUT_RULES = {
+    f"{kind}-{name}": (model, mesh)
+    for kind, model in {"linen": LinenWithoutRules(), "nnx": NnxWithoutRules()}.items()
+    for name, mesh in MESHES.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh"), covering_rows(WITHOUT_RULES, default=["linen-all", "nnx-fsdp8"])
+)
 def test_a_model_without_rules_learns_the_same_on_every_mesh(model, mesh):
     want, have = trained_on_one_device(model), trained(compiled(model, mesh))
     for path, array in want.items():
         np.testing.assert_allclose(have[path], array, rtol=2e-3, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.uncached
 def test_an_elastic_run_gives_the_same_bits_with_the_default_rules():
     program = lambda mesh: select_strategy("mesh", mesh, elastic=True).compile(
         LinenWithoutRules(), make_spec(lanes())

@@ -23,8 +23,6 @@ from aetheria.tools.plan.analysis import analyze
 from aetheria.tools.plan.collectives import Collective, find_collectives
 from aetheria.tools.plan.machine import Machine
 
-pytestmark = pytest.mark.uncached
-
 MODEL = SimpleMLP(input_dim=64, hidden_dim=1024, num_layers=2, num_classes=10)
 THREE_AXES = {"data": 2, "fsdp": 2, "tensor": 2}
 BATCH = 32

@@ -1,5 +1,6 @@
 """Runs with several real processes, started as a user would start them."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -70,22 +71,29 @@ def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path, unint
     assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
 
 
-def test_torchrun_gives_the_bits_and_the_files_of_one_process(tmp_path, uninterrupted):
+def run_with_torchrun(folder, *options, devices_each=1, mesh=None):
+    """Trains ELASTIC with two processes that torchrun starts."""
     pytest.importorskip("torch", reason="torch is not installed, and with it torchrun")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(ELASTIC))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**ELASTIC, "mesh": mesh or {"data": 2}}))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = [sys.executable, "-m", *launcher, "-m", "aetheria", "train", "config.yaml"]
-    done = subprocess.run(
-        # A device each: the mesh is there only if the two have found each other.
-        [*command, "--workdir=run", "--set", "mesh={data: 2}"],
-        cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": ""},
+    devices = f"--xla_force_host_platform_device_count={devices_each}"
+    return subprocess.run(
+        [*command, "--workdir=run", *options],
+        cwd=folder,
+        env={**os.environ, "XLA_FLAGS": devices},
         capture_output=True,
         text=True,
         timeout=240,
     )
+
+
+@only_long  # what torchrun starts, the run below that goes on in one process has too
+def test_torchrun_gives_the_bits_and_the_files_of_one_process(tmp_path, uninterrupted):
+    # A device each: the mesh is there only if the two have found each other.
+    done = run_with_torchrun(tmp_path)
     assert done.returncode == 0, done.stderr
     assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
 
@@ -120,11 +128,19 @@ LAYOUTS = {
 def test_a_run_in_two_processes_goes_on_in_two_and_in_one_with_the_bits_of_one_device(
     start, tmp_path, uninterrupted, mesh
 ):
-    """Its state is in parts over the two, and whole in the one."""
+    """Its state is in parts over the two, and whole in the one. Where torchrun is installed, it
+    starts the first two.
+    """
     parts = {"devices_each": 2, "mesh": mesh}
-    stops = [["--stop-at-step=20"], ["--resume=latest", "--stop-at-step=30"]]
-    for options in stops[: long_or(1, 2)]:  # two to two, the fast mesh below does too
-        codes, texts = ends(start(2, options=options, **parts))
+    if importlib.util.find_spec("torch"):
+        done = run_with_torchrun(tmp_path, "--stop-at-step=20", **parts)
+        assert done.returncode == 1, done.stderr  # torchrun's, whatever its processes end with
+    else:
+        codes, texts = ends(start(2, options=["--stop-at-step=20"], **parts))
+        assert codes == [75, 75], texts
+    assert (summary(tmp_path)["exit_code"], summary(tmp_path)["steps"]) == (75, 20)
+    if long_or(0, 1):  # two to two, the fast mesh below does too
+        codes, texts = ends(start(2, options=["--resume=latest", "--stop-at-step=30"], **parts))
         assert codes == [75, 75], texts
     codes, texts = ends(start(1, options=["--resume=latest"], mesh={"data": 1}))
     assert codes == [0], texts
@@ -157,7 +173,12 @@ def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(
     codes, texts = ends(start(2, options=["--resume=latest"], **parts, **fast))
     assert codes == [0, 0], texts
     whole = uninterrupted("fast", **fast)
-    assert summary(tmp_path)["steps"] == summary(whole)["steps"] == 23
+    for name in ("steps", "examples_seen", "num_eval_examples"):
+        assert summary(tmp_path)[name] == summary(whole)[name]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert len({(line["step"], line["split"]) for line in lines}) == len(lines), "each once"
+    for name, value in summary(whole)["final"].items():
+        assert summary(tmp_path)["final"][name] == pytest.approx(value, abs=1e-4), name
     two, one = (read_snapshot(p / "run/checkpoints/snapshot_ep1") for p in (tmp_path, whole))
     assert set(two.arrays) == set(one.arrays)
     for path in one.arrays:

@@ -58,6 +58,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.uncached
 def test_two_nodes_give_the_bits_of_one_process(slurm, submit, tmp_path, train):
     job = submit()
     slurm.wait_for(lambda: state(slurm, job) in ("COMPLETED", "FAILED"), 180)

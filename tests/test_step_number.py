@@ -4,6 +4,7 @@ import aetheria.models.mlp
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.long import covering
 
 import aetheria
 from aetheria import loops
@@ -83,7 +84,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=[*WAYS])
+@pytest.mark.parametrize("way", covering(WAYS, default=["micro-batches", "elastic", "torch"]))
 def test_every_part_of_a_step_sees_its_number_and_so_does_a_resumed_run(train, project, way):
     if way.get("strategy") == "torch":
         pytest.importorskip("torch")

@@ -11,8 +11,6 @@ from aetheria.events import EvaluationCompleted, PhaseChanged
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import list_snapshots
 
-pytestmark = pytest.mark.uncached
-
 PATIENCE = {"early_stopping": {"patience": 2, "min_delta": 9.0}}  # worse each time but the first
 LOUD = {"loggers": ["jsonl", "csv", "tensorboard"], "epochs": 3, "log_every_steps": 23}
 

@@ -28,7 +28,7 @@ CONFIG = {
     "model_name": "SimpleCNN",
     "model_params": {"conv_dims": [4], "hidden_dim": 8, "batch_norm": True},
     "data_name": "support.image_data:images",
-    "epochs": 2,
+    "epochs": 1,
     "batch_size": 64,
     "grad_accumulation_steps": 2,
     "learning_rate": 0.003,
@@ -132,6 +132,9 @@ def test_another_batch_size_gives_other_parameters(start, tmp_path, whole):
     assert far_apart(arrays_of(whole, "one"), arrays_of(tmp_path, "other")) > 1e-3
 
 
+# By default two facts stand for it: the state of two ranks is that of one (above), and a run goes
+# on in the other framework (test_torch_runs).
+@only_long
 def test_a_run_of_two_ranks_goes_on_with_one_and_with_jax(start, tmp_path, whole):
     code, _, err = finish(start(2, "moved", "--stop-at-step=20"))
     assert code in (1, 75), err  # torchrun makes 1 of what its processes end with
@@ -212,6 +215,7 @@ def test_a_killed_rank_ends_all(start, tmp_path, victim):
         time.sleep(0.2)
 
 
+@only_long  # that a mistake of several processes is said once, test_processes shows
 def test_a_micro_batch_that_does_not_divide_is_one_line(start):
     code, _, err = finish(start(2, "run", batch_size=66, grad_accumulation_steps=2))
     assert code != 0

@@ -17,8 +17,6 @@ from aetheria.model.precision import Precision
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 
-pytestmark = pytest.mark.uncached
-
 Transformer = MODELS.get("Transformer")
 KEY = jax.random.key(7)
 SMALL = Transformer(vocab_size=32, num_layers=2, width=16, num_heads=2, max_length=8)
@@ -200,6 +198,7 @@ def test_remat_is_a_key_of_the_config_too():
         build_model(without, None)
 
 
+@pytest.mark.uncached
 def test_remat_changes_memory_and_no_value():
     wide = dataclasses.replace(SMALL, num_layers=5, dropout=0.1, max_length=64)
     params, batch = make_params(wide), make_batch(wide)

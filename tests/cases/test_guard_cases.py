@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.long import covering_rows
 
 from aetheria.snapshots import read_snapshot
 
@@ -19,6 +20,8 @@ DEVICES = {
     "elastic": {"strategy": "mesh", "mesh": {"data": 2}, "reproducibility": "elastic", "lanes": 2},
     "torch": {"strategy": "torch"},
 }
+pytestmark = pytest.mark.optimized
+
 NO_TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
 
 
@@ -58,7 +61,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("model", "action", "devices", "expected"), CASES)
+# Each model, each action and each kind of devices.
+DEFAULT = [
+    *("BadUpdate-halt-one", "BadUpdate-skip-mesh", "BadUpdate-rollback-elastic"),
+    *("BadState-skip-one", "BadState-rollback-mesh"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "action", "devices", "expected"),
+    covering_rows({"-".join(case[:3]): case for case in CASES}, default=DEFAULT),
+)
 def test_an_update_or_a_state_that_is_not_finite_is_never_written(
     bad_run, tmp_path, model, action, devices, expected
 ):

@@ -18,6 +18,8 @@ from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.model.by_name import make_model
 
+pytestmark = pytest.mark.optimized
+
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WEIGHTS = np.asarray(jax.random.normal(jax.random.key(0), (64, 128)))
 FORMS = {

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import yaml
+from support.compile_cache import own_cache
 from support.long import long_or
 from support.runs import DIGITS, Finished, without_rate
 
@@ -43,7 +44,7 @@ class Trainer:
             return subprocess.Popen(
                 [*command, f"--workdir={name}", "--resume=auto", *options],
                 cwd=self.folder,
-                env={**os.environ, "XLA_FLAGS": ""},
+                env={**os.environ, "XLA_FLAGS": "", **own_cache(self.folder / f"{name} compiled")},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import yaml
+from support.compile_cache import own_cache
 from support.long import long_or
 from support.runs import DIGITS, Finished, without_rate
 
@@ -39,7 +40,7 @@ def start(tmp_path):
     file.write_text(yaml.safe_dump(EVENTFUL))
 
     def run(count, workdir, *options):
-        processes = []
+        processes, compiled = [], own_cache(tmp_path / f"{workdir} compiled")
         for rank, group in enumerate(Place(count, count).options()):
             command = [sys.executable, "-m", "aetheria", "train", str(file), "--resume=auto"]
             command += [f"--workdir={workdir}", *options, "--set", f"mesh={{data: {count}}}"]
@@ -48,7 +49,7 @@ def start(tmp_path):
                 process = subprocess.Popen(
                     command,
                     cwd=tmp_path,
-                    env={**os.environ, "XLA_FLAGS": ""},
+                    env={**os.environ, "XLA_FLAGS": "", **compiled},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from support.compile_cache import users_compilation
 from support.long import covering
 from support.runs import DIGITS, Finished, without_rate
 
@@ -20,8 +21,6 @@ from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.manifest import part_sha256
 from aetheria.snapshots.run_plan import RunPlan
 
-pytestmark = pytest.mark.uncached
-
 # Dropout, shuffling, accumulation, padding at the tail, and a callback with a state of its own.
 EVENTFUL = {
     **DIGITS,
@@ -31,13 +30,10 @@ EVENTFUL = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(train_once):
-    return train_once("whole", **EVENTFUL)
-
-
+@pytest.mark.uncached
 @pytest.mark.parametrize("step", covering([1, 22, 23, 24, 40], default=[23]))
-def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, whole, step):
+def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(train, step):
+    whole = train("whole", **EVENTFUL)
     stopped = train("resumed", **EVENTFUL, stop_at_step=step)
     assert stopped.exit_code == 75
     assert stopped.summary["steps"] == step
@@ -119,7 +115,7 @@ def start(tmp_path_factory):
             process = subprocess.Popen(
                 [*command, *options],
                 cwd=tmp_path,
-                env={**os.environ, "XLA_FLAGS": ""},
+                env={**os.environ, **users_compilation(), "JAX_ENABLE_COMPILATION_CACHE": "false"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

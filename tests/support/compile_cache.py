@@ -1,10 +1,14 @@
 """Faster compilation: tests and their child processes share what this session has compiled.
 
-The rule: a module that proves bits (resume, elastic, kills, meshes) or measures memory or reads
-what was compiled says `pytestmark = pytest.mark.uncached`. With a cache both sides of a comparison
+The rule: a test that proves bits (resume, elastic, kills, meshes) or measures memory or reads
+what was compiled has the marker `uncached`, or its module; such a test makes its own programs, not
+those that other tests of the module keep. With a cache both sides of a comparison
 would execute one and the same program, and the proof would say nothing about two compilations. Nor
 does such a test take `quick_compilation`: at optimization level 0 it would be about a program that
 no user runs.
+
+At that level a gradient of a convolution's kernel may even be NaN (jax 0.10.2): a module that
+trains one has the marker `optimized`, with which it shares the cache alone.
 """
 
 import atexit
@@ -12,11 +16,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
-UNOPTIMIZED = "--xla_backend_optimization_level=0"
+_UNOPTIMIZED = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # of the environment; in lower case JAX's option
 
 
 def make_cache() -> None:
@@ -35,29 +39,69 @@ def quick_compilation(*, num_devices: int = 1) -> dict[str, str]:
     optimizations.
     """
     devices = f"--xla_force_host_platform_device_count={num_devices}"
-    return {"XLA_FLAGS": f"{devices} {UNOPTIMIZED}"}
+    return {"XLA_FLAGS": devices, _UNOPTIMIZED: "1"}
+
+
+def users_compilation() -> dict[str, str]:
+    """Environment variables for a child process that compiles as a user's does, on one device."""
+    return {"XLA_FLAGS": "", _UNOPTIMIZED: "0"}
+
+
+def own_cache(folder: Path) -> dict[str, str]:
+    """Environment variables for the processes of one side of a comparison, started again and again:
+    they share what they compile, as a user's do. The other side has another folder, or none.
+    """
+    return {"XDG_CACHE_HOME": str(folder), "JAX_ENABLE_COMPILATION_CACHE": "true"}
 
 
 @contextmanager
-def session_cache() -> Iterator[None]:
-    """This process, and those that it starts, compile with the session's cache meanwhile."""
+def session_cache(*, optimized: bool = False) -> Iterator[None]:
+    """This process, and those that it starts, compile with the session's cache meanwhile; unless
+    `optimized`, without optimizations: a third less CPU for a module that trains small models.
+    """
     from aetheria.hardware.jax.compile_cache import in_folder
 
-    with in_folder(Path(os.environ[_FOLDER])):
+    if optimized:
+        _forget_what_is_unoptimized()
+    with in_folder(Path(os.environ[_FOLDER])), unoptimized(not optimized):
         yield
+
+
+def unoptimized(value: bool = True) -> AbstractContextManager[None]:
+    """Whether this process, and those that it starts, leave XLA's optimizations out meanwhile."""
+    return _option(_UNOPTIMIZED, value, default=False)
 
 
 @contextmanager
 def no_cache() -> Iterator[None]:
-    """Neither this process nor one that it starts reads or keeps a compiled program meanwhile."""
+    """Neither this process nor one that it starts reads or keeps a compiled program meanwhile;
+    they compile as a user's process does. What is in memory, unoptimized, is compiled anew.
+    """
+    _forget_what_is_unoptimized()
+    with unoptimized(False), _option("JAX_ENABLE_COMPILATION_CACHE", False, default=True):
+        yield
+
+
+def _forget_what_is_unoptimized() -> None:
+    """Compiles anew what an earlier module of this process has left in memory."""
     import jax
 
-    name = "jax_enable_compilation_cache"
-    before = getattr(jax.config, name)
-    os.environ[name.upper()] = "false"
-    jax.config.update(name, False)
+    jax.clear_caches()
+
+
+@contextmanager
+def _option(name: str, value: bool, *, default: bool) -> Iterator[None]:
+    """Sets an option of JAX meanwhile, here and in the environment of child processes."""
+    import jax
+
+    outer = os.environ.get(name)
+    os.environ[name] = str(value).lower()
+    jax.config.update(name.lower(), value)
     try:
         yield
     finally:
-        del os.environ[name.upper()]
-        jax.config.update(name, before)
+        if outer is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = outer
+        jax.config.update(name.lower(), default if outer is None else outer == "true")

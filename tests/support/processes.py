@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from aetheria.tools.prove.runs import Place
+from support.compile_cache import own_cache
 from support.runs import DIGITS
 
 ELASTIC = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
@@ -38,13 +39,13 @@ class ProcessStarter:
         file.write_text(yaml.safe_dump({**ELASTIC, **changes}))
         groups = list(Place(count, count).options())
         devices = f"--xla_force_host_platform_device_count={devices_each}"
-        processes = []
+        processes, compiled = [], own_cache(self._folder / "compiled")
         for rank in range(count) if ranks is None else ranks:
             command = [sys.executable, "-m", "aetheria", "train", str(file), "--workdir=run"]
             process = subprocess.Popen(
                 [*command, *groups[rank], *options],
                 cwd=self._folder,
-                env={**os.environ, "XLA_FLAGS": devices},
+                env={**os.environ, "XLA_FLAGS": devices, **compiled},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
