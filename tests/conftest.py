@@ -4,7 +4,8 @@ The default run proves each promise once and takes fifteen minutes on two cores;
 what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
 it):
 
-- more random kills, signals, damages, schedules and hypothesis examples (`long_or`);
+- more random kills, signals, damages, schedules, trials of a sweep and hypothesis examples
+  (`long_or`);
 - the rest of the matrices of strategy x precision x model x mesh, of which the default run takes
   a subset in which every value occurs (`covering`);
 - starts of several processes of which another test proves as much: two whole runs that end in two
@@ -12,7 +13,9 @@ it):
   that stops two, a micro-batch that does not divide over two ranks;
 - what is put together from two proofs of the default run: two ranks of PyTorch that go on in one
   and with JAX;
-- the second notebook; lanes on eight devices instead of four;
+- the second notebook; lanes on eight devices instead of four, and accumulation beside four;
+- of the ways that a step number reaches a schedule, the caches of generation, the cases of the
+  guard and of a mesh without rules: half, one of each kind;
 - trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
   parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;
 - the blocks of README and docs that start a process; the others and the syntax are always checked.
