@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aetheria.build.data import build_feed, build_schedule, check_batch_fits, name_eval_metrics
 from aetheria.build.devices import build_strategy
@@ -25,6 +26,7 @@ from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
+from aetheria.events import EvaluationCompleted
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.strategy import Strategy
 from aetheria.model.model import Model
@@ -35,6 +37,9 @@ from aetheria.snapshots import SnapshotStore
 from aetheria.snapshots.dumps import NonFiniteDumps
 from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
 from aetheria.snapshots.run_plan import RunPlan
+
+if TYPE_CHECKING:  # only where a listener inspects
+    from aetheria.build.probing import Prober
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +175,21 @@ def build_run(
         schedules=schedules(program.optimizer),
         is_fork=plan.parent is not None,
         started_at=time.time() if options.started_at is None else options.started_at,
+        start_profile=None if config.strategy == "torch" else _start_profile,
     )
     store = SnapshotStore(plan.run_dir / CHECKPOINTS, build_retention(config))
+
+    @functools.cache
+    def prober() -> "Prober":
+        from aetheria.build.probing import Prober
+
+        return Prober(config=config, model=model, feed=feed, program=program, bus=bus, peers=peers)
+
+    def inspect(events: Sequence[EvaluationCompleted], state: Any) -> None:
+        # The listeners are process 0's, and to export a state all processes are needed.
+        if peers.broadcast(bus.inspects):
+            prober().inspect(events, state)
+
     engine = Engine(
         program=program,
         feed=feed,
@@ -182,6 +200,7 @@ def build_run(
         nonfinite=build_nonfinite(config, plan, feed, record, schedule, writes=leads),
         record=record,
         hyperparameters=hyperparameters_of(program.optimizer),
+        inspect=inspect,
     )
     attach = lambda: attach_listeners(bus, chosen, context) if leads else None
     return Run(
@@ -221,6 +240,12 @@ def _fit_micro_batch(
 
     earlier = None if plan.snapshot is None else plan.snapshot.record
     return fit_micro_batch(config, feed, build_program, earlier=earlier, num_processes=peers.count)
+
+
+def _start_profile(folder: Path) -> Callable[[], None]:
+    from aetheria.hardware.jax.profile import start_profile
+
+    return start_profile(folder)
 
 
 def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:

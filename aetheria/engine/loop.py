@@ -66,6 +66,10 @@ class Engine(Generic[State, Report, Totals]):
     Every decision that depends on the run so far rests on the three counters in `Progress`, the
     guard's counters on the device and the listeners' states, all of which are in the snapshot.
 
+    Args:
+        inspect: called by all processes with the events of an evaluation, after they are emitted,
+            and with the state, of which it may only make copies; None: nothing is done.
+
     Attributes:
         heartbeat: what it is doing, for other threads to see.
     """
@@ -82,10 +86,11 @@ class Engine(Generic[State, Report, Totals]):
         nonfinite: NonFinitePolicy,
         record: RunRecord,
         hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
+        inspect: Callable[[Sequence[EvaluationCompleted], State], None] | None = None,
     ):
         self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
-        self._nonfinite, self._record = nonfinite, record
+        self._nonfinite, self._record, self._inspect = nonfinite, record, inspect
         self.heartbeat = Heartbeat()
         self._stalls = StallTimer(self.heartbeat)
         self._reports = TrainReports(
@@ -367,24 +372,26 @@ class Engine(Generic[State, Report, Totals]):
             now.add_results(done)
         else:
             now.add_evaluation(done)
-        for split, each in done.items():
-            self._emit_evaluation(split, each)
+        events = [self._evaluation_event(split, each) for split, each in done.items()]
+        for event in events:
+            self._bus.emit(event)
+        if self._inspect is not None:
+            with self._stalls.for_compiler("inspect"):
+                self._inspect(events, self._state)
         self._enter(Phase.TRAINING)
         self._reports.restart_clock(self._now.progress)
         return True
 
-    def _emit_evaluation(self, split: str, done: Evaluation) -> None:
-        self._bus.emit(
-            EvaluationCompleted(
-                progress=self._now.progress,
-                metrics=done.metrics,
-                num_examples=done.num_examples,
-                seconds=done.seconds,
-                num_nonfinite_batches=done.bad.num_batches,
-                num_nonfinite_examples=done.bad.num_examples,
-                first_nonfinite=done.bad.first,
-                split=split,
-            )
+    def _evaluation_event(self, split: str, done: Evaluation) -> EvaluationCompleted:
+        return EvaluationCompleted(
+            progress=self._now.progress,
+            metrics=done.metrics,
+            num_examples=done.num_examples,
+            seconds=done.seconds,
+            num_nonfinite_batches=done.bad.num_batches,
+            num_nonfinite_examples=done.bad.num_examples,
+            first_nonfinite=done.bad.first,
+            split=split,
         )
 
     def _save(self, *, wait: bool) -> None:

@@ -4,13 +4,16 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError, summary_of
-from aetheria.events import Event, PhaseChanged, RunStarted
+from aetheria.events import EvaluationCompleted, Event, PhaseChanged, RunStarted
 from aetheria.observe.listener import Listener
 from aetheria.plugins.user_code import describe
+
+if TYPE_CHECKING:  # most runs have no listener that inspects
+    from aetheria.observe.probe import Probe
 
 
 class EventBus:
@@ -52,6 +55,22 @@ class EventBus:
                     raise
                 self._detach(name, error)
 
+    @property
+    def inspects(self) -> bool:
+        """Whether a listener that is still attached has a method `inspect`."""
+        return any(_has_inspect(listener) for listener in self._listeners.values())
+
+    def inspect(self, event: EvaluationCompleted, probe: "Probe") -> None:
+        """Lets the listeners that have a method `inspect` look at the model; one that raises is
+        detached.
+        """
+        for name, listener in list(self._listeners.items()):
+            if _has_inspect(listener):
+                try:
+                    listener.inspect(event, probe)  # type: ignore[attr-defined]
+                except Exception as error:
+                    self._detach(name, error)
+
     def export_state(self) -> dict[str, Any]:
         """Collects the states of the listeners, name -> JSON value.
 
@@ -87,6 +106,10 @@ class EventBus:
             traceback.print_exception(error)
         else:
             print(*lines, sep="\n", file=sys.stderr)
+
+
+def _has_inspect(listener: Listener) -> bool:
+    return callable(getattr(listener, "inspect", None))
 
 
 def _json_copy(state: object) -> Any:

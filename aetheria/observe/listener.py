@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aetheria.config.json_types import JsonObject
 from aetheria.engine.stop import StopSignal
-from aetheria.events import Event
+from aetheria.events import EvaluationCompleted, Event
+
+if TYPE_CHECKING:  # most runs have no listener that inspects
+    from aetheria.observe.probe import Probe
 
 
 class Listener(Protocol):
@@ -50,6 +53,19 @@ class StatefulListener(Listener, Protocol):
         ...
 
 
+class InspectingListener(Listener, Protocol):
+    """A listener that looks at the model at evaluations.
+
+    If no listener has this method, or it is None in all of them, nothing is computed for it.
+    """
+
+    def inspect(self, event: EvaluationCompleted, probe: "Probe") -> None:
+        """Called after every listener was notified of an evaluation; the probe answers until it
+        returns. A listener that raises here is detached, and the run continues.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
     """What a logger or callback is given when it is made.
@@ -67,6 +83,8 @@ class RunContext:
         is_fork: the run continues another run's snapshot in a folder of its own. Whatever
             identifies that other run to a service must not be used again.
         started_at: when the process began to work on the run, in seconds since the epoch.
+        start_profile: begins to record what the host and the devices of this process do, into a
+            folder, and returns what ends the recording; None: the strategy has no such recorder.
     """
 
     run_dir: Path
@@ -77,3 +95,4 @@ class RunContext:
     schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
     is_fork: bool = False
     started_at: float = field(default_factory=time.time)
+    start_profile: Callable[[Path], Callable[[], None]] | None = None

@@ -20,6 +20,7 @@ OUTPUTS = (
     "metrics.csv",
     "goodput.jsonl",
     "ledger.jsonl",
+    "samples.jsonl",
     "tensorboard",
     "wandb",
     "comet",

@@ -1,15 +1,15 @@
 """Writes the event files that TensorBoard reads.
 
 Format: records as in TensorFlow's TFRecord (length, checksum, content, checksum), each an `Event`
-in the wire format of Protocol Buffers. Only scalars, text and hyperparameters are written, so a few
-messages are all there is; a library for them would import TensorFlow or PyTorch where one is
-installed, which takes seconds at each start.
+in the wire format of Protocol Buffers. Only scalars, histograms, text and hyperparameters are
+written, so a few messages are all there is; a library for them would import TensorFlow or PyTorch
+where one is installed, which takes seconds at each start.
 """
 
 import math
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aetheria.observe.loggers.retrying_file import RetryingFile
@@ -23,6 +23,8 @@ _SESSION_START = bytes((0x08, 1))  # SessionLog.status = START
 _TENSOR, _METADATA, _PLUGIN_DATA, _PLUGIN_NAME, _PLUGIN_CONTENT = 0x42, 0x4A, 0x0A, 0x0A, 0x12
 _IS_TENSOR = bytes((0x20, 2))  # SummaryMetadata.data_class = DATA_CLASS_TENSOR
 _SCALAR_SHAPE = bytes((0x12, 0))
+_TENSOR_SHAPE, _DIM, _SIZE, _TENSOR_CONTENT = 0x12, 0x12, 0x08, 0x22
+_DOUBLE = bytes((0x08, 2))
 _STRING_TENSOR, _STRING = bytes((0x08, 7)) + _SCALAR_SHAPE, 0x42
 _NO_TENSOR = bytes((0x08, 1)) + _SCALAR_SHAPE + struct.pack("<Bf", 0x2D, 0.0)
 
@@ -69,6 +71,18 @@ class EventFile:
         """Appends a text, which TensorBoard reads as Markdown."""
         tensor = _STRING_TENSOR + encode_bytes(_STRING, text.encode())
         self._add_value(step, tag, "text", tensor, b"")
+
+    def add_histograms(
+        self, step: int, histograms: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    ) -> None:
+        """Appends histograms: tag -> the edges of the bins, and the count in each."""
+        for tag, (edges, counts) in histograms.items():
+            rows = zip(edges[:-1], edges[1:], counts, strict=True)
+            content = b"".join(struct.pack("<3d", *row) for row in rows)
+            dims = (encode_bytes(_DIM, bytes((_SIZE,)) + _varint(n)) for n in (len(counts), 3))
+            shape = encode_bytes(_TENSOR_SHAPE, b"".join(dims))
+            tensor = _DOUBLE + shape + encode_bytes(_TENSOR_CONTENT, content)
+            self._add_value(step, tag, "histograms", tensor, b"")
 
     def add_hyperparameters(self, step: int, tag: str, content: bytes) -> None:
         """Appends a message that `aetheria.observe.loggers.hyperparameters` made."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aetheria.events import (
     EvaluationCompleted,
@@ -25,6 +25,9 @@ from aetheria.observe.loggers.records import metric_values, rates
 from aetheria.observe.loggers.settings import flatten
 from aetheria.plugins import register_logger
 
+if TYPE_CHECKING:
+    from aetheria.observe.probe import Probe
+
 _FLUSH_SECONDS = 30.0  # how far a viewer may lag behind the run
 
 
@@ -35,10 +38,18 @@ class TensorBoardLogger:
 
     There is one numbered file for each start of the run: TensorBoard reads files in the order of
     their names.
+
+    Args:
+        context: what every logger is given.
+        histograms: whether to write, at every evaluation, a histogram of each parameter, with tags
+            such as `params/Dense_0/kernel`. All parameters are then copied to the host.
     """
 
-    def __init__(self, context: RunContext):
+    def __init__(self, context: RunContext, histograms: bool = False):
         self._context = context
+        # None: the logger asks for no probe, and none is made for it.
+        self.inspect = self._add_histograms if histograms else None
+        self._histograms_at = -1
         self._folder = context.run_dir / "tensorboard"
         self._file: EventFile | None = None
         self._flushed_at = 0.0
@@ -49,6 +60,7 @@ class TensorBoardLogger:
             case RunStarted():
                 self._file = self._start(event)
             case RolledBack() if self._file is not None:
+                self._histograms_at = -1
                 self._file.drop_from(event.last_logged_step + 1)
             case TrainMetrics():
                 values = {**metric_values(event), **rates(event)}
@@ -66,6 +78,17 @@ class TensorBoardLogger:
         if self._file is not None:
             self._file.flush()
         return {}
+
+    def _add_histograms(self, event: EvaluationCompleted, probe: "Probe") -> None:
+        step = event.progress.step
+        if step == self._histograms_at or self._file is None:
+            return  # several splits are evaluated with one state
+        self._histograms_at = step
+        found = probe.parameter_histograms()
+        self._file.add_histograms(
+            step,
+            {f"params/{k}": (h.edges.tolist(), h.counts.tolist()) for k, h in found.items()},
+        )
 
     def _start(self, event: RunStarted) -> EventFile:
         """Opens a file, in which points that a killed process wrote after its last snapshot are

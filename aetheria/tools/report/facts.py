@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ class RunFacts:
         stacks: name and text of what the watchdog wrote.
         proofs: name and text of `proof*.txt`: what `aetheria prove` printed.
         parity: name and content of `parity*.json`: what `aetheria parity --json` printed.
-        samples: the first lines of `samples.jsonl`: predictions, an object each.
+        samples: the last lines of `samples.jsonl`: predictions, an object each.
         problems: what cannot be read, a line each.
     """
 
@@ -129,7 +130,7 @@ def _texts(folder: Path, pattern: str) -> list[tuple[str, str]]:
 def _samples(file: Path) -> Iterator[JsonObject]:
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
-            for _, line in zip(range(MAX_SAMPLES), lines, strict=False):
+            for line in deque(lines, MAX_SAMPLES):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield row

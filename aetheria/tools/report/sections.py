@@ -233,7 +233,7 @@ def _parity_rows(steps: Sequence[object]) -> list[tuple[str, str, str, str]]:
 
 
 def samples(runs: Sequence[RunFacts]) -> Safe:
-    """Sample predictions: the first lines of `samples.jsonl`."""
+    """Sample predictions: the last lines of `samples.jsonl`."""
     parts = []
     for run in runs:
         columns = list(dict.fromkeys(key for row in run.samples for key in row))
@@ -243,7 +243,7 @@ def samples(runs: Sequence[RunFacts]) -> Safe:
             (str(i), *(_sample(c, row[c]) if c in row else "" for c in columns))
             for i, row in enumerate(run.samples, start=1)
         ]
-        caption = f"Predictions of {run.name}, at most {MAX_SAMPLES}"
+        caption = f"Predictions of {run.name}, the last {MAX_SAMPLES}"
         parts.append(table(caption, ("", *columns), rows))
     return join(parts)
 
