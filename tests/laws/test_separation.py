@@ -8,6 +8,7 @@ from support.long import long_or
 
 from aetheria.engine import Engine
 from aetheria.events import TrainMetrics
+from aetheria.observe.probe import Probe
 
 LOGGERS = ("console", "jsonl", "csv", "tensorboard")
 
@@ -36,6 +37,59 @@ def test_any_subset_of_listeners_gives_the_same_bits(train, tmp_path):
         run = build_run(config, plan, None)
         digests.add(part_sha256(run.program.export_state(run.execute().state), "params"))
     assert len(digests) == 1
+
+
+PLACES = {
+    "cpu": {"strategy": "cpu"},
+    "elastic": {"strategy": "mesh", "mesh": {"data": 2}, "reproducibility": "elastic"},
+    "fsdp": {"strategy": "mesh", "mesh": {"fsdp": 2}},
+    "torch": {"strategy": "torch"},
+}
+
+
+class Looker:
+    """Asks for everything that a probe has, and spoils every answer."""
+
+    def __init__(self):
+        self.probes, self.num_answers = [], 0
+
+    def notify(self, event):
+        pass
+
+    def inspect(self, event, probe):
+        self.probes.append(probe)
+        examples = probe.examples(5)
+        answers = [probe.predict(examples["inputs"]), probe.predict(examples["inputs"][:1])]
+        answers += [probe.predict(examples["inputs"], probabilities=True), *examples.values()]
+        answers += [each.counts for each in probe.parameter_histograms().values()]
+        self.num_answers += len(answers) + len(probe.parameter_statistics())
+        for answer in answers:
+            answer[...] = 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_listener_that_looks_at_the_model_changes_no_bit(place, tmp_path):
+    import aetheria
+    from support.runs import DIGITS
+
+    if place == "torch":
+        pytest.importorskip("torch")
+    changes = {"eval_every_steps": 5, "max_steps": 12, "ema_decay": 0.9, "loggers": []}
+    looker = Looker()
+    runs = [
+        aetheria.train(
+            {**DIGITS, **PLACES[place], **changes, "seed": seed},
+            callbacks=callbacks,
+            workdir=tmp_path / str(number),
+        )
+        for number, (callbacks, seed) in enumerate([([], 0), ([looker], 0), ([], 1)])
+    ]
+    plain, looked, other = runs
+    assert looked.summary["detached_listeners"] == {}
+    assert len(looker.probes) == 3 and looker.num_answers > 20
+    for name in ("params_sha256", "final"):
+        assert looked.summary[name] == plain.summary[name]
+    assert other.summary["params_sha256"] != plain.summary["params_sha256"], "the control"
 
 
 PLUGIN = """
@@ -118,6 +172,10 @@ def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
         def notify(self, event):
             self.events.append(event)
 
+        def inspect(self, event, probe):
+            self.events.append(probe)
+            probe.predict(probe.examples(2)["inputs"])
+
     config = make_config({**DIGITS, "epochs": 1, "loggers": list(LOGGERS)}, "test")
     plan = RunPlan(run_dir=tmp_path / "run")
     plan.prepare(config.to_dict())
@@ -126,6 +184,7 @@ def test_listeners_and_events_hold_no_engine_and_no_state(tmp_path):
     keeper = bus._listeners["keeper"] = Keeper()
     run.execute()
     assert any(isinstance(event, TrainMetrics) for event in keeper.events)
+    assert any(isinstance(event, Probe) for event in keeper.events)
     held = reachable_from([list(bus._listeners.values()), keeper.events])
     assert not [item for item in held if isinstance(item, (Engine, jax.Array))]
     keeper.engine = run.engine
