@@ -71,7 +71,7 @@ def test_statistics_are_those_of_the_averaged_parameters(looked):
 
 def test_a_probe_answers_only_while_it_is_shown(looked):
     _, looker = looked
-    with pytest.raises(AetheriaError, match="asked while inspect runs.*keep the answers"):
+    with pytest.raises(AetheriaError, match=r"asked while inspect runs.*keep the answers"):
         looker.probe.predict(looker.examples["inputs"])
 
 

@@ -15,6 +15,8 @@ import yaml
 from support.long import covering, covering_rows, long_or, only_long
 from support.processes import ELASTIC, ProcessStarter, ends, own_lines
 
+from aetheria import Predictor
+from aetheria.data.datasets import digits
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import list_snapshots
 
@@ -229,3 +231,21 @@ def test_a_process_that_dies_ends_the_other_which_names_it(start, tmp_path):
     by_us = "process 1 of 2 did not respond" in texts[0]
     by_heartbeat = "stopped sending heartbeats" in texts[0]  # where it waits outside a step
     assert by_us or by_heartbeat, texts[0]
+
+
+def test_a_state_in_parts_over_two_processes_is_shown_to_the_first_and_keeps_its_bits(
+    start, tmp_path, uninterrupted
+):
+    parts = {"devices_each": 2, "mesh": {"fsdp": 4}}
+    codes, texts = ends(start(2, callbacks=["sample_predictions"], **parts))
+    assert codes == [0, 0], texts
+    one = uninterrupted("elastic") / "run" / "summary.json"
+    expected = json.loads(one.read_text())["params_sha256"]
+    assert summary(tmp_path)["params_sha256"] == expected
+    assert summary(tmp_path)["detached_listeners"] == {}
+    rows = [json.loads(x) for x in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [*range(8), *range(8)]
+    eval_split = digits().eval.read(np.arange(8))
+    predictor = Predictor(checkpoint_path=tmp_path / "run")
+    found = predictor.predict(eval_split["inputs"]).argmax(-1).tolist()
+    assert [row["prediction"] for row in rows[8:]] == found

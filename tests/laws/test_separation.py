@@ -69,8 +69,9 @@ class Looker:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_listener_that_looks_at_the_model_changes_no_bit(place, tmp_path):
-    import aetheria
     from support.runs import DIGITS
+
+    import aetheria
 
     if place == "torch":
         pytest.importorskip("torch")
