@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from aetheria.model.tasks import Regressor as Regressor
     from aetheria.observe.listener import Listener as Listener
     from aetheria.observe.listener import RunContext as RunContext
+    from aetheria.observe.probe import Probe as Probe
     from aetheria.plugins import register_callback as register_callback
     from aetheria.plugins import register_data as register_data
     from aetheria.plugins import register_logger as register_logger
@@ -70,6 +71,7 @@ _EXPORTS = {
     "aetheria.model.tallies": ("Tally",),
     "aetheria.model.tasks": ("Classifier", "Regressor"),
     "aetheria.observe.listener": ("Listener", "RunContext"),
+    "aetheria.observe.probe": ("Probe",),
     "aetheria.plugins": (
         "register_callback",
         "register_data",

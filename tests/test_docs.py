@@ -44,6 +44,7 @@ PAGES = [
     ["docs/how-to/report.md"],
     ["docs/how-to/check.md"],
     ["docs/how-to/sweep.md"],
+    ["docs/how-to/callbacks.md"],
 ]
 
 

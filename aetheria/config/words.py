@@ -122,6 +122,11 @@ _TABLE = (
         "patience early_stopping_patience",
         Meaning("callbacks={early_stopping: {patience: N}}"),
     ),
+    (
+        "time_limit max_time max_duration timer",
+        Meaning("callbacks={time_limit: {max_seconds: N}}"),
+    ),
+    ("profiler", Meaning("callbacks=profiler")),
     ("save_every save_steps save_interval", Meaning("snapshot.every_steps")),
     ("save_top_k", Meaning("snapshot.keep_best")),
     ("save_total_limit", Meaning("snapshot.keep_last")),
