@@ -12,7 +12,7 @@ from aetheria.plugins import register_callback
 
 @register_callback("time_limit")
 class TimeLimit:
-    """Ends a run after the step during which its time is up, with a snapshot.
+    """Ends a run whose time is up, with a snapshot, after the steps that are queued.
 
     The time of a start begins with its process, so reading data and compiling count. The time of
     the starts before is in the snapshot; what a killed start did after its last snapshot is not.
