@@ -39,7 +39,10 @@ class Card:
             verbose: name every parameter, with its shape and dtype.
         """
         params, config, schedule = self.run.program.params, self.config, self.run.schedule
-        yield "model", f"{config.model_name}, {_count(params):,} parameters: {_layers_text(params)}"
+        yield (
+            "model",
+            f"{config.model_name}, {count_params(params):,} parameters: {_layers_text(params)}",
+        )
         if verbose:
             for path, spec in params.items():
                 yield "", f"{path}  {spec.dtype} {[*spec.shape]}  {math.prod(spec.shape):,}"
@@ -61,53 +64,30 @@ class Card:
             f"{size_text(self.run.program.state_bytes)}",
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
-        run, config, params = self.run, self.config, self.run.program.params
-        snapshot = run.plan.snapshot
-        return {
-            "run_dir": str(run.plan.run_dir),
-            "resumed_from": None if snapshot is None else str(snapshot.path),
-            "step": 0 if snapshot is None else snapshot.record.progress.step,
-            "total_steps": run.schedule.total_steps,
-            "steps_per_epoch": run.schedule.steps_per_epoch,
-            "model": config.model_name,
-            "num_params": _count(params),
-            "layers": _layers(params),
-            "devices": list(self.devices),
-            "mesh": dict(run.axes),
-            "precision": dict(parse_policy(config.mixed_precision)),
-            "batch_size": run.schedule.batch_size,
-            "num_slices": self._num_slices,
-            "reproducibility": config.reproducibility,
-            "seed": config.seed,
-            "data": config.data_name,
-            "num_examples": self._num_examples(),
-            "snapshot_bytes": run.program.state_bytes,
-        }
-
     @property
     def _is_elastic(self) -> bool:
         return self.config.reproducibility == "elastic"
 
     @property
-    def _num_slices(self) -> int:
+    def num_slices(self) -> int:
+        """Micro-batches, or lanes, of a global batch."""
         return self.config.lanes if self._is_elastic else self.config.grad_accumulation_steps
 
     def _slices_text(self) -> str:
-        size = self.run.schedule.batch_size // self._num_slices
+        size = self.run.schedule.batch_size // self.num_slices
         kind = "lane" if self._is_elastic else "micro-batch"
-        ending = "" if self._num_slices == 1 else "s" if self._is_elastic else "es"
-        return f"{self._num_slices} {kind}{ending} of {size:,}"
+        ending = "" if self.num_slices == 1 else "s" if self._is_elastic else "es"
+        return f"{self.num_slices} {kind}{ending} of {size:,}"
 
-    def _num_examples(self) -> dict[str, int]:
+    def num_examples(self) -> dict[str, int]:
+        """Split -> its number of examples."""
         provenance = self.run.record.provenance
         if provenance is None:
             return {"train": self.run.schedule.num_train_examples}
         return {name: split.num_examples for name, split in provenance.data.items()}
 
     def _sizes(self) -> Iterator[str]:
-        for name, size in self._num_examples().items():
+        for name, size in self.num_examples().items():
             yield f"{name} {size:,}"
 
     def _columns_text(self) -> str:
@@ -147,11 +127,12 @@ def _names(items: Sequence[Any]) -> list[str]:
     return [item if isinstance(item, str) else next(iter(item)) for item in items]
 
 
-def _count(params: Mapping[str, ArraySpec]) -> int:
+def count_params(params: Mapping[str, ArraySpec]) -> int:
+    """Counts the numbers in all parameters."""
     return sum(math.prod(spec.shape) for spec in params.values())
 
 
-def _layers(params: Mapping[str, ArraySpec]) -> dict[str, int]:
+def count_by_layer(params: Mapping[str, ArraySpec]) -> dict[str, int]:
     """Counts the parameters of each layer at the top."""
     layers: dict[str, int] = {}
     for path, spec in params.items():
@@ -168,7 +149,7 @@ def _layers_text(params: Mapping[str, ArraySpec]) -> str:
     'block_* 2 x 9, head 10'
     """
     alike: dict[tuple[str, int], list[str]] = {}
-    for name, count in _layers(params).items():
+    for name, count in count_by_layer(params).items():
         alike.setdefault((re.sub(r"\d+", "*", name), count), []).append(name)
     texts = [
         f"{names[0]} {count:,}" if len(names) == 1 else f"{stem} {len(names)} x {count:,}"

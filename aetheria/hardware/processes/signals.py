@@ -34,13 +34,15 @@ def tell_of_signal(number: int) -> None:
 
     It writes to the descriptor: the signal may have interrupted code that is writing to the stream,
     which a second write would break. In a terminal, the line replaces a live bar, which is drawn
-    again below it.
+    again below it; and the cursor is shown, which the bar hides and a second signal would not show.
     """
     name = signal.Signals(number).name
-    text = f"{name}: a snapshot is written at the next step, then the run ends; again: at once\n"
+    text = (
+        f"{name}: a snapshot is being written; a second signal ends the run at once, without it\n"
+    )
     with contextlib.suppress(OSError, ValueError):  # such as a closed stderr
-        erase = "\r\x1b[2K" if os.isatty(2) and os.environ.get("TERM") != "dumb" else ""
-        os.write(2, (erase + text).encode())
+        erase = "\r\x1b[2K\x1b[?25h" if os.isatty(2) and os.environ.get("TERM") != "dumb" else ""
+        os.write(2, f"{erase}{text}\n".encode())
 
 
 @contextmanager

@@ -45,14 +45,14 @@ class Bar:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
-        self._live = Live(
+        self._total = self._step = self._epoch = 0
+        self._metrics: TrainMetrics | None = None
+        self._doing = ""
+        self._live = Live(  # draws once as it is made
             console=self._console,
             get_renderable=self._render,
             refresh_per_second=_DRAWINGS_PER_SECOND,
         )
-        self._total = self._step = self._epoch = 0
-        self._metrics: TrainMetrics | None = None
-        self._doing = ""
 
     def start(self, event: RunStarted) -> None:
         self._total, self._step = event.total_steps, event.progress.step
