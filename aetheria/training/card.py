@@ -24,13 +24,16 @@ class Card:
 
     Attributes:
         run: the run, made and checked.
-        config: its config.
         devices: a line for each process, or for the only one.
     """
 
     run: Run
-    config: Config
     devices: Sequence[str]
+
+    @property
+    def config(self) -> Config:
+        """The config of the run."""
+        return self.run.config
 
     def rows(self, *, verbose: bool = False) -> Iterator[tuple[str, str]]:
         """Yields names and texts. A row without a name belongs to the one above.

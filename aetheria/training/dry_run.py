@@ -15,10 +15,9 @@ def describe(session: TrainingSession, *, verbose: bool = False) -> list[str]:
     Raises:
         AetheriaError: as for the run.
     """
-    config = session.config
-    prepare_environment(config, os.environ)
+    prepare_environment(session.config, os.environ)
     run, notes = session.build(SingleProcess(), session.request.resolve())
-    card = Card(run=run, config=config, devices=[run.devices])
+    card = Card(run=run, devices=[run.devices])
     return [
         *run.plan.describe(),
         *card_lines(card.rows(verbose=verbose)),

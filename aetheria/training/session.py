@@ -155,7 +155,7 @@ class TrainingSession:
         leads, folder = peers.index == 0, run.plan.run_dir
         all_or_none(peers, lambda: self._begin(run, devices, held) if leads else None)
         if leads:
-            card = Card(run=run, config=self.config, devices=devices or [run.devices])
+            card = Card(run=run, devices=devices or [run.devices])
             self.screen.begin(card, notes)
 
         def leave(reason: str) -> None:
