@@ -7,6 +7,7 @@
     python scripts/bench.py --saves [--pairs 5] # what a snapshot costs, by size; no works
     python scripts/bench.py --predict [--pairs 9] [--works mlp,cnn]  # calls of a Predictor
     python scripts/bench.py --serve [--pairs 5] [--works mlp] [--peers FOLDER]  # requests over HTTP
+    python scripts/bench.py --listeners [--pairs 5]  # all loggers and callbacks beside none
     python scripts/bench.py --startup [--pairs 5] [--works mlp,cnn]  # seconds to the first step
 
 Each measurement is a process of its own; the contestants take turns (A B C A B C …), so that a
@@ -25,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import startup
-from benchmarks.contestants import CONTESTANTS, DEFAULT, PEERS, PREDICT, SAVE_SIZES, SAVES
+from benchmarks.contestants import (
+    CONTESTANTS,
+    DEFAULT,
+    LISTENERS,
+    PEERS,
+    PREDICT,
+    SAVE_SIZES,
+    SAVES,
+)
 from benchmarks.environments import make_environments, missing
 from benchmarks.figures import (
     predictions_table,
@@ -66,10 +75,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--saves", action="store_true", help="measure saves of 1, 100 and 1,000 MB, and leave")
     add("--predict", action="store_true", help="measure predictions of the works, and leave")
     add("--serve", action="store_true", help="measure requests to a server, and leave")
+    add("--listeners", action="store_true", help=f"short for --contestants {','.join(LISTENERS)}")
     add("--startup", action="store_true", help="measure starts of mlp and cnn, and leave")
     add("--launcher", type=shlex.split, default=[], help="such as 'taskset -c 0,1'")
     add("--json", action="store_true", help="figures for programs, and each round's")
     options = parser.parse_args(arguments)
+    if options.listeners and options.contestants:
+        parser.error("--listeners: expected it without --contestants, got both; leave one out")
+    if options.listeners:
+        options.contestants = list(LISTENERS)
     if options.peers and (absent := missing(options.peers)):
         parser.error(f"--peers: expected {', '.join(absent)} in {options.peers}; --setup it")
     return options

@@ -61,6 +61,7 @@ def test_a_short_benchmark_reports_what_it_compares():
         (["--works=mpl"], "argument --works: expected some of mlp, cnn, lm, got 'mpl'; use these"),
         (["--contestants=keres"], "expected some of aetheria, bare, .* got 'keres'"),
         (["--steps=150"], "argument --steps: expected a multiple of 100, got 150; use 100"),
+        (["--listeners", "--contestants=bare"], "--listeners: expected it without --contestants"),
         (["--pairs=0"], "argument --pairs: expected a number above 0, got '0'; use 3"),
         (["--peers=nowhere"], "--peers: expected keras, kserve, torch in .*nowhere; --setup it"),
     ],

@@ -41,6 +41,7 @@ PAGES = [
     ["docs/how-to/generate.md"],
     ["docs/how-to/export.md"],
     ["docs/how-to/predict.md"],
+    ["docs/how-to/terminal.md"],
     ["docs/how-to/report.md"],
     ["docs/how-to/check.md"],
     ["docs/how-to/sweep.md"],

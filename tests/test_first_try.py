@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,8 +58,8 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(here, capsys):
     assert main(["train", "config.yaml", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "run folder: runs/config/1 (starting afresh)" in out
-    assert "1,438 examples of inputs float32 [64], labels int32 []" in out
-    assert "length: 46 steps, 23 an epoch" in out
+    assert "digits, train 1,438, eval 359; inputs float32 [64], labels int32 []" in out
+    assert re.search("^length +46 steps, 23 an epoch$", out, re.MULTILINE)
     assert out.rstrip().endswith("nothing was compiled or written")
     assert files(here) == before
     line = refusal(capsys, "train", "config.yaml", "--dry-run", "--set=model_params.input_dim=9")

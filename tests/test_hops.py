@@ -61,7 +61,7 @@ def test_a_compiled_step_runs_at_most_three_functions(strategy):
 PUBLIC = {
     *("init", "train_steps", "eval_step", "fetch", "import_report", "export_state"),
     *("import_state", "unfreeze", "check_state", "adapt_state", "loop_context"),
-    *("steps_per_call", "eval_metrics", "state_bytes", "num_compilations"),
+    *("steps_per_call", "eval_metrics", "state_bytes", "params", "num_compilations"),
 }
 
 

@@ -11,6 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from support.plugin_package import write_wheel
 from support.runs import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -46,8 +47,8 @@ print(json.dumps({
 """
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess:
-    """Runs a command that must succeed, with no path of ours in its environment."""
+def run(*command: str | Path, cwd: Path, exit_code: int = 0) -> subprocess.CompletedProcess:
+    """Runs a command that must exit so, with no path of ours in its environment."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "XLA_FLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
@@ -59,7 +60,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess:
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == exit_code, done.stdout + done.stderr
     return done
 
 
@@ -152,3 +153,34 @@ def test_the_quick_start_runs_from_an_empty_folder(python, tmp_path):
     ours = [file for file in answer["files"] if Path(file).is_relative_to(python.parents[1])]
     assert len(answer["files"]) > 20 and ours == answer["files"]
     assert any(file.endswith("aetheria/models/mlp.py") for file in ours)
+
+
+WITH_A_PACKAGE = """\
+model_name: PackagedModel
+data_name: packaged_data
+epochs: 50
+batch_size: 10
+log_every_steps: 1
+loggers: [packaged_logger]
+callbacks: [{packaged_callback: {at_step: 2}}]
+"""
+
+
+def test_a_package_installed_beside_it_adds_every_kind(python, tmp_path):
+    """A model, a dataset, a logger and a callback, by entry points alone."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}"]
+    (tmp_path / "config.yaml").write_text(WITH_A_PACKAGE)
+    train = [python, "-m", "aetheria", "train", "config.yaml"]
+    # The control: without the package.
+    assert "got 'PackagedModel'" in run(*train, cwd=tmp_path, exit_code=2).stderr
+    run(*pip, "install", "--no-deps", "--no-index", write_wheel(tmp_path), cwd=tmp_path)
+    try:
+        run(*train, cwd=tmp_path)
+        shown = run(python, "-m", "aetheria", "models", "PackagedModel", cwd=tmp_path).stdout
+        assert "width" in shown
+    finally:
+        run(*pip, "uninstall", "--yes", "aetheria-extra", cwd=tmp_path)
+    folder = tmp_path / "runs/config/1"
+    assert "hello RunEnded" in (folder / "chatty.txt").read_text()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["reason"] == "that is enough" and summary["steps"] < 200

@@ -18,6 +18,7 @@ from aetheria.plugins.arguments import prepare_call
 from aetheria.plugins.checks import check_listener, find_listener
 
 ListenerFactory: TypeAlias = Callable[[RunContext], Listener]
+_CONSOLE = "console"
 
 
 def choose_listeners(
@@ -40,6 +41,21 @@ def choose_listeners(
         make = functools.partial(_make_listener, each.make, "callbacks", each.name)
         chosen[number_name(each.name, chosen)] = make
     return chosen
+
+
+def replace_console(
+    chosen: Mapping[str, ListenerFactory], console: ListenerFactory, *, needed: bool
+) -> dict[str, ListenerFactory]:
+    """Puts another listener in the place of `console`.
+
+    Args:
+        chosen: the factories by name.
+        console: makes the other listener.
+        needed: add it where there is no `console`.
+    """
+    if needed or _CONSOLE in chosen:
+        return {**chosen, _CONSOLE: console}
+    return dict(chosen)
 
 
 def _make_listener(make: ListenerFactory, key: str, name: str, context: RunContext) -> Listener:

@@ -2,15 +2,21 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aetheria.build.data import build_feed, build_schedule, check_batch_fits, name_eval_metrics
 from aetheria.build.devices import build_strategy
 from aetheria.build.given import NOTHING, Given, refuse_names_of_objects
-from aetheria.build.listeners import attach_listeners, choose_listeners, list_choices
+from aetheria.build.listeners import (
+    ListenerFactory,
+    attach_listeners,
+    choose_listeners,
+    list_choices,
+    replace_console,
+)
 from aetheria.build.model import build_model, check_decomposes
 from aetheria.build.processes import build_manager, build_stop
 from aetheria.build.provenance import (
@@ -60,6 +66,7 @@ class Run:
         changes: a line for everything that differs from the snapshot that the run resumes from.
         notes: lines that a user should see at the start.
         devices: those of this process, in words.
+        axes: the axes of the mesh -> the number of devices on each.
         eval_metrics: what the evaluations of the run report.
         config: its config, with the number of micro-batches that was chosen.
     """
@@ -77,6 +84,7 @@ class Run:
     changes: tuple[str, ...] = ()
     notes: Sequence[str] = ()
     devices: str = ""
+    axes: Mapping[str, int] = field(default_factory=dict)
     eval_metrics: Sequence[str] = ()
 
     def execute(self) -> Outcome:
@@ -94,12 +102,16 @@ class RunOptions:
         accept_changes: resume although the run takes another course from its snapshot.
         started_at: when its time begins to count, in seconds since the epoch; None: now.
         auto_micro_batch: raise `grad_accumulation_steps` until a step fits the device's memory.
+        console: makes what takes the place of the logger `console`; None: nothing does.
+        needs_console: make it although the config does not name that logger.
     """
 
     stop_at_step: int | None = None
     accept_changes: bool = False
     started_at: float | None = None
     auto_micro_batch: bool = False
+    console: ListenerFactory | None = None
+    needs_console: bool = False
 
 
 def build_run(
@@ -131,6 +143,8 @@ def build_run(
     check_decomposes(model, config, peers.count)
     feed = build_feed(config, project, model, given)
     chosen = choose_listeners(config, project, given.listeners) if leads else {}
+    if leads and options.console is not None:
+        chosen = replace_console(chosen, options.console, needed=options.needs_console)
     strategy = build_strategy(config, peers)
     if options.auto_micro_batch:
         config, feed = _fit_micro_batch(config, feed, model, strategy, plan, peers)
@@ -212,6 +226,7 @@ def build_run(
         stop=stop,
         notes=feed.notes,
         devices=strategy.devices,
+        axes=strategy.axes,
         eval_metrics=eval_metrics,
         bus=bus,
         make_listeners=functools.cache(attach),

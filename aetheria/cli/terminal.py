@@ -42,6 +42,19 @@ def safe_output() -> Iterator[None]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def prints_to_stderr() -> Iterator[TextIO]:
+    """Sends to stderr whatever Python code prints inside the block, so that stdout is left to a
+    program's lines.
+
+    Yields:
+        The stream to which these are written.
+    """
+    output = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield output
+
+
 class SafeStream(io.TextIOBase):
     """Proxy: a text stream whose `write` and `flush` do not raise.
 

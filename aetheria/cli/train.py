@@ -1,20 +1,24 @@
 """`aetheria train`: one run, from its request to its summary and exit code."""
 
 import contextlib
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from aetheria.cli import values
 from aetheria.cli.fields import ConfigFields
 from aetheria.cli.flag import Flag, Section
-from aetheria.cli.terminal import safe_output
+from aetheria.cli.terminal import prints_to_stderr, safe_output
 from aetheria.config.files import load_config, to_yaml
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.processes.address import MAX_PROCESSES
 from aetheria.hardware.processes.distributed_config import DistributedConfig
+
+if TYPE_CHECKING:
+    from aetheria.training.screen import Screen
 
 _FAST = ("max_steps=2", "overfit_batches=2", "log_every_steps=1", "loggers=[console]")
 _CONTRADICTIONS = (
@@ -59,6 +63,7 @@ class TrainCommand(ConfigFields):
         aetheria train configs/mlp.py --set epochs=3
         aetheria train config.yaml --workdir=run --resume=auto
         aetheria train config.py:small --dry-run
+        aetheria train config.yaml --log-format=json
         aetheria train runs/mlp/1 --set epochs=20 --accept-changes
         aetheria train config.yaml --resume=runs/mlp/1@best --name=longer
 
@@ -88,6 +93,10 @@ class TrainCommand(ConfigFields):
             exit; nothing is compiled or written.
         fast_dev_run: take two steps, evaluate and save on two global batches in a temporary folder,
             to see whether everything works; nothing is kept.
+        quiet: print errors and the last line alone.
+        verbose: print every parameter, every report of training and every snapshot too.
+        log_format: json prints a JSON object a line on stdout, for programs, and nothing else
+            there: see docs/how-to/terminal.md.
     """
 
     workdir: Annotated[Path | None, Flag(values.local_path, "DIR")] = None
@@ -101,6 +110,9 @@ class TrainCommand(ConfigFields):
     print_config: bool = False
     dry_run: bool = False
     fast_dev_run: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    log_format: Literal["text", "json"] = "text"
     distributed: Annotated[
         DistributedFlags,
         Section("Several processes started by hand (torchrun and srun need none of these)"),
@@ -118,6 +130,11 @@ class TrainCommand(ConfigFields):
                 "--auto-micro-batch: expected it without --dry-run, which compiles nothing, got "
                 "both; leave one out"
             )
+        self._check_output()
+        with safe_output(), self._stdout() as stdout:
+            return self._execute(stdout, started_at)
+
+    def _execute(self, stdout: TextIO, started_at: float) -> int:
         config = load_config(self.config_file, self._all_overrides())
         if self.print_config:
             print(to_yaml(config), end="")
@@ -125,7 +142,7 @@ class TrainCommand(ConfigFields):
         # Imported late: a wrong key is reported before numpy is loaded.
         from aetheria.hardware.processes.signals import leave_on_signals
 
-        with contextlib.ExitStack() as held, safe_output(), leave_on_signals(held.close):
+        with contextlib.ExitStack() as held, leave_on_signals(held.close):
             from aetheria.plugins.discovery import find_project
             from aetheria.training.session import TrainingSession
 
@@ -147,17 +164,47 @@ class TrainCommand(ConfigFields):
                 auto_micro_batch=self.auto_micro_batch,
                 distributed=self.distributed,
                 traceback=self.traceback,
+                screen=self._screen(stdout),
                 started_at=started_at,
             )
             if self.dry_run:
                 from aetheria.training.dry_run import describe
 
-                print(*describe(session), sep="\n")
+                print(*describe(session, verbose=self.verbose), sep="\n")
                 return int(ExitCode.OK)
             ended = session.run(held)
-        if self.fast_dev_run:
+        if self.fast_dev_run and not self.quiet:
             print("fast dev run: trained, evaluated and saved; nothing was kept")
         return ended.exit_code
+
+    def _stdout(self) -> contextlib.AbstractContextManager[TextIO]:
+        return (
+            prints_to_stderr() if self.log_format == "json" else contextlib.nullcontext(sys.stdout)
+        )
+
+    def _screen(self, stdout: TextIO) -> "Screen":
+        from aetheria.training.screen import TextScreen
+
+        if not self.quiet and self.log_format == "text":
+            return TextScreen(verbose=self.verbose)
+        from aetheria.training.other_screens import JsonScreen, QuietScreen
+
+        return QuietScreen() if self.quiet else JsonScreen(stdout)
+
+    def _check_output(self) -> None:
+        """Raises AetheriaError if options ask for two forms of output."""
+        asked = {
+            "--quiet": self.quiet,
+            "--verbose": self.verbose,
+            "--log-format=json": self.log_format == "json",
+        }
+        asked_for = [flag for flag, is_asked in asked.items() if is_asked]
+        if self.log_format == "json":
+            asked_for += ["--dry-run"] * self.dry_run + ["--print-config"] * self.print_config
+        if len(asked_for) > 1:
+            raise AetheriaError(
+                f"{asked_for[0]}: expected it without {asked_for[1]}, got both; leave one out"
+            )
 
     def _continued(self) -> tuple[Path | None, str | None]:
         """The run folder and what to resume from, where the config is that of a run: it goes on, or

@@ -69,6 +69,13 @@ class GuardCounters(NamedTuple):
         return cls(step, num_skipped, consecutive, abs(last), frozen, what)
 
 
+class ArraySpec(NamedTuple):
+    """The shape of an array, and the name of its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class DeviceMemory(NamedTuple):
     """Bytes on a device: in use now, and at most since the process started."""
 
@@ -117,6 +124,11 @@ class Program(Protocol[State, Report, Totals]):
     @property
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, ArraySpec]:
+        """The path of every parameter -> its shape and dtype."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 Knows neither backend. `jax.strategy` and `torch.strategy` keep the promise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from aetheria.engine.interfaces import AnyProgram
@@ -27,6 +27,11 @@ class Strategy(Protocol[ProgramT]):
     @property
     def devices(self) -> str:
         """The devices of this process, in words for people."""
+        ...
+
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """The axes of the mesh, of all processes -> the number of devices on each."""
         ...
 
     def describe_settings(self) -> dict[str, object]:

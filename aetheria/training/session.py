@@ -29,9 +29,11 @@ from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.processes.all_or_none import all_or_none, exit_together
 from aetheria.hardware.processes.distributed_config import DistributedConfig
 from aetheria.hardware.processes.signals import (
+    ignore_signal,
     leave_at_once,
     raise_at_once,
     stop_on_signals,
+    tell_of_signal,
 )
 from aetheria.hardware.processes.watchdog import Watchdog
 from aetheria.snapshots.claim import claim
@@ -41,8 +43,10 @@ from aetheria.snapshots.run_folder import write_json
 from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.runs import RunRequest
 from aetheria.snapshots.undo import undone_if_refused
+from aetheria.training.card import Card
+from aetheria.training.screen import Screen, TextScreen
 from aetheria.training.starts import writing_start
-from aetheria.training.summary import print_table, summarize, summarize_failure, summarize_hang
+from aetheria.training.summary import summarize, summarize_failure, summarize_hang
 
 
 class Ended(NamedTuple):
@@ -93,6 +97,7 @@ class TrainingSession:
         given: what a program gives as objects.
         owns_process: whether the process is there for this run alone: a second signal and a hang
             then end it. Otherwise both raise KeyboardInterrupt in the main thread.
+        screen: what prints how the run starts and ends.
         started_at: when the session began, by `time.perf_counter()`, in seconds.
     """
 
@@ -109,6 +114,7 @@ class TrainingSession:
     traceback: bool = False
     given: Given = NOTHING
     owns_process: bool = True
+    screen: Screen = field(default_factory=TextScreen)
     started_at: float = field(default_factory=time.perf_counter)
 
     @property
@@ -146,15 +152,17 @@ class TrainingSession:
     def _train(self, peers: Peers, held: contextlib.ExitStack) -> Ended:
         run, notes = self._prepare(peers, held)
         devices = describe_devices(run.devices, peers)
-        notes += devices
         leads, folder = peers.index == 0, run.plan.run_dir
         all_or_none(peers, lambda: self._begin(run, devices, held) if leads else None)
         if leads:
-            print(*run.plan.describe(), *notes, sep="\n", flush=True)
+            card = Card(run=run, devices=devices or [run.devices])
+            self.screen.begin(card, notes)
 
         def leave(reason: str) -> None:
             if leads:
-                _write_summary(folder, summarize_hang(run, reason, self._seconds()))
+                summary = summarize_hang(run, reason, self._seconds())
+                _write_summary(folder, summary)
+                self.screen.break_off(summary, folder)
             if not self.owns_process and peers.count == 1:
                 _thread.interrupt_main()
                 return
@@ -171,11 +179,14 @@ class TrainingSession:
         )
         try:
             again = leave_at_once if self.owns_process else raise_at_once
-            with stop_on_signals(run.stop, again), watchdog.watching():
+            tell = tell_of_signal if leads else ignore_signal
+            with stop_on_signals(run.stop, again, tell), watchdog.watching():
                 outcome = run.execute()
         except BaseException as error:
             if leads:
-                _write_summary(folder, summarize_failure(run, error, self._seconds()))
+                summary = summarize_failure(run, error, self._seconds())
+                _write_summary(folder, summary)
+                self.screen.break_off(summary, folder)
             if peers.count > 1 and isinstance(error, AetheriaError):
                 exit_together(peers, error, whole=self.traceback)  # the others would wait
             raise
@@ -191,14 +202,16 @@ class TrainingSession:
         # Of all processes: a state that is split over them is gathered by all together.
         params_sha256 = part_sha256(run.program.export_state(outcome.state), "params")
         if not leads:
-            print(f"process {peers.index}: {outcome.status} at step {outcome.progress.step}")
+            self.screen.say(
+                f"process {peers.index}: {outcome.status} at step {outcome.progress.step}"
+            )
             return ended
         unsaved = run.store.has_saved_nothing()
         if unsaved and ended.exit_code == ExitCode.OK:
             ended = ended._replace(exit_code=ExitCode.FAILED)
         summary = summarize(run, outcome, ended.exit_code, self._seconds(), params_sha256)
         _finish_folder(run, summary)
-        print_table(summary, folder)
+        self.screen.end(summary, folder)
         if unsaved:
             _report_unsaved(folder, run.store.failures)
         return ended._replace(summary=summary)
@@ -230,6 +243,8 @@ class TrainingSession:
             accept_changes=self.accept_changes,
             started_at=time.time() - self._seconds(),
             auto_micro_batch=self.auto_micro_batch,
+            console=self.screen.console,
+            needs_console=self.screen.needs_console,
         )
         run = build_run(
             self.config, plan, self.project, peers=peers, options=options, given=self.given

@@ -36,6 +36,15 @@ class Comparison:
 # A lane is a micro-batch of its own: both sides cut the batch by devices alone.
 _LANES = {"grad_accumulation_steps": 1, "lanes": 8}
 
+# Every listener at once, and none but the clock that measures, which both have.
+_CLOCK = "benchmarks.clock:Clock"
+_EVERY_LISTENER = {
+    "loggers": ["console", "jsonl", "csv", "tensorboard"],
+    "callbacks": [_CLOCK, {"early_stopping": {"patience": 1000}}],
+}
+_NO_LISTENER = {"loggers": [], "callbacks": [_CLOCK]}
+_OFTEN = {"log_every_steps": 50}
+
 CONTESTANTS: Mapping[str, Contestant] = {
     "aetheria": Contestant(module="aetheria_run"),
     "bare": Contestant(module="bare"),
@@ -49,6 +58,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "guard": Contestant(module="guard"),
     "saving": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 100}}),
     "unsaved": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 0}}),
+    "listened": Contestant(module="aetheria_run", changes={**_OFTEN, **_EVERY_LISTENER}),
+    "unheard": Contestant(module="aetheria_run", changes={**_OFTEN, **_NO_LISTENER}),
     "elastic": Contestant(
         module="aetheria_run",
         changes={**_LANES, "reproducibility": "elastic"},
@@ -64,6 +75,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
 # Loops by hand: Aetheria is compared with the fastest of them in each round.
 BY_HAND = ("bare", "plain", "naive")
 DEFAULT = ("aetheria", *BY_HAND)
+LISTENERS = ("listened", "unheard")
 PEERS = tuple(name for name, each in CONTESTANTS.items() if each.environment)
 
 COMPARISONS = (
@@ -75,6 +87,7 @@ COMPARISONS = (
     *(Comparison(of="torch", over=peer) for peer in ("lightning", "accelerate")),
     Comparison(of="elastic", over="fast"),
     Comparison(of="saving", over="unsaved", bars={"cnn": 0.97, "lm": 0.97}),
+    Comparison(of="listened", over="unheard", bars={"mlp": 0.95, "cnn": 0.98, "lm": 0.98}),
 )
 
 GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over one without

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from aetheria.engine.interfaces import DeviceMemory, HostReport
+from aetheria.engine.interfaces import ArraySpec, DeviceMemory, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.export import make_export
@@ -128,6 +128,11 @@ class ElasticProgram:
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
         return self._first.state_bytes
+
+    @property
+    def params(self) -> dict[str, ArraySpec]:
+        """The path of every parameter -> its shape and dtype."""
+        return self._first.params
 
     @property
     def num_compilations(self) -> dict[str, int]:

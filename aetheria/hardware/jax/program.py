@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aetheria.engine.interfaces import DeviceMemory, GuardCounters, HostReport
+from aetheria.engine.interfaces import ArraySpec, DeviceMemory, GuardCounters, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, begin_to_compile, jit_for
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
@@ -167,6 +167,11 @@ class JaxProgram:
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
         return self._signature.state_bytes
+
+    @property
+    def params(self) -> dict[str, ArraySpec]:
+        """The path of every parameter -> its shape and dtype."""
+        return self._signature.params
 
     @property
     def num_compilations(self) -> dict[str, int]:

@@ -63,6 +63,11 @@ class MeshStrategy:
         """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
 
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """The axes of the mesh, of all processes -> the number of devices on each."""
+        return self.mesh.shape
+
     def counterpart(self, model: Model) -> None:
         return None
 
@@ -124,6 +129,11 @@ class ElasticStrategy:
     def devices(self) -> str:
         """The devices of this process, in words for people."""
         return name_devices(self.mesh.local_devices)
+
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """The axes of the mesh, of all processes -> the number of devices on each."""
+        return self.mesh.shape
 
     def counterpart(self, model: Model) -> None:
         return None

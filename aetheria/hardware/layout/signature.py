@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import optax
 
+from aetheria.engine.interfaces import ArraySpec
 from aetheria.hardware.layout.contents import check_contents
 from aetheria.hardware.layout.evaluation import make_eval_sums
+from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import LOSS_SCALE, metric_names
 from aetheria.hardware.layout.state import Sums, TrainState, make_init
@@ -62,6 +64,12 @@ class ProgramSignature(NamedTuple):
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state))
+
+    @property
+    def params(self) -> dict[str, ArraySpec]:
+        """The path of every parameter -> its shape and dtype."""
+        leaves = named_leaves(self.state.params)
+        return {path: ArraySpec(leaf.shape, str(leaf.dtype)) for path, leaf in leaves.items()}
 
 
 def make_signature(model: Model, spec: ProgramSpec) -> ProgramSignature:

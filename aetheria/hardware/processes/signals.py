@@ -1,5 +1,6 @@
 """Turns SIGTERM, SIGINT and SIGUSR1 into a request to stop at the next step boundary."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -24,9 +25,31 @@ def raise_at_once(number: int) -> NoReturn:
     raise KeyboardInterrupt(f"a second signal, {signal.Signals(number).name}")
 
 
+def ignore_signal(number: int) -> None:
+    """Says nothing of a first signal."""
+
+
+def tell_of_signal(number: int) -> None:
+    """Says on stderr, in one line, what a first signal does, and what a second one would.
+
+    It writes to the descriptor: the signal may have interrupted code that is writing to the stream,
+    which a second write would break. In a terminal, the line replaces a live bar, which is drawn
+    again below it; and the cursor is shown, which the bar hides and a second signal would not show.
+    """
+    name = signal.Signals(number).name
+    text = (
+        f"{name}: a snapshot is being written; a second signal ends the run at once, without it\n"
+    )
+    with contextlib.suppress(OSError, ValueError):  # such as a closed stderr
+        erase = "\r\x1b[2K\x1b[?25h" if os.isatty(2) and os.environ.get("TERM") != "dumb" else ""
+        os.write(2, f"{erase}{text}\n".encode())
+
+
 @contextmanager
 def stop_on_signals(
-    stop: StopSignal, again: Callable[[int], NoReturn] = leave_at_once
+    stop: StopSignal,
+    again: Callable[[int], NoReturn] = leave_at_once,
+    tell: Callable[[int], None] = ignore_signal,
 ) -> Iterator[None]:
     """Installs the signal handlers during a run, and restores the old ones after it.
 
@@ -36,6 +59,7 @@ def stop_on_signals(
     Args:
         stop: receives the request; it is closed at the end.
         again: called with the number of a second signal.
+        tell: called with the number of the first.
     """
     received: list[int] = []
 
@@ -44,6 +68,7 @@ def stop_on_signals(
             again(number)
         received.append(number)
         stop.request(f"signal {signal.Signals(number).name}", preempt=True)
+        tell(number)
 
     with _handling(handle):
         try:

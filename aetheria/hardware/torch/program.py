@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aetheria.engine.interfaces import DeviceMemory, GuardCounters, HostReport
+from aetheria.engine.interfaces import ArraySpec, DeviceMemory, GuardCounters, HostReport
 from aetheria.errors import ConfigError
 from aetheria.hardware.layout.adapt import adapt_state
 from aetheria.hardware.layout.counters import FROZEN, IGNORE_UNTIL, STEP
@@ -101,6 +101,11 @@ class TorchProgram:
     def state_bytes(self) -> int:
         """The bytes of a whole state, and so of a snapshot of it."""
         return self._signature.state_bytes
+
+    @property
+    def params(self) -> dict[str, ArraySpec]:
+        """The path of every parameter -> its shape and dtype."""
+        return self._signature.params
 
     @property
     def optimizer(self) -> Optimizer:

@@ -64,6 +64,11 @@ class TorchStrategy:
         """The device of this rank, in words for people."""
         return "1 CPU device" if self.ranks.device.type == "cpu" else str(self.ranks.device)
 
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """The ranks, all on the axis `data`."""
+        return {"data": self.ranks.count}
+
     def counterpart(self, model: Model) -> Callable[..., object] | None:
         with contextlib.suppress(AetheriaError):  # there is none: `compile` says so
             return COUNTERPARTS.find(model).make

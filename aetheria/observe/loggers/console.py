@@ -1,41 +1,77 @@
 """The progress that a person reads: a live bar in a terminal or a notebook, else plain lines."""
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from aetheria.events import (
-    EvaluationCompleted,
     Event,
-    NonFiniteDetected,
-    RolledBack,
+    PhaseChanged,
     RunEnded,
     RunStarted,
     SnapshotFailed,
+    SnapshotSaved,
     TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
+from aetheria.observe.loggers.progress_text import (
+    describe_event,
+    describe_speed,
+    describe_training,
+    eta_text,
+    rate_text,
+)
 from aetheria.plugins import register_logger
 
 _SECONDS_BETWEEN_DRAWINGS, _BAR_LENGTH = 0.2, 24  # in a notebook
 _MIN_SECONDS_BETWEEN_LINES = 10.0  # of plain progress; evaluations are always printed
-_MIN_WIDTH_FOR_SPEED = 140  # columns of a terminal; with less, the bar says steps/s alone
+
+# Values of TERM: what cannot draw a line again.
+_UNABLE = ("dumb", "unknown")
+
+
+class View(Protocol):
+    """Strategy: how progress is drawn."""
+
+    def start(self, event: RunStarted) -> None:
+        """Begins to draw."""
+        ...
+
+    def step(self, event: TrainMetrics) -> None:
+        """Shows a report of training."""
+        ...
+
+    def phase(self, event: PhaseChanged | SnapshotSaved | SnapshotFailed) -> None:
+        """Shows what the run does beside training."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        ...
+
+    def end(self, event: RunEnded) -> None:
+        """Draws for the last time."""
+        ...
 
 
 @register_logger("console")
 class ConsoleLogger:
     """Prints progress to stdout: a bar in a terminal or a notebook, else plain lines."""
 
+    _seconds_between_lines: ClassVar[float] = _MIN_SECONDS_BETWEEN_LINES
+
     def __init__(self, context: RunContext):
-        self._view: _Bar | _Lines
-        if sys.stdout.isatty():
-            self._view = _Bar()
+        self._view: View
+        if sys.stdout.isatty() and os.environ.get("TERM") not in _UNABLE:
+            from aetheria.observe.loggers.bar import Bar  # rich, for a terminal alone
+
+            self._view = Bar()
         elif _in_notebook():
             self._view = _NotebookBar()
         else:
-            self._view = _Lines()
+            self._view = _Lines(seconds_between=self._seconds_between_lines)
 
     def notify(self, event: Event) -> None:
         """Prints an event."""
@@ -46,83 +82,29 @@ class ConsoleLogger:
                 self._view.step(event)
             case RunEnded():
                 self._view.end(event)
-            case _:
-                for line in _describe(event):
-                    self._view.line(line)
+            case PhaseChanged() | SnapshotSaved() | SnapshotFailed():
+                self._view.phase(event)
+        for line in describe_event(event):
+            self._view.line(line)
+
+
+class VerboseConsoleLogger(ConsoleLogger):
+    """What `aetheria train --verbose` prints: every report of training, and every snapshot."""
+
+    _seconds_between_lines = 0.0
+
+    def notify(self, event: Event) -> None:
+        """Prints an event."""
+        super().notify(event)
+        if isinstance(event, SnapshotSaved):
+            size = f"{event.size_bytes:,} bytes in {event.seconds:.2f} s"
+            self._view.line(f"step {event.step}: saved {event.name}, {size}")
 
 
 def _in_notebook() -> bool:
     """Whether a kernel of Jupyter runs this process. IPython is not imported for that."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
-
-
-def _describe(event: Event) -> Iterator[str]:
-    """What is printed for an event besides the progress."""
-    match event:
-        case EvaluationCompleted():
-            progress = event.progress
-            yield (
-                f"epoch {progress.epoch}  step {progress.step}  {event.split} "
-                f"{format_metrics(event.metrics)}  ({event.num_examples} examples)"
-            )
-            if event.num_nonfinite_batches:
-                yield (
-                    f"step {progress.step}: {_pass_text(event.split)} is not finite in "
-                    f"{event.num_nonfinite_batches} batch(es) of "
-                    f"{event.num_nonfinite_examples} examples; first {event.first_nonfinite}"
-                )
-        case NonFiniteDetected():
-            yield (
-                f"step {event.last_skipped_step}: non-finite {event.what}; "
-                f"{event.num_skipped} global batch(es) skipped, {event.num_skipped_total} in total"
-            )
-            if event.dump:
-                yield f"to find the cause: aetheria debug nan {event.dump}"
-        case RolledBack():
-            yield (
-                f"rolled back from step {event.from_step} to {event.snapshot} "
-                f"(step {event.progress.step}, verified)"
-            )
-        case SnapshotFailed():
-            yield f"{event.name} could not be saved: {event.reason}; the run continues"
-
-
-def _pass_text(split: str) -> str:
-    return "the evaluation" if split == "eval" else f"the evaluation of {split}"
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as one line.
-
-    >>> format_metrics({"loss": 0.51234, "accuracy": 0.5})
-    'loss 0.5123  accuracy 0.5000'
-    """
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-
-
-def _describe_training(event: TrainMetrics) -> str:
-    """The loss and the hyperparameters."""
-    values = {("lr" if n == "learning_rate" else n): v for n, v in event.hyperparameters.items()}
-    rates = (f"{name} {value:.3g}" for name, value in values.items())
-    return "  ".join([format_metrics({"loss": event.metrics["loss"]}), *rates])
-
-
-def _describe_speed(event: TrainMetrics) -> Iterator[str]:
-    """How fast training is, and what it uses, as far as it is known."""
-    yield f"{_rate_text(event.examples_per_second)} examples/s"
-    if event.tokens_per_second is not None:
-        yield f"{_rate_text(event.tokens_per_second)} tokens/s"
-    if event.mfu is not None:
-        yield f"mfu {event.mfu:.1%}"
-    if event.memory_bytes is not None:
-        yield f"memory {event.memory_bytes / 2**30:.1f} GiB"
-    if event.data_wait_fraction is not None:
-        yield f"data wait {event.data_wait_fraction:.0%}"
-
-
-def _rate_text(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 class _Lines:
@@ -133,18 +115,23 @@ class _Lines:
 
     Args:
         clock: returns the time in seconds.
+        seconds_between: how old the last line of progress must be.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        seconds_between: float = _MIN_SECONDS_BETWEEN_LINES,
+    ) -> None:
         self._clock, self._printed_at, self._total_steps = clock, clock(), 0
+        self._seconds_between = seconds_between
 
     def start(self, event: RunStarted) -> None:
         self._total_steps = event.total_steps
-        at = f"from step {event.progress.step} " if event.resumed else ""
-        self.line(f"training {at}to step {event.total_steps} ({event.steps_per_epoch} an epoch)")
 
     def step(self, event: TrainMetrics) -> None:
-        if self._clock() - self._printed_at < _MIN_SECONDS_BETWEEN_LINES:
+        if self._clock() - self._printed_at < self._seconds_between:
             return
         self._printed_at = self._clock()
         self.line(self._describe_step(event))
@@ -153,14 +140,16 @@ class _Lines:
         step, rate = event.progress.step, event.steps_per_second
         parts = [
             f"epoch {event.progress.epoch}  step {step}/{self._total_steps}",
-            _describe_training(event),
-            f"{_rate_text(rate)} steps/s",
-            *_describe_speed(event),
+            *describe_training(event),
+            f"{rate_text(rate)} steps/s",
+            *describe_speed(event),
         ]
-        if rate > 0:
-            left = timedelta(seconds=round((self._total_steps - step) / rate))
-            parts.append(f"ETA {left}")
+        if (eta := eta_text(event, self._total_steps)) is not None:
+            parts.append(eta)
         return "  ".join(parts)
+
+    def phase(self, event: PhaseChanged | SnapshotSaved | SnapshotFailed) -> None:
+        pass
 
     def line(self, text: str) -> None:
         print(text, flush=True)
@@ -195,49 +184,3 @@ class _NotebookBar(_Lines):
     def end(self, event: RunEnded) -> None:
         if self._width:
             print(flush=True)
-
-
-class _Bar:
-    """A rich progress bar; lines scroll above it."""
-
-    def __init__(self) -> None:
-        from rich import progress
-
-        self._progress = progress.Progress(
-            progress.TextColumn("epoch {task.fields[epoch]}"),
-            progress.BarColumn(bar_width=24),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[metrics]}"),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeRemainingColumn(),
-            refresh_per_second=2,
-        )
-        self._task: Any = None
-
-    def start(self, event: RunStarted) -> None:
-        fields = {"epoch": event.progress.epoch, "metrics": "", "rate": ""}
-        self._task = self._progress.add_task(
-            "training", total=event.total_steps, completed=event.progress.step, **fields
-        )
-        self._progress.start()
-
-    def step(self, event: TrainMetrics) -> None:
-        is_wide = self._progress.console.width >= _MIN_WIDTH_FOR_SPEED
-        speed = _describe_speed(event) if is_wide else ()
-        self._progress.update(
-            self._task,
-            completed=event.progress.step,
-            epoch=event.progress.epoch,
-            metrics=_describe_training(event),
-            rate="  ".join([f"{_rate_text(event.steps_per_second)} steps/s", *speed]),
-        )
-
-    def line(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False)
-
-    def end(self, event: RunEnded) -> None:
-        if self._task is not None:  # the last step may lie between two log cadences
-            self._progress.update(
-                self._task, completed=event.progress.step, epoch=event.progress.epoch
-            )
-        self._progress.stop()
