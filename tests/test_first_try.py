@@ -186,6 +186,19 @@ def test_what_a_config_can_name_is_listed(here, capsys):
     assert "did you mean 'SimpleMLP'?" in refusal(capsys, "models", "Simplemlp")
 
 
+def test_a_package_that_cannot_be_imported_hides_no_other(here, capsys, monkeypatch):
+    package = here / "installed" / "broken-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[aetheria.models]\nBroken = gone.away:Broken\n")
+    monkeypatch.syspath_prepend(package.parent)
+    assert main(["models"]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "model Broken cannot be used: " in listed and "model SimpleMLP A multilayer" in listed
+    assert main(["models", "Broken"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_the_doctor_finds_this_machine_well_and_says_what_is_not(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AETHERIA_TOKEN", "secret")

@@ -195,6 +195,15 @@ def interrupt_after(num_rows: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PartialFile, "append", interrupt)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own answer to an interrupt, which a shell in the background switches off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_interrupted_file_is_continued_to_the_same_bytes(
     kind, run, tmp_path, capfd, monkeypatch

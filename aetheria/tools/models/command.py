@@ -61,8 +61,14 @@ def _keys() -> "dict[Registry, tuple[str, str]]":
 
 
 def _print_all(project: Path) -> None:
+    def describe(registry: "Registry", name: str) -> str:
+        try:
+            return _summary(registry.get(name, project))
+        except AetheriaError as error:  # the others are there all the same
+            return f"cannot be used: {error}"
+
     rows = [
-        (registry.noun, name, _summary(registry.get(name, project)))
+        (registry.noun, name, describe(registry, name))
         for registry in _keys()
         for name in registry.names(project)
     ]
