@@ -43,6 +43,13 @@ def without_escapes(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
+# Takes the terminal as its own, which Ctrl-C needs, and becomes another program.
+IN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.fixture
 def in_terminal(tmp_path):
     """Trains in a process with a terminal of its own: exit code and all it showed.
@@ -55,14 +62,13 @@ def in_terminal(tmp_path):
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
         inherited = {k: v for k, v in os.environ.items() if k not in UNSET}
         process = subprocess.Popen(
-            [sys.executable, "-m", "aetheria", *arguments],
+            [sys.executable, "-c", IN_TERMINAL, sys.executable, "-m", "aetheria", *arguments],
             cwd=tmp_path,
             env={**inherited, "XLA_FLAGS": "", "TERM": "xterm-256color", **environment},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C needs its terminal
         )
         os.close(theirs)
         shown = b""
