@@ -194,7 +194,7 @@ def test_a_package_that_cannot_be_imported_hides_no_other(here, capsys, monkeypa
     monkeypatch.syspath_prepend(package.parent)
     assert main(["models"]) == 0
     listed = " ".join(capsys.readouterr().out.split())
-    assert "model Broken cannot be used: " in listed and "model SimpleMLP A multilayer" in listed
+    assert "Broken cannot be used: model 'Broken'" in listed and "SimpleMLP A multi" in listed
     assert main(["models", "Broken"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

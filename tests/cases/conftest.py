@@ -48,7 +48,8 @@ def run(
     monkeypatch.chdir(tmp_path)
 
     def files() -> frozenset[str]:
-        return frozenset(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+        paths = (str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+        return frozenset(path for path in paths if "__pycache__" not in path)  # Python's own
 
     def call(*arguments: str) -> Answer:
         before = files()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 NODES = ("aetheria-n1", "aetheria-n2")
 GPUS_OF_A_NODE = 2
-_CONTROLLER_PORT, _FIRST_NODE_PORT = 26817, 26820
+# Each process of the tests has a SLURM of its own.
+_OFFSET = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_CONTROLLER_PORT, _FIRST_NODE_PORT = 26817 + _OFFSET, 26820 + _OFFSET
 _MUNGE_KEY = Path("/etc/munge/munge.key")
 _HOSTS = Path("/etc/hosts")
 

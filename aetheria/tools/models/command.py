@@ -65,7 +65,7 @@ def _print_all(project: Path) -> None:
         try:
             return _summary(registry.get(name, project))
         except AetheriaError as error:  # the others are there all the same
-            return f"cannot be used: {error}"
+            return _cut(f"cannot be used: {error}")
 
     rows = [
         (registry.noun, name, describe(registry, name))
@@ -105,7 +105,10 @@ def _print_one(name: str, project: Path) -> None:
 
 def _summary(target: object) -> str:
     """The first sentence of a docstring, in one line."""
-    text = " ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split())
+    return _cut(" ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split()))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
