@@ -69,7 +69,8 @@ def _commands(spec: Mapping[str, Any], folder: Path, peers: Path | None) -> dict
     }
     if peers is not None:
         export = folder / "export"
-        ExportCommand(snapshot=str(run), to=export, format="stablehlo").execute()
+        with contextlib.redirect_stdout(sys.stderr):
+            ExportCommand(snapshot=str(run), to=export, format="stablehlo").execute()
         of_peer = str(peers / "kserve" / "bin" / "python")
         commands["kserve"] = [of_peer, "-m", "benchmarks.peers.kserve_server", str(export)]
     return commands
