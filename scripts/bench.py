@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +201,14 @@ def run_predict(options: argparse.Namespace) -> int:
             except (AetheriaError, ContestantError) as error:
                 _say(f"bench: {error}")
                 return 1
-    if options.json:
-        print(json.dumps({"device": options.device, "predict": works}, indent=2))
-        return 0
-    for work, rounds in works.items():
-        print(f"predictions of {work}, {len(rounds)} rounds (medians, least to most)")
-        print(predictions_table(rounds))
-    return 0
+    return _print_rounds(
+        options,
+        {"device": options.device},
+        "predict",
+        works,
+        "predictions of {}",
+        predictions_table,
+    )
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -226,13 +227,7 @@ def run_serve(options: argparse.Namespace) -> int:
             except (AetheriaError, RuntimeError) as error:
                 _say(f"bench: {error}")
                 return 1
-    if options.json:
-        print(json.dumps({"serve": works}, indent=2))
-        return 0
-    for work, rounds in works.items():
-        print(f"requests to a server of {work}, {len(rounds)} rounds (medians, least to most)")
-        print(served_table(rounds))
-    return 0
+    return _print_rounds(options, {}, "serve", works, "requests to a server of {}", served_table)
 
 
 def run_startup(options: argparse.Namespace) -> int:
@@ -249,14 +244,33 @@ def run_startup(options: argparse.Namespace) -> int:
     if not works:
         _say(f"--works: expected some of {', '.join(startup.WORKS)} for --startup; use mlp")
         return 2
+    return _print_rounds(options, {}, "startup", works, "startup of configs/{}.py", starts_table)
+
+
+def _print_rounds(
+    options: argparse.Namespace,
+    head: dict[str, Any],
+    key: str,
+    works: dict[str, Any],
+    title: str,
+    table_of: Callable[[Any], str],
+) -> int:
+    """Prints the rounds of works, as JSON or as tables; returns the exit code.
+
+    Args:
+        options: say which.
+        head: what the JSON says beside.
+        key: of the works in the JSON.
+        works: work -> its rounds.
+        title: of a table, with a place for the work.
+        table_of: makes the text of a table.
+    """
     if options.json:
-        print(json.dumps({"startup": works}, indent=2))
+        print(json.dumps({**head, key: works}, indent=2))
         return 0
     for work, rounds in works.items():
-        print(
-            f"startup of configs/{work}.py, {len(rounds)} rounds (medians, least to most)\n"
-            f"{starts_table(rounds)}"
-        )
+        print(f"{title.format(work)}, {len(rounds)} rounds (medians, least to most)")
+        print(table_of(rounds))
     return 0
 
 

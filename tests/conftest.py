@@ -49,6 +49,7 @@ from support.compile_cache import (  # noqa: E402
 )
 from support.order import by_file  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
+from support.slurm_lab import SlurmLab, reason_to_skip  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
 collect_ignore = ["support"]
@@ -216,3 +217,14 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmLab]:
+    """A SLURM of the tests' own, with two nodes."""
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    lab = SlurmLab(tmp_path_factory.mktemp("slurm"))
+    lab.start()
+    yield lab
+    lab.stop()

@@ -7,23 +7,12 @@ import time
 import pytest
 import yaml
 from support.runs import DIGITS, REPOSITORY
-from support.slurm_lab import SlurmLab, reason_to_skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SCRIPT = str(REPOSITORY / "scripts" / "slurm" / "train.sbatch")
 PRINT_DEVICES = str(REPOSITORY / "tests" / "cases" / "project" / "print_devices.py")
 CONFIG = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    lab = SlurmLab(tmp_path_factory.mktemp("slurm"))
-    lab.start()
-    yield lab
-    lab.stop()
 
 
 @pytest.fixture

@@ -9,23 +9,12 @@ import time
 import pytest
 import yaml
 from support.runs import DIGITS
-from support.slurm_lab import SlurmLab, reason_to_skip
 
 from aetheria.snapshots.store import list_snapshots
 
 pytest.importorskip("optuna")
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 WORDS = ["--space=learning_rate=log:1e-4:1e-1", "--sampler=random", "--pruner=none"]
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    lab = SlurmLab(tmp_path_factory.mktemp("slurm"))
-    lab.start()
-    yield lab
-    lab.stop()
 
 
 def sweep(slurm, folder, *words):

@@ -1,8 +1,11 @@
 """The devices of this process: the strategy that the config names."""
 
+from dataclasses import replace
+
 from aetheria.build.model import is_elastic
 from aetheria.build.processes import process_group
 from aetheria.config import Config
+from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, Peers
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.strategy import Strategy
@@ -24,6 +27,16 @@ def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
         listen=None if group is None else group.listen,
         device_ids=None if group is None else group.device_ids,
     )
+
+
+def cut_for_devices(feed: Feed, strategy: Strategy[AnyProgram]) -> Feed:
+    """The part of the data that belongs to the devices of this process.
+
+    Raises:
+        HardwareError: a micro-batch does not divide over the devices.
+    """
+    strategy.check(feed.num_slices, feed.slice_size)
+    return replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
 
 
 def require_torch(what: str) -> None:

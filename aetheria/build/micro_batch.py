@@ -49,7 +49,7 @@ def fit_micro_batch(
     _check(config, num_processes)
     kept = None if earlier is None else earlier.run.config.get("grad_accumulation_steps")
     if isinstance(kept, int) and not config.batch_size % kept:
-        return _cut(config, feed, kept, f"{kept}, as in the snapshot")
+        return _noted(*_cut(config, feed, kept), ", as in the snapshot")
     limit = device_limit(jax.local_devices()[0])
     if limit is None:
         raise ConfigError(
@@ -58,7 +58,7 @@ def fit_micro_batch(
         )
     steps, least = config.grad_accumulation_steps, None
     while not config.batch_size % steps:
-        tried, cut = _cut(config, feed, steps, "")
+        tried, cut = _cut(config, feed, steps)
         try:
             peak = _peak(build_program(tried, cut))
         except HardwareError:  # such micro-batches do not divide over the devices
@@ -66,8 +66,8 @@ def fit_micro_batch(
                 raise
             break
         if peak is not None and peak <= limit:
-            note = f"{steps}; a step needs {size_text(peak)} on each device, of {size_text(limit)}"
-            return _cut(config, feed, steps, note)
+            needs = f"; a step needs {size_text(peak)} on each device, of {size_text(limit)}"
+            return _noted(tried, cut, needs)
         if peak is not None and least is not None and peak >= least:
             break  # what is left does not depend on the size of a micro-batch
         least, steps = peak or least, 2 * steps
@@ -93,12 +93,13 @@ def _check(config: Config, num_processes: int) -> None:
             )
 
 
-def _cut(config: Config, feed: Feed, steps: int, note: str) -> tuple[Config, Feed]:
-    notes = (*feed.notes, f"grad_accumulation_steps: {note}") if note else feed.notes
-    return (
-        replace(config, grad_accumulation_steps=steps),
-        replace(feed, num_slices=steps, notes=notes),
-    )
+def _cut(config: Config, feed: Feed, steps: int) -> tuple[Config, Feed]:
+    return replace(config, grad_accumulation_steps=steps), replace(feed, num_slices=steps)
+
+
+def _noted(config: Config, feed: Feed, why: str) -> tuple[Config, Feed]:
+    note = f"grad_accumulation_steps: {config.grad_accumulation_steps}{why}"
+    return config, replace(feed, notes=(*feed.notes, note))
 
 
 def _peak(program: AnyProgram) -> int | None:

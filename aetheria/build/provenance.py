@@ -216,8 +216,13 @@ def model_params(config: Config) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What ran: recorded in every snapshot and summary, since bits depend on it."""
-    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
-    packages += ["torch"] if "torch" in sys.modules else []
-    packages += ["pillow"] if "aetheria.data.pictures" in sys.modules else []
-    found = {name: importlib.metadata.version(name) for name in packages}
+    loaded = ["torch"] if "torch" in sys.modules else []
+    loaded += ["pillow"] if "aetheria.data.pictures" in sys.modules else []
+    return versions_with(*loaded)
+
+
+def versions_with(*packages: str) -> dict[str, str]:
+    """The versions of Aetheria, of Python, of what every run is computed by, and of packages."""
+    always = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name: importlib.metadata.version(name) for name in (*always, *packages)}
     return {"aetheria": aetheria.__version__, "python": platform.python_version(), **found}

@@ -3,12 +3,12 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aetheria.build.data import build_feed, build_schedule, check_batch_fits, name_eval_metrics
-from aetheria.build.devices import build_strategy
+from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.given import NOTHING, Given, refuse_names_of_objects
 from aetheria.build.listeners import (
     ListenerFactory,
@@ -148,8 +148,7 @@ def build_run(
     strategy = build_strategy(config, peers)
     if options.auto_micro_batch:
         config, feed = _fit_micro_batch(config, feed, model, strategy, plan, peers)
-    strategy.check(feed.num_slices, feed.slice_size)
-    feed = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
+    feed = cut_for_devices(feed, strategy)
     check_batch_fits(feed)
     listeners = list(list_choices(config, project))
     record = describe_run(
@@ -246,21 +245,27 @@ def _fit_micro_batch(
 ) -> tuple[Config, Feed]:
     from aetheria.build.micro_batch import fit_micro_batch
 
-    def build_program(config: Config, feed: Feed) -> AnyProgram:
+    def try_program(config: Config, feed: Feed) -> AnyProgram:
         check_decomposes(model, config, peers.count)
-        strategy.check(feed.num_slices, feed.slice_size)
-        part = strategy.part(feed.num_slices, feed.slice_size)
-        schedule = build_schedule(config, feed)
-        return strategy.compile(model, build_spec(config, replace(feed, part=part), schedule))
+        return build_program(config, model, cut_for_devices(feed, strategy), strategy)
 
     earlier = None if plan.snapshot is None else plan.snapshot.record
-    return fit_micro_batch(config, feed, build_program, earlier=earlier, num_processes=peers.count)
+    return fit_micro_batch(config, feed, try_program, earlier=earlier, num_processes=peers.count)
 
 
 def _start_profile(folder: Path) -> Callable[[], None]:
     from aetheria.hardware.jax.profile import start_profile
 
     return start_profile(folder)
+
+
+def build_program(
+    config: Config, model: Model, feed: Feed, strategy: Strategy[AnyProgram]
+) -> AnyProgram:
+    """Makes the program of a config, of data that is cut for the devices; each step is compiled at
+    its first call.
+    """
+    return strategy.compile(model, build_spec(config, feed, build_schedule(config, feed)))
 
 
 def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:

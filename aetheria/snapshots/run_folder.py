@@ -11,6 +11,7 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 DUMPS = "dumps"
 STARTS = "starts"
+STACKS = "hang_rank*.txt"  # of the threads of each process, by the watchdog
 NOTE = "note.txt"  # what a user says of the run
 _ABOUT_IT = ("config.json", "provenance.json", "summary.json")
 # What a run writes, and so what --overwrite may remove. Nothing else in the folder is touched.

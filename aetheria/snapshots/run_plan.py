@@ -8,7 +8,14 @@ from pathlib import Path
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import ForkedFrom, Lineage, RunRecord
 from aetheria.engine.typed_json import JsonObject, to_json
-from aetheria.snapshots.run_folder import OUTPUTS, Contents, cannot_write, is_run, write_json
+from aetheria.snapshots.run_folder import (
+    OUTPUTS,
+    STACKS,
+    Contents,
+    cannot_write,
+    is_run,
+    write_json,
+)
 from aetheria.snapshots.run_lock import RunLock
 from aetheria.snapshots.store import quarantine
 
@@ -96,7 +103,7 @@ class RunPlan:
         if self.overwrite:
             for name in OUTPUTS:
                 _remove(self.run_dir / name)
-            for stacks in self.run_dir.glob("hang_rank*.txt"):
+            for stacks in self.run_dir.glob(STACKS):
                 stacks.unlink()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         if self.parent is not None and not is_run(self.run_dir):

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from aetheria.snapshots.run_folder import OUTPUTS, cannot_write
+from aetheria.snapshots.run_folder import OUTPUTS, STACKS, cannot_write
 from aetheria.snapshots.run_plan import RunPlan
 
 _ASIDE = ".replaced"  # holds what --overwrite replaces until nothing can be refused any more
@@ -55,7 +55,7 @@ def _move_aside(folder: Path, aside: Path) -> None:
         _remove(aside)
     aside.mkdir()
     for path in folder.iterdir():
-        if path.name in OUTPUTS or path.match("hang_rank*.txt"):
+        if path.name in OUTPUTS or path.match(STACKS):
             path.rename(aside / path.name)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aetheria.build import Run
+from aetheria.build import Run, is_elastic
 from aetheria.config import Config
 from aetheria.config.precision_policy import parse_policy
 from aetheria.engine.interfaces import ArraySpec
@@ -68,18 +68,14 @@ class Card:
         )
 
     @property
-    def _is_elastic(self) -> bool:
-        return self.config.reproducibility == "elastic"
-
-    @property
     def num_slices(self) -> int:
         """Micro-batches, or lanes, of a global batch."""
-        return self.config.lanes if self._is_elastic else self.config.grad_accumulation_steps
+        return self.config.lanes if is_elastic(self.config) else self.config.grad_accumulation_steps
 
     def _slices_text(self) -> str:
         size = self.run.schedule.batch_size // self.num_slices
-        kind = "lane" if self._is_elastic else "micro-batch"
-        ending = "" if self.num_slices == 1 else "s" if self._is_elastic else "es"
+        kind, several = ("lane", "s") if is_elastic(self.config) else ("micro-batch", "es")
+        ending = "" if self.num_slices == 1 else several
         return f"{self.num_slices} {kind}{ending} of {size:,}"
 
     def num_examples(self) -> dict[str, int]:

@@ -15,12 +15,11 @@ from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import SnapshotError, shown
 from aetheria.observe.goodput import Session, read_goodput
 from aetheria.snapshots.retention import Retention, SnapshotInfo
-from aetheria.snapshots.run_folder import CHECKPOINTS, NOTE, OUTPUTS, is_run
+from aetheria.snapshots.run_folder import CHECKPOINTS, NOTE, OUTPUTS, STACKS, is_run
 from aetheria.snapshots.run_lock import HOLDER, LOCK, living_holder
 from aetheria.snapshots.store import list_snapshots, read_record
 
 _OTHER_OUTPUTS = (LOCK, HOLDER)
-_STACKS = "hang_rank*.txt"
 _LATEST = 2.5e11  # seconds since the epoch that still are a date
 
 
@@ -126,7 +125,7 @@ def is_certainly_run(folder: Path) -> bool:
 def run_files(folder: Path) -> tuple[list[Path], list[str]]:
     """What a run wrote into its folder, `config.json` last; and the names of everything else."""
     there = {path.name: path for path in sorted(folder.iterdir())}
-    stacks = {path.name for path in folder.glob(_STACKS)}
+    stacks = {path.name for path in folder.glob(STACKS)}
     written = [n for n in there if n in OUTPUTS or n in _OTHER_OUTPUTS or n in stacks]
     written.sort(key=lambda name: name == "config.json")
     return [there[n] for n in written], [n for n in there if n not in written]

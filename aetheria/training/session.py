@@ -151,12 +151,11 @@ class TrainingSession:
 
     def _train(self, peers: Peers, held: contextlib.ExitStack) -> Ended:
         run, notes = self._prepare(peers, held)
-        devices = describe_devices(run.devices, peers)
+        devices = describe_devices(run.devices, peers) or [run.devices]
         leads, folder = peers.index == 0, run.plan.run_dir
         all_or_none(peers, lambda: self._begin(run, devices, held) if leads else None)
         if leads:
-            card = Card(run=run, devices=devices or [run.devices])
-            self.screen.begin(card, notes)
+            self.screen.begin(Card(run=run, devices=devices), notes)
 
         def leave(reason: str) -> None:
             if leads:
@@ -265,7 +264,7 @@ class TrainingSession:
             run.make_listeners()
         # What is replaced is gone by now: its room may be needed.
         replace(run.plan, overwrite=False).prepare(run.config.to_dict(), run.record)
-        held.enter_context(writing_start(run.plan.run_dir, self.project, devices or [run.devices]))
+        held.enter_context(writing_start(run.plan.run_dir, self.project, devices))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started_at

@@ -5,8 +5,6 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.load import announce
-
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Answers a request with its own body."""
@@ -23,7 +21,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 def main() -> None:
     """Serves on the port given until it is killed."""
-    announce(int(sys.argv[1]))
     # Uvicorn as `aetheria serve` runs it: h11, no access log.
     config = uvicorn.Config(
         app, port=int(sys.argv[1]), http="h11", lifespan="off", log_level="error"

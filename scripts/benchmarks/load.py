@@ -31,11 +31,6 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def announce(port: int) -> None:
-    """Says on stdout where a server will listen."""
-    print(json.dumps({"port": port}), flush=True)
-
-
 def request_bytes(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     """A whole HTTP request."""
     named = {"Host": "localhost", "Content-Length": str(len(body)), **headers}

@@ -144,7 +144,7 @@ class PredictProgram:
         return self._run(weights, inputs, probabilities)
 
     def _run(self, weights: Weights, inputs: Tree, probabilities: bool) -> Tree:
-        size, step = _num_rows(inputs), self._max_batch_size
+        size, step = num_rows(inputs), self._max_batch_size
         if size <= step:
             return self._run_piece(weights, inputs, size, probabilities)
         pieces = []
@@ -274,7 +274,8 @@ def power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _num_rows(inputs: Tree) -> int:
+def num_rows(inputs: Tree) -> int:
+    """How many rows arrays with a batch dim have."""
     return len(inputs if isinstance(inputs, np.ndarray) else jax.tree.leaves(inputs)[0])
 
 

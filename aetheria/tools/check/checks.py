@@ -1,7 +1,6 @@
 """Checks each part of a run by itself, as far as the others allow. Runs nothing, writes nothing."""
 
 import contextlib
-import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,10 +11,10 @@ import jax
 
 from aetheria.build import build_feed, build_model, build_retention, build_schedule
 from aetheria.build.data import check_batch_fits, make_dataset, name_eval_metrics
-from aetheria.build.devices import build_strategy
+from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.listeners import choose_listeners, list_choices
 from aetheria.build.model import check_decomposes
-from aetheria.build.run import build_spec
+from aetheria.build.run import build_program
 from aetheria.build.snapshots import check_monitor
 from aetheria.config import Config
 from aetheria.data import Feed
@@ -26,6 +25,7 @@ from aetheria.hardware.jax.step_memory import device_limit, step_memory
 from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.strategy import Strategy
 from aetheria.model.model import Model
+from aetheria.model.overriding import with_hooks
 from aetheria.snapshots.disk_space import check_disk_space
 from aetheria.snapshots.run_plan import RunPlan
 from aetheria.snapshots.runs import RunRequest
@@ -66,6 +66,7 @@ class Checks:
         self._model: Model | None = None
         self._feed: Feed | None = None
         self._strategy: Strategy[AnyProgram] | None = None
+        self._served: Feed | None = None  # the data, cut for the devices
         self._program: AnyProgram | None = None
         yield from (
             self._check_model,
@@ -108,7 +109,9 @@ class Checks:
         if feed is None:
             # Labels may be the only mistake: the other checks go on without looking at them.
             with contextlib.suppress(Exception):
-                self._feed = build_feed(config, self.project, _without_classes(model))
+                self._feed = build_feed(
+                    config, self.project, with_hooks(model, class_columns=lambda self: {})
+                )
             return
         for note in feed.notes:
             self._say("warning", "data", note)
@@ -143,23 +146,17 @@ class Checks:
         if made is None:
             return
         if (feed := self._feed) is not None:
-            checked = lambda: made.check(feed.num_slices, feed.slice_size) or True
-            if self._try("devices", checked) is None:
-                self._strategy = None
+            self._served = self._try("devices", lambda: cut_for_devices(feed, made))
+            if self._served is None:
                 return
         self._say("ok", "devices", made.devices)
 
     def _check_program(self) -> None:
         """The shapes and dtypes that the model makes of the data, and what it reports."""
-        model, feed, strategy = self._model, self._feed, self._strategy
+        model, feed, strategy = self._model, self._served, self._strategy
         if model is None or feed is None or strategy is None:
             return
-        served = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
-
-        def compile() -> AnyProgram:
-            schedule = build_schedule(self.config, served)
-            return strategy.compile(model, build_spec(self.config, served, schedule))
-
+        compile = lambda: build_program(self.config, model, feed, strategy)
         self._program = program = self._try("model", compile)
         if program is None:
             return
@@ -226,15 +223,6 @@ class Checks:
             )
         else:
             self._say("ok", "memory", f"{text}, of {size_text(limit)}")
-
-
-def _without_classes(model: Model) -> Model:
-    """The same model, which does not say what the data's class numbers are."""
-    kind = type(model)
-    hooks = {"class_columns": lambda self: {}, "__slots__": ()}
-    changed = copy.copy(model)
-    object.__setattr__(changed, "__class__", type(kind.__name__, (kind,), hooks))
-    return changed
 
 
 def cache_finding() -> Finding:

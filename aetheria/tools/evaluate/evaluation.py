@@ -16,7 +16,7 @@ from aetheria.build import (
     prepare_environment,
 )
 from aetheria.build.data import check_batch_fits
-from aetheria.build.devices import build_strategy
+from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.provenance import model_params, recorded_model
 from aetheria.build.run import build_spec
 from aetheria.config import Config
@@ -140,8 +140,7 @@ def _evaluate(
 ) -> Mapping[str, Evaluation]:
     """Makes the program of the run and passes over the splits."""
     strategy = _strategy(config)
-    strategy.check(feed.num_slices, feed.slice_size)
-    feed = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
+    feed = cut_for_devices(feed, strategy)
     check_batch_fits(feed)
     # Without the size of a chunk, so that no train step is compiled.
     spec = replace(build_spec(config, feed, build_schedule(config, feed)), chunk_size=None)

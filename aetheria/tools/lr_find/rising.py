@@ -4,25 +4,25 @@ Source: Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv:150
 """
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
 
-from aetheria.build import build_feed, build_model, build_schedule, prepare_environment
-from aetheria.build.devices import build_strategy
-from aetheria.build.run import build_spec
+from aetheria.build import build_feed, build_model, prepare_environment
+from aetheria.build.devices import build_strategy, cut_for_devices
+from aetheria.build.run import build_program
 from aetheria.config import Config
 from aetheria.engine.interfaces import SingleProcess
 from aetheria.errors import AetheriaError
 from aetheria.model.model import Model
 from aetheria.model.optimizers import Optimizer
+from aetheria.model.overriding import with_hooks
 
 
 class Point(NamedTuple):
@@ -67,9 +67,8 @@ def train(config: Config, project: Path | None, rise: Rise) -> Generator[Point, 
     model = with_rate(build_model(config, project), rise.schedule())
     feed = build_feed(config, project, model)
     strategy = build_strategy(config, SingleProcess())
-    strategy.check(feed.num_slices, feed.slice_size)
-    feed = replace(feed, part=strategy.part(feed.num_slices, feed.slice_size))
-    program = strategy.compile(model, build_spec(config, feed, build_schedule(config, feed)))
+    feed = cut_for_devices(feed, strategy)
+    program = build_program(config, model, feed, strategy)
     state = program.init()
     chunks = feed.train_chunks(0, 1)
     with contextlib.closing(chunks):
@@ -107,8 +106,4 @@ def with_rate(model: Model, schedule: optax.Schedule) -> Model:
             own.rule, schedule, max_grad_norm=own.max_grad_norm, ema_decay=own.ema_decay
         )
 
-    # A subclass, so that every other hook and field is the model's.
-    rising = type(kind.__name__, (kind,), {"optimizer": optimizer, "__slots__": ()})
-    changed = copy.copy(model)
-    object.__setattr__(changed, "__class__", rising)  # the dataclass is frozen
-    return changed
+    return with_hooks(model, optimizer=optimizer)

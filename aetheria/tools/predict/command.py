@@ -110,12 +110,13 @@ class PredictCommand(ModelFields):
         return kind
 
     def _predictor(self) -> "Predictor":
+        from aetheria.hardware.jax.prediction import power_of_two
         from aetheria.inference import Predictor
         from aetheria.plugins.discovery import find_project
 
         options: dict[str, Any] = {}
         if self.batch_size is not None:
-            options["max_batch_size"] = 1 << (self.batch_size - 1).bit_length()
+            options["max_batch_size"] = power_of_two(self.batch_size)
         project = find_project(None, self.project)
         options |= self._model(project)
         return Predictor(checkpoint_path=self.run, project=project, **options)

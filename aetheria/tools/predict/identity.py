@@ -3,11 +3,10 @@ the model of a snapshot under a name that the caller gives.
 """
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
-from aetheria.build.provenance import recorded_model, versions
+from aetheria.build.provenance import recorded_model, versions_with
 from aetheria.engine.typed_json import JsonObject
 from aetheria.model.by_name import remake_model
 from aetheria.model.model import Model
@@ -36,14 +35,9 @@ def identify(snapshot: Path, source: Input, options: Mapping[str, object]) -> Js
         "snapshot": _identify_weights(snapshot),
         "input": said,
         **options,
-        "version of a library": _versions(source),
+        # Of what computes the outputs, whatever else this process has loaded.
+        "version of a library": versions_with(*([] if source.keys is None else ["pillow"])),
     }
-
-
-def _versions(source: Input) -> dict[str, str]:
-    """Of what computes the outputs; what this process has loaded beside it does not count."""
-    others = {} if source.keys is None else {"pillow": importlib.metadata.version("pillow")}
-    return {**{n: v for n, v in versions().items() if n not in ("torch", "pillow")}, **others}
 
 
 def _identify_weights(path: Path) -> JsonObject:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aetheria.engine.typed_json import JsonObject
-from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
+from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS, STACKS
 from aetheria.snapshots.store import QUARANTINE
 from aetheria.tools.report.curves import Curve, CurveName, read_curves
 from aetheria.training.run_info import RunInfo, mapping, read_object, read_run
@@ -77,7 +77,7 @@ def read_facts(folder: Path) -> RunFacts:
         ancestors=list(_ancestors(info)),
         quarantined=[path.name for path in _list(folder / CHECKPOINTS / QUARANTINE, "*")],
         dumps=[(str(path), _what(path)) for path in _list(folder / DUMPS, "*_step*")],
-        stacks=_texts(folder, "hang_rank*.txt"),
+        stacks=_texts(folder, STACKS),
         proofs=_texts(folder, "proof*.txt"),
         parity=[(p.name, read_object(p, problems)) for p in _list(folder, "parity*.json")],
         samples=list(_samples(folder / "samples.jsonl")),

@@ -1,13 +1,12 @@
 """The folder of a sweep in a report: its runs, and a table of its trials."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aetheria.snapshots.run_folder import is_run
 from aetheria.tools.report.markup import Safe, join, table
-from aetheria.training.run_info import mapping
+from aetheria.training.run_info import mapping, read_object
 
 _RESULTS = "sweep.json"
 
@@ -29,12 +28,7 @@ def _runs(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Mapping[str, Any]:
     """What a sweep has written; empty: the folder is none, or its file is damaged."""
-    if is_run(folder):
-        return {}
-    try:
-        return mapping(json.loads((folder / _RESULTS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    return {} if is_run(folder) else read_object(folder / _RESULTS, [])
 
 
 def _trials(folder: Path) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aetheria.errors import AetheriaError
-from aetheria.snapshots.run_lock import RunLock, refuse_if_held
+from aetheria.snapshots.run_lock import HOLDER, LOCK, RunLock, refuse_if_held
 from aetheria.training.run_info import RunInfo, is_certainly_run, read_run, run_files, size_of
 
 
@@ -38,7 +38,7 @@ class Deletion:
         lock.acquire()
         try:
             for path in run_files(folder)[0]:
-                if path.name not in ("run.lock", "holder.json"):  # they are ours now
+                if path.name not in (LOCK, HOLDER):  # they are ours now
                     _remove(path)
         finally:
             lock.release()

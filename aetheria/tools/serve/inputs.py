@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aetheria import Predictor
 from aetheria.data.encoding import NumberColumn, TableEncoding
 from aetheria.data.pictures import PictureEncoding
 from aetheria.errors import AetheriaError, shown
+from aetheria.inference import Predictor
 from aetheria.tools.serve.errors import RequestError
 from aetheria.tools.serve.tensors import Tensor, datatype_of
 

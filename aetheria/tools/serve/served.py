@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from aetheria import Predictor
 from aetheria.errors import AetheriaError, shown
 from aetheria.hardware.jax.joining import Joinable, Joiner
+from aetheria.inference import Predictor
 from aetheria.tools.serve.inputs import TensorSpec, input_specs
 from aetheria.tools.serve.tensors import datatype_of
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aetheria.errors import SnapshotError
-from aetheria.snapshots.run_lock import RunLock, refuse_if_held
+from aetheria.snapshots.run_lock import RunLock
 
 _RETRY_SECONDS = 0.05
 
@@ -60,12 +60,3 @@ def try_lock(folder: Path) -> RunLock | None:
     except SnapshotError:
         return None
     return lock
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a living process holds a folder."""
-    try:
-        refuse_if_held(folder)
-    except SnapshotError:
-        return True
-    return False

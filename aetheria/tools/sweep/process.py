@@ -13,7 +13,9 @@ from typing import Any
 
 from aetheria.config import Config
 from aetheria.config.files import to_yaml
+from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import ExitCode
+from aetheria.training.run_info import read_object
 
 _METRICS = "metrics.jsonl"
 
@@ -143,11 +145,8 @@ def result_of(run_dir: Path, metric: str, mode: str) -> dict[str, Any]:
     }
 
 
-def _summary(run_dir: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run_dir / "summary.json").read_bytes()))
-    except (OSError, ValueError):
-        return {}
+def _summary(run_dir: Path) -> JsonObject:
+    return read_object(run_dir / "summary.json", [])
 
 
 def _beside(run_dir: Path, ending: str) -> Path:

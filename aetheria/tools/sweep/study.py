@@ -11,8 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from aetheria.errors import AetheriaError
-from aetheria.snapshots.run_lock import RunLock
-from aetheria.tools.sweep.lock import SweepLock, is_held, try_lock
+from aetheria.snapshots.run_lock import RunLock, living_holder
+from aetheria.tools.sweep.lock import SweepLock, try_lock
 from aetheria.tools.sweep.settings import Settings
 from aetheria.tools.sweep.space import Choice, Dimension, Scalar, Space, grid_of
 
@@ -156,7 +156,7 @@ class SweepStudy:
         """How many trials no living process runs and no process has ended."""
         trials = self.trials()
         begun = [each.number for each in trials if each.state is TrialState.RUNNING]
-        free = sum(not is_held(self.folder_of(number)) for number in begun)
+        free = sum(living_holder(self.folder_of(number)) is None for number in begun)
         return max(0, num_trials - len(trials)) + free
 
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from aetheria.config import Config
 from aetheria.errors import ExitCode
-from aetheria.tools.sweep.lock import is_held
+from aetheria.snapshots.run_lock import living_holder
 from aetheria.tools.sweep.process import MetricReader, RunProcess, is_complete, result_of
 from aetheria.tools.sweep.results import mean_and_spread
 from aetheria.tools.sweep.settings import Settings
@@ -85,7 +85,7 @@ class TrialInProgress:
     def _begin_run(self) -> bool:
         if self._stopping:
             return self._leave()
-        if is_held(self._run_dir):
+        if living_holder(self._run_dir) is not None:
             return True  # of a sweep that was killed; it goes on by itself
         if is_complete(self._run_dir):
             return self._record_run()

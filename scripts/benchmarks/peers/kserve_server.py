@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from kserve import InferOutput, InferResponse, Model, ModelServer
 
-from benchmarks.load import announce
-
 
 class Exported(Model):
     """The exported program, as a researcher would put it behind KServe."""
@@ -36,7 +34,6 @@ class Exported(Model):
 
 def main() -> None:
     """Serves until it is killed."""
-    announce(int(sys.argv[2]))
     logging.disable(logging.WARNING)  # its access log
     server = ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1)
     server.start([Exported(sys.argv[1])])

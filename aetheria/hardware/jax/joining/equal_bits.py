@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from aetheria.hardware.jax.prediction import num_rows
+
 Tree = Any
 BucketSets = Mapping[int, frozenset[int]]
 
@@ -70,11 +72,6 @@ def probe_rows(
         return rng.uniform(low, high, shape).astype(column.dtype)
 
     return jax.tree_util.tree_map_with_path(make, spec)
-
-
-def num_rows(tree: Tree) -> int:
-    """How many rows arrays with a batch dim have."""
-    return len(jax.tree.leaves(tree)[0])
 
 
 def _rows(tree: Tree, cut: slice) -> Tree:

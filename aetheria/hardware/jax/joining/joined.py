@@ -1,7 +1,6 @@
 """A predictor whose concurrent calls are computed together."""
 
 import copy
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ class JoinedPredictor:
     def __init__(
         self, predictor: Predicts, *, max_delay_seconds: float, max_rows: int, num_threads: int
     ):
-        self._check(max_delay_seconds=max_delay_seconds, max_rows=max_rows, num_threads=num_threads)
+        _check("max_delay_seconds", max_delay_seconds, least=0)
+        _check("max_rows", max_rows, least=1)
+        _check("num_threads", num_threads, least=1)
         self._max_rows = max_rows
         # A reload of the predictor it was made from does not reach it.
         self._joinable = Joinable(copy.copy(predictor), max_rows)
@@ -45,7 +46,7 @@ class JoinedPredictor:
 
     def reload(self, checkpoint_path: Any = None) -> None:
         """As `Predictor.reload`: each answer is wholly of the old weights or of the new."""
-        predictor: Any = copy.copy(self._joinable.predictor)
+        predictor = copy.copy(self._joinable.predictor)
         predictor.reload(checkpoint_path)
         self._joinable = Joinable(predictor, self._max_rows)
 
@@ -56,17 +57,12 @@ class JoinedPredictor:
     def __enter__(self) -> "JoinedPredictor":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _answer(self, inputs: Any, *, probabilities: bool) -> Any:
         joinable = self._joinable
-        predictor: Any = joinable.predictor
+        predictor = joinable.predictor
         if probabilities and not predictor.has_probabilities:
             return predictor.predict_proba(inputs)  # raises: there are no classes
         arrays, is_single = predictor.encode(inputs)
@@ -82,9 +78,7 @@ class JoinedPredictor:
     def _count(self, num_calls: int, num_rows: int) -> None:
         self._num_batches += 1
 
-    @staticmethod
-    def _check(**options: float) -> None:
-        for name, value in options.items():
-            if not value >= (0 if name == "max_delay_seconds" else 1):
-                least = "0 or more seconds" if name == "max_delay_seconds" else "1 or more"
-                raise AetheriaError(f"{name}: expected {least}, got {value}; leave it out")
+
+def _check(name: str, value: float, *, least: int) -> None:
+    if not value >= least:
+        raise AetheriaError(f"{name}: expected {least} or more, got {value}; leave it out")

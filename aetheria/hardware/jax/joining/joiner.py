@@ -12,9 +12,9 @@ from aetheria.hardware.jax.joining.batching import MicroBatcher
 from aetheria.hardware.jax.joining.equal_bits import (
     BucketSets,
     measure_equal_buckets,
-    num_rows,
     probe_rows,
 )
+from aetheria.hardware.jax.prediction import num_rows, power_of_two
 
 
 class Predicts(Protocol):
@@ -30,6 +30,8 @@ class Predicts(Protocol):
     def has_probabilities(self) -> bool: ...
     def predict(self, inputs: Any) -> Any: ...
     def predict_proba(self, inputs: Any) -> Any: ...
+    def encode(self, inputs: Any) -> tuple[Any, bool]: ...
+    def reload(self, checkpoint_path: Any = None) -> None: ...
 
 
 class Joinable:
@@ -56,7 +58,7 @@ class Joinable:
 
     def bucket(self, rows: int) -> int:
         """The batch size at which so many rows are computed."""
-        return max(1 << max(rows - 1, 0).bit_length(), self.predictor.min_batch_size)
+        return max(power_of_two(rows), self.predictor.min_batch_size)
 
 
 class _Group(NamedTuple):
