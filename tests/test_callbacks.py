@@ -14,7 +14,8 @@ from tensorboard.util import tensor_util
 
 import aetheria
 from aetheria.errors import AetheriaError
-from aetheria.snapshots import list_snapshots, read_snapshot
+from aetheria.snapshots import read_snapshot
+from aetheria.snapshots.store import list_snapshots
 
 SAMPLES = {"callbacks": [{"sample_predictions": {"count": 3}}], "eval_every_steps": 10}
 
