@@ -136,6 +136,51 @@ class NonFiniteDetected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Suspect:
+    """A device that computed wrong, or may have.
+
+    Attributes:
+        device: its name, such as `cuda:3`.
+        process: the index of its process.
+        host: the name of that process's host.
+    """
+
+    device: str
+    process: int
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpotCheckFailed:
+    """A device computed other bits than another one did of the same.
+
+    What was computed wrong has not entered the run: the check comes before the step is taken.
+
+    Attributes:
+        progress: where the run is, before the step at which the check failed.
+        what: differs: `the gradient of lane 3`, or `the state` of a device.
+        suspects: the devices that were wrong.
+        is_decided: whether a majority of the devices says so; else `suspects` are all that may have
+            been wrong.
+        action: what follows: `report`, the step is taken again; `halt`; `rollback`.
+    """
+
+    progress: Progress
+    what: str
+    suspects: tuple[Suspect, ...]
+    is_decided: bool
+    action: str
+
+    @property
+    def description(self) -> str:
+        """Which device was wrong, in words."""
+        names = [f"{s.device} of process {s.process} on {s.host}" for s in self.suspects]
+        if self.is_decided:
+            return f"{self.what} was wrong on {' and '.join(names)}"
+        return f"{self.what} may be wrong on each of {', '.join(names)}: there is no majority"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RolledBack(_ContinuesFrom):
     """The run went back to a snapshot.
 
@@ -251,6 +296,7 @@ Event = (
     RunStarted
     | TrainMetrics
     | NonFiniteDetected
+    | SpotCheckFailed
     | RolledBack
     | EvaluationCompleted
     | SnapshotSaved

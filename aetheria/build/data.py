@@ -149,6 +149,7 @@ def build_schedule(config: Config, feed: Feed, stop_at_step: int | None = None) 
         eval_every_steps=config.eval_every_steps,
         save_every_steps=config.snapshot.every_steps,
         save_every_epochs=config.snapshot.every_epochs,
+        check_every_steps=config.spot_check_every,
     )
     if schedule.total_steps > MAX_WHOLE:
         raise ConfigError(

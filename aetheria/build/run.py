@@ -25,6 +25,7 @@ from aetheria.build.provenance import (
     resolve_run,
 )
 from aetheria.build.snapshots import build_retention, check_monitor, fit_snapshot
+from aetheria.build.spot_checks import build_checks
 from aetheria.config import Config
 from aetheria.data import Feed
 from aetheria.data.ranges import input_ranges
@@ -212,6 +213,7 @@ def build_run(
         stop=stop,
         nonfinite=build_nonfinite(config, plan, feed, record, schedule, writes=leads),
         record=record,
+        checks=build_checks(config, program, schedule, peers),
         hyperparameters=hyperparameters_of(program.optimizer),
         inspect=inspect,
     )
@@ -276,6 +278,7 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
         seed=config.seed,
         mixed_precision=config.mixed_precision,
         max_consecutive_skips=config.max_consecutive_skips,
+        spot_checks=config.spot_check_every > 0,
         chunk_size=feed.chunk_size,
         peak_flops=config.peak_flops,
     )

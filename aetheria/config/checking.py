@@ -108,6 +108,12 @@ def _conflicts(values: Mapping[str, Any], where: _Origin) -> Iterator[str]:
             "reproducibility elastic, which needs JAX, got 'torch'; use reproducibility fast "
             "with it"
         )
+    if values.get("spot_check_every") and values.get("reproducibility") != "elastic":
+        yield (
+            f"{where('spot_check_every')}: spot_check_every: expected 0 without reproducibility "
+            f"elastic, with which alone all devices give the same bits, got "
+            f"{values['spot_check_every']}; use elastic, or leave it out"
+        )
     try:
         parse_policy(values.get("mixed_precision", False))
     except ValueError as error:

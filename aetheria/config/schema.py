@@ -106,6 +106,12 @@ class Config:
             the global batch only if it is non-finite again.
         max_consecutive_skips: The number of skips in a row after which the run ends under any
             `on_nonfinite`.
+        spot_check_every: With `elastic`: the interval, in optimizer steps, between checks of the
+            devices by each other: one lane of each is computed again on another device, and all
+            states are compared, bit for bit; 0: none.
+        on_mismatch: What follows a failed spot check: the step is taken again (`report`), the run
+            ends (`halt`), or the run returns to the newest snapshot whose state passed a check
+            (`rollback`), and ends if the same check fails again.
         watchdog_seconds: How long the run may make no progress before it ends with exit code 76;
             startup and compilation do not count; 0: no limit.
         compile_cache: Keep compiled programs in the user's cache folder
@@ -148,6 +154,8 @@ class Config:
     lanes: PositiveInt = _field(8, "schedule")
     on_nonfinite: Literal["skip", "halt", "rollback"] = _field("skip", "schedule")
     max_consecutive_skips: PositiveInt = _field(10, "schedule")
+    spot_check_every: NonNegativeInt = _field(0, "free")
+    on_mismatch: Literal["report", "halt", "rollback"] = _field("rollback", "free")
     watchdog_seconds: NonNegativeFloat = _field(1800.0, "free")
     compile_cache: bool = _field(True, "free")
     peak_flops: NonNegativeFloat | None = _field(None, "free")

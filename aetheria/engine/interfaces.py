@@ -47,6 +47,7 @@ class GuardCounters(NamedTuple):
         frozen_step: the non-finite global batch at which the state froze, until the host unfreezes
             it; 0: it is not frozen.
         what: what was not finite in the last global batch skipped.
+        failed_check: whether the state froze before the next step, at which a spot check failed.
     """
 
     step: int
@@ -55,6 +56,7 @@ class GuardCounters(NamedTuple):
     last_skipped_step: int
     frozen_step: int = 0
     what: str = LOSS_OR_GRADIENT
+    failed_check: bool = False
 
     @classmethod
     def of(cls, counters: Sequence[int]) -> "GuardCounters":
@@ -66,6 +68,8 @@ class GuardCounters(NamedTuple):
         """
         step, num_skipped, consecutive, last, frozen, _ = counters
         what = UPDATE_OR_STATE if last < 0 else LOSS_OR_GRADIENT
+        if frozen < 0:
+            return cls(-frozen - 1, num_skipped, consecutive, abs(last), 0, what, True)
         return cls(step, num_skipped, consecutive, abs(last), frozen, what)
 
 
@@ -296,9 +300,13 @@ class SnapshotManager(Protocol):
         """What has ended since the last call; `wait` waits for the one under way."""
         ...
 
-    def read_newest(self) -> Snapshot | None:
+    def read_newest(self, up_to_step: int | None = None) -> Snapshot | None:
         """The newest snapshot of this run that verifies; None if there is none. Damaged ones are
         moved to quarantine.
+
+        Args:
+            up_to_step: if there is one of this step or an earlier one, the later ones are not to be
+                trusted, and are moved to quarantine, too.
         """
         ...
 

@@ -24,9 +24,10 @@ from aetheria.engine.record import PendingEvaluation, RunRecord
 from aetheria.engine.reports import Frozen, TrainReports
 from aetheria.engine.run_state import RunState
 from aetheria.engine.schedule import Schedule
+from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.engine.stop import StopSignal
-from aetheria.engine.train_data import TrainBatches
+from aetheria.engine.train_data import Taken, TrainBatches
 from aetheria.events import (
     EvaluationCompleted,
     PhaseChanged,
@@ -67,6 +68,7 @@ class Engine(Generic[State, Report, Totals]):
     guard's counters on the device and the listeners' states, all of which are in the snapshot.
 
     Args:
+        checks: the devices check each other; None: they do not.
         inspect: called by all processes with the events of an evaluation, after they are emitted,
             and with the state, of which it may only make copies; None: nothing is done.
 
@@ -85,12 +87,14 @@ class Engine(Generic[State, Report, Totals]):
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
         record: RunRecord,
+        checks: SpotChecks[State, Report, Totals] | None = None,
         hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
         inspect: Callable[[Sequence[EvaluationCompleted], State], None] | None = None,
     ):
         self._program, self._schedule = program, schedule
         self._bus, self._snapshots, self._stop = bus, snapshots, stop
         self._nonfinite, self._record, self._inspect = nonfinite, record, inspect
+        self._checks = checks
         self.heartbeat = Heartbeat()
         self._stalls = StallTimer(self.heartbeat)
         self._reports = TrainReports(
@@ -122,7 +126,8 @@ class Engine(Generic[State, Report, Totals]):
         2. Fetch late: read the report of a logging step some steps after its dispatch, for the same
            reason. How many is a matter of the schedule, never of time.
         3. Guard: the first thing read from a report. If the state froze at a non-finite global
-           batch, the steps after it changed nothing, and nothing below may run for them.
+           batch or a spot check failed, the steps after it changed nothing, and nothing below may
+           run for them.
         4. Evaluate: before saving, so that the snapshot holds what listeners concluded from it.
         5. Agree on a stop: after evaluating, since a listener may ask for one there, and before
            saving, since a run that leaves saves first. All processes decide alike.
@@ -140,7 +145,7 @@ class Engine(Generic[State, Report, Totals]):
                 while not is_terminal(self._phase):
                     report = self._dispatch()
                     if frozen := self._fetch_late(report):
-                        self._handle_nonfinite(frozen)
+                        self._handle_frozen(frozen)
                     elif self._phase is Phase.TRAINING:
                         self._handle_boundary()
             self._emit_saves(wait=True)
@@ -191,7 +196,9 @@ class Engine(Generic[State, Report, Totals]):
         self._enter(Phase.COMPLETED if ends else Phase.TRAINING)
         self._seek()
         self._evaluate_pending()
-        if self._nonfinite.rolls_back and self._phase is Phase.TRAINING:
+        checks_roll_back = self._checks is not None and self._checks.action == "rollback"
+        goes_back = self._nonfinite.rolls_back or checks_roll_back
+        if goes_back and self._phase is Phase.TRAINING:
             self._save(wait=False)  # if there is none yet: a place to go back to
 
     def _restore(self, snapshot: Snapshot, *, ignore_until_step: int | None) -> None:
@@ -205,6 +212,8 @@ class Engine(Generic[State, Report, Totals]):
         self._reports.num_skipped = engine.num_skipped
         self._reports.interval = sums = engine.interval
         self._reports.epoch.carried = engine.epoch or {}
+        if self._checks is not None:
+            self._checks.passed_step = engine.passed_check
         self._interval = None if sums is None else self._program.import_report(sums)
         self._bus.import_state(snapshot.record.listeners)
 
@@ -233,10 +242,7 @@ class Engine(Generic[State, Report, Totals]):
         due = self._schedule.steps_to_boundary(progress)
         while due:
             taken = self._batches.take(due)
-            with self._stalls.for_compiler("train_steps"), self._program.loop_context():
-                self._state, report = self._program.train_steps(
-                    self._state, taken.arrays, taken.start, len(taken.num_examples), report
-                )
+            self._state, report = self._take_steps(taken, report)
             cursors += list(accumulate(taken.num_examples, initial=cursors[-1]))[1:]
             due -= len(taken.num_examples)
             if self._stop.poll():
@@ -248,6 +254,16 @@ class Engine(Generic[State, Report, Totals]):
         self.heartbeat.step, self._interval = step, report
         return report
 
+    def _take_steps(self, taken: Taken, since: Report | None) -> tuple[State, Report]:
+        progress, checks = self._now.progress, self._checks
+        if checks is not None and checks.is_due(progress):
+            with self._stalls.for_compiler("checked_step"), self._program.loop_context():
+                return checks.take(self._state, taken, since, progress)
+        with self._stalls.for_compiler("train_steps"), self._program.loop_context():
+            return self._program.train_steps(
+                self._state, taken.arrays, taken.start, len(taken.num_examples), since
+            )
+
     def _fetch_late(self, report: Report) -> Frozen[Report] | None:
         """Fetches what is due. Returns where the state froze, if it did."""
         progress, schedule, frozen = self._now.progress, self._schedule, None
@@ -256,17 +272,44 @@ class Engine(Generic[State, Report, Totals]):
             self._reports.add(progress, report)
         if needs_host or schedule.is_fetch_due(progress):
             frozen = self._reports.fetch_all(progress, self._now.metrics)
+            if self._checks is not None:
+                taken = progress if frozen is None else frozen.progress
+                self._checks.pass_up_to(taken.step)
             self._stop.agree()
         return frozen
+
+    def _handle_frozen(self, frozen: Frozen[Report]) -> None:
+        """The state froze, for one of two reasons."""
+        self._now.progress, self._interval = frozen.progress, frozen.report
+        self._emit_saves(wait=True)
+        if frozen.guard.failed_check:
+            self._handle_mismatch()
+        else:
+            self._handle_nonfinite(frozen)
+
+    def _handle_mismatch(self) -> None:
+        """A spot check failed, and the state is as it was before that step: finds which device was
+        wrong, and does what the policy says.
+        """
+        assert self._checks is not None, "there was a check"
+        self._seek()
+        found = self._checks.examine(self._state, self._batches.take(1), self._now.progress)
+        self._bus.emit(found)
+        step, wrong = self._now.progress.step + 1, found.description
+        if found.action == "halt":
+            self._halt(f"the spot check at step {step} failed: {wrong}")
+        elif found.action == "rollback":
+            what = f"the spot check at step {step} failed ({wrong})"
+            self._go_back(what, step, up_to_step=self._checks.passed_step)
+        else:
+            self._state = self._checks.go_on(self._state)
+            self._seek()
 
     def _handle_nonfinite(self, frozen: Frozen[Report]) -> None:
         """A global batch was not finite: writes a dump of it, and does what the policy says. The
         state is frozen as it was before that global batch.
         """
-        self._now.progress, step, what = frozen.progress, frozen.guard.step, frozen.guard.what
-        self._interval = frozen.report
-        self._emit_saves(wait=True)
-        dump = None
+        step, what, dump = frozen.guard.step, frozen.guard.what, None
         if self._nonfinite.dumps.has_budget():
             arrays = self._program.export_state(self._state)
             dump = self._nonfinite.dumps.write(step, frozen.begins_at, arrays, what)
@@ -275,22 +318,35 @@ class Engine(Generic[State, Report, Totals]):
             in_a_row = frozen.guard.consecutive_skips
             self._halt(f"non-finite {what} at step {step}, {in_a_row} in a row")
         elif self._nonfinite.rolls_back:
-            self._roll_back(step, what)
+            self._go_back(f"non-finite {what} at step {step}", step, ignore_until_step=step)
         else:
             self._state = self._program.unfreeze(self._state, self._nonfinite.ignore_until(step))
             self._seek()
             self._handle_boundary()
 
-    def _roll_back(self, step: int, what: str) -> None:
+    def _go_back(
+        self,
+        why: str,
+        step: int,
+        *,
+        up_to_step: int | None = None,
+        ignore_until_step: int | None = None,
+    ) -> None:
         """Returns to the newest snapshot that verifies and recomputes the same steps: a state that
         was corrupted in memory is correct then, and a global batch that is non-finite again is
         skipped.
+
+        Args:
+            why: in words.
+            step: at which the reason was found.
+            up_to_step: later snapshots are not to be trusted, if there are others.
+            ignore_until_step: up to there, a global batch that is not finite freezes nothing.
         """
-        snapshot = self._snapshots.read_newest() or self._restored
+        snapshot = self._snapshots.read_newest(up_to_step) or self._restored
         if snapshot is None:
-            self._halt(f"non-finite {what} at step {step}, and no snapshot to go back to")
+            self._halt(f"{why}, and no snapshot to go back to")
             return
-        self._restore(snapshot, ignore_until_step=step)
+        self._restore(snapshot, ignore_until_step=ignore_until_step)
         self._bus.emit(
             RolledBack(
                 progress=self._now.progress,
@@ -409,6 +465,7 @@ class Engine(Generic[State, Report, Totals]):
             num_skipped=self._reports.num_skipped,
             interval=None if begins else self._reports.interval,
             epoch=self._reports.epoch.carried or None,
+            passed_check=None if self._checks is None else self._checks.passed_step,
             listeners=self._bus.export_state(),
         )
         pending = self._now.pending is not None

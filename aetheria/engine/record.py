@@ -58,6 +58,7 @@ class EngineRecord:
         interval: metric -> sums over the steps since the last log; None: no step since.
         epoch: metric -> what to add to these for the sums of the epoch that the run is in; None:
             nothing, or an older release did not record it.
+        passed_check: the last step whose state had passed a spot check; None: none had.
     """
 
     metrics: Mapping[str, float]
@@ -67,6 +68,7 @@ class EngineRecord:
     pending: PendingEvaluation | None
     interval: Mapping[str, Sums] | None
     epoch: Mapping[str, Sums] | None = None
+    passed_check: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

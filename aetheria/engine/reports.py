@@ -26,10 +26,11 @@ from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
 
 
 class Frozen(NamedTuple, Generic[Report]):
-    """Where the guard froze the state: the steps dispatched later changed nothing.
+    """Where the guard or a spot check froze the state: the steps dispatched later changed nothing.
 
     Attributes:
-        progress: after the global batch that was not finite.
+        progress: after the global batch that was not finite; before the one at which a check
+            failed.
         begins_at: `examples_seen` before it.
         guard: the counters.
         report: of the interval up to there.
@@ -103,6 +104,7 @@ class TrainReports(Generic[State, Report, Totals]):
             guard, self.interval = fetched.guard, _as_sums(fetched.sums)
             assert guard is not None, "a train report carries the guard's counters"
             frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
+            frozen |= guard.failed_check
             if not frozen:
                 self.emit_skips(progress, guard)
             if progress.step == guard.step:
@@ -112,6 +114,10 @@ class TrainReports(Generic[State, Report, Totals]):
                     num_updates = guard.step - guard.num_skipped
                     speed = self._speed.read(dispatched)
                     self._emit(progress, fetched.metrics, speed, num_updates)
+            if guard.failed_check:
+                cursor = self._trail[guard.step - self._trail_step]
+                progress = self._schedule.progress(guard.step, cursor)
+                return Frozen(progress, cursor, guard, report)
             if frozen:
                 begins_at, cursor = self._trail[guard.step - self._trail_step - 1 :][:2]
                 progress = self._schedule.progress(guard.step, cursor)

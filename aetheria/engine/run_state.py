@@ -67,6 +67,7 @@ class RunState:
         num_skipped: int = 0,
         interval: Mapping[str, Sums] | None = None,
         epoch: Mapping[str, Sums] | None = None,
+        passed_check: int | None = None,
         listeners: JsonObject | None = None,
     ) -> SnapshotRecord:
         """Makes the record of a snapshot that is taken now.
@@ -76,6 +77,7 @@ class RunState:
             num_skipped: global batches that the guard has skipped.
             interval: metric -> sums over the steps since the last log; None: no step since.
             epoch: metric -> what to add to these for the sums of the epoch; None: nothing.
+            passed_check: the last step whose state has passed a spot check; None: none has.
             listeners: their states, by name.
         """
         return SnapshotRecord(
@@ -88,6 +90,7 @@ class RunState:
                 pending=self.pending,
                 interval=interval,
                 epoch=epoch,
+                passed_check=passed_check,
             ),
             listeners=listeners or {},
             run=run,

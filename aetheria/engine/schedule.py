@@ -24,6 +24,8 @@ class Schedule:
         eval_every_steps: cadence of evaluation; None: at each end of an epoch.
         save_every_steps: cadence of step snapshots; 0: none.
         save_every_epochs: cadence of epoch snapshots; 0: none.
+        check_every_steps: cadence of spot checks, of the state after these steps and of the next
+            step; 0: none.
     """
 
     num_train_examples: int
@@ -36,6 +38,7 @@ class Schedule:
     eval_every_steps: int | None = None
     save_every_steps: int = 0
     save_every_epochs: int = 1
+    check_every_steps: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,9 +73,16 @@ class Schedule:
 
     def steps_to_boundary(self, progress: Progress) -> int:
         """Steps until the next moment at which anything but a step can be due (at least 1)."""
+        if self.is_check_due(progress):
+            return 1
         to_epoch_end = self.num_train_examples - progress.examples_seen % self.num_train_examples
         distances = [-(-to_epoch_end // self.batch_size)]
-        for cadence in (self.log_every_steps, self.eval_every_steps, self.save_every_steps):
+        for cadence in (
+            self.log_every_steps,
+            self.eval_every_steps,
+            self.save_every_steps,
+            self.check_every_steps,
+        ):
             if cadence:
                 distances.append(cadence - progress.step % cadence)
         distances.append(
@@ -112,6 +122,24 @@ class Schedule:
     def is_epoch_save_due(self, progress: Progress) -> bool:
         ends = self.ends_epoch(progress)
         return ends and self.save_every_epochs > 0 and progress.epoch % self.save_every_epochs == 0
+
+    def is_check_due(self, progress: Progress) -> bool:
+        """Whether the next step is a checked one."""
+        return self.check_every_steps > 0 and progress.step % self.check_every_steps == 0
+
+    def last_check_before(self, step: int) -> int | None:
+        """The last state that was checked if `step` steps are taken; None: none was.
+
+        >>> once = Schedule(
+        ...     num_train_examples=64, batch_size=4, grad_accumulation_steps=1, epochs=9,
+        ...     check_every_steps=10,
+        ... )
+        >>> [once.last_check_before(step) for step in (0, 1, 10, 11)]
+        [None, 0, 0, 10]
+        """
+        if not self.check_every_steps or step < 1:
+            return None
+        return (step - 1) // self.check_every_steps * self.check_every_steps
 
     def snapshot_name(self, progress: Progress, *, pending: bool = False) -> str:
         """`snapshot_ep5` where an epoch ends, `snapshot_step120` within one; with `pending`, of a

@@ -43,9 +43,9 @@ class SharedStore:
         """The saves that have ended since the last call; empty except on process 0."""
         return [] if self._store is None else self._store.finished(wait=wait)
 
-    def read_newest(self) -> Snapshot | None:
+    def read_newest(self, up_to_step: int | None = None) -> Snapshot | None:
         """The newest undamaged snapshot, if every process can read it, else None."""
-        mine = None if self._store is None else self._store.read_newest()
+        mine = None if self._store is None else self._store.read_newest(up_to_step)
         path = self._peers.broadcast(mine and str(mine.path))
         if path is None:
             return None

@@ -102,13 +102,25 @@ class SnapshotStore:
         events, self._events = self._events, []
         return events
 
-    def read_newest(self) -> Snapshot | None:
-        """Reads the newest undamaged snapshot; moves damaged ones to quarantine."""
+    def read_newest(self, up_to_step: int | None = None) -> Snapshot | None:
+        """Reads the newest undamaged snapshot; moves damaged ones to quarantine.
+
+        Args:
+            up_to_step: if there is one of this step or an earlier one, those of later steps are
+                moved there, too.
+        """
         assert not self.busy(), "a save is under way"
-        newest, damaged = find_newest(self._folder)
-        for path, _ in damaged:
+        newest, damaged = find_newest(self._folder, up_to_step)
+        left = [path for path, _ in damaged]
+        if newest is None and up_to_step is not None:
+            newest, damaged = find_newest(self._folder)
+            left = [path for path, _ in damaged]
+        elif newest is not None:
+            found = newest.record.progress.step
+            left += [i.path for i in list_snapshots(self._folder) if (i.step or 0) > found]
+        for path in dict.fromkeys(left):
             quarantine(path)
-        self._kept = [kept for kept in self._kept if kept.path not in dict(damaged)]
+        self._kept = [kept for kept in self._kept if kept.path not in left]
         return newest
 
     def best(self) -> BestSnapshot | None:
@@ -197,15 +209,23 @@ def list_snapshots(folder: Path) -> list[SnapshotInfo]:
     return sorted(there, key=lambda info: (info.age_rank, bool(info.metrics), info.path.name))
 
 
-def find_newest(folder: Path) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
+def find_newest(
+    folder: Path, up_to_step: int | None = None
+) -> tuple[Snapshot | None, list[tuple[Path, str]]]:
     """Finds the newest undamaged snapshot in a `checkpoints/` folder, and the damaged ones that
     are newer, with the reason; moves nothing.
+
+    Args:
+        folder: where to look.
+        up_to_step: of this step or an earlier one; None: of any.
 
     Raises:
         NewerRecordError: a newer release wrote the newest, so that it is not damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for info in reversed(list_snapshots(folder)):
+        if up_to_step is not None and info.step is not None and info.step > up_to_step:
+            continue
         try:
             return read_snapshot(info.path), damaged
         except NewerRecordError:

@@ -17,23 +17,26 @@ import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from aetheria.engine.interfaces import ArraySpec, DeviceMemory, HostReport
+from aetheria.engine.spot_checks import Mismatch
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.lane_sum import DeviceSum
 from aetheria.hardware.jax.lanes import add_lanes, make_lane_gradient, make_lane_update, tree_sum
-from aetheria.hardware.jax.mesh import make_mesh
+from aetheria.hardware.jax.mesh import Device, make_mesh
 from aetheria.hardware.jax.operations import Operations, count_operations
 from aetheria.hardware.jax.placement import place_state
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.run_ahead import RunAhead
 from aetheria.hardware.jax.shards import Shards, wait_on_cpu
+from aetheria.hardware.jax.spot_check import SpotCheck
 from aetheria.hardware.jax.state import LaneSums, LaneTotals, Replicas
 from aetheria.hardware.jax.step import make_eval_step
 from aetheria.hardware.jax.transfers import all_transfers, no_implicit_transfers, sends_to_device
 from aetheria.hardware.jax.utilization import device_memory
 from aetheria.hardware.layout.contents import check_mergeable
+from aetheria.hardware.layout.counters import FROZEN
 from aetheria.hardware.layout.evaluation import evaluated
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import make_adder, rows_by_name
@@ -91,7 +94,28 @@ class ElasticProgram:
             donate_argnums=2,
         )
         self._lane_eval = EachDevice(evaluate, mine)
+        self._continue = jax.jit(lambda c: c.at[FROZEN].set(0), donate_argnums=0)
         self._ahead = RunAhead()
+        self._check = self._make_check(spec, placed, devices) if spec.spot_checks else None
+
+    def _make_check(
+        self, spec: ProgramSpec, placed: TrainState, devices: Sequence[Device]
+    ) -> SpotCheck:
+        num_params = len(jax.tree.leaves(placed.params))
+        # Parameters are whole when they are looked at; of the optimizer's state some may be split.
+        shared = [
+            place
+            for place, sharding in enumerate(jax.tree.leaves(placed))
+            if place < num_params or sharding.is_fully_replicated
+        ]
+        return SpotCheck(
+            devices,
+            self._devices,
+            lane_gradient=self._lane_sums,
+            num_lanes=self._num_lanes,
+            seed=spec.seed,
+            shared=shared,
+        )
 
     @property
     def steps_per_call(self) -> int:
@@ -166,15 +190,62 @@ class ElasticProgram:
         assert report is not None, "at least one step"
         return state, report
 
-    def _train_step(
-        self, state: Replicas, global_batch: Columns, since: StepOutput | None
+    def checked_step(
+        self,
+        state: Replicas,
+        arrays: Columns,
+        start: int,
+        since: StepOutput | None,
+        step: int,
     ) -> tuple[Replicas, StepOutput]:
-        """Gradients with whole parameters, their sum, then the update with a whole state."""
+        """Takes one step if the devices agree, else freezes every replica before it; each is
+        donated.
+        """
+        global_batch = {name: column[start] for name, column in arrays.items()}
+        with sends_to_device():
+            state, report = self._train_step(state, global_batch, since, checked=step)
+        self._ahead.follow(report)
+        return state, report
+
+    def examine(self, state: Replicas, arrays: Columns, start: int, step: int) -> Mismatch:
+        """Finds which device was wrong at the check at which the state froze."""
+        assert self._check is not None, "there was a check"
+        with all_transfers():
+            whole = self._shards.gather(state, "params", free=False)
+            global_batch = {name: column[start] for name, column in arrays.items()}
+            return self._check.examine(step, whole, global_batch)
+
+    def continue_frozen(self, state: Replicas) -> Replicas:
+        """Lets a state go on that froze at a check, on every device."""
+        with all_transfers():
+            return [each._replace(counters=self._continue(each.counters)) for each in state]
+
+    def _train_step(
+        self,
+        state: Replicas,
+        global_batch: Columns,
+        since: StepOutput | None,
+        *,
+        checked: int | None = None,
+    ) -> tuple[Replicas, StepOutput]:
+        """Gradients with whole parameters, their sum, then the update with a whole state.
+
+        Args:
+            state: donated.
+            global_batch: this process's lanes of it.
+            since: the report of the steps before.
+            checked: where the devices check each other: the steps taken before; None: they do not.
+        """
+        check = self._check if checked is not None else None
         whole = self._shards.gather(state, "params", free=True)
         parts = []
         for place, replica in enumerate(whole):
             gradients = self._gradients(_without_optimizer(replica), global_batch, place)
+            if check is not None and checked is not None:
+                gradients = check.watch(checked, gradients)
             parts.append(tree_sum(gradients, partial(self._add_lanes, place)))
+        if check is not None and checked is not None:
+            whole = check.mark(checked, whole, global_batch)
         totals = self._over_devices(parts)
         if self._shards.is_split:
             wait_on_cpu(totals)
@@ -191,8 +262,12 @@ class ElasticProgram:
         """Dispatches the gradients of one device's lanes, one after the other."""
         for row in range(place * self._share, (place + 1) * self._share):
             batch = {name: column[row] for name, column in global_batch.items()}
-            lane = np.int32(self._first_lane + row)
-            yield self._lane_gradient(place, replica, lane, batch, variant=_shapes(batch))
+            yield self._lane_sums(place, replica, np.int32(self._first_lane + row), batch)
+
+    def _lane_sums(
+        self, place: int, replica: TrainState, lane: np.int32, batch: Columns
+    ) -> LaneSums:
+        return self._lane_gradient(place, replica, lane, batch, variant=_shapes(batch))
 
     def eval_step(
         self, state: Replicas, batch: Columns, totals: LaneTotals | None = None

@@ -120,7 +120,7 @@ class Guard:
 
 def is_frozen(counters: jax.Array, max_consecutive_skips: int) -> jax.Array:
     """Whether a state takes no further step: it is frozen, or has skipped too often in a row."""
-    return (counters[FROZEN] > 0) | (counters[CONSECUTIVE] >= max_consecutive_skips)
+    return (counters[FROZEN] != 0) | (counters[CONSECUTIVE] >= max_consecutive_skips)
 
 
 def count(

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from aetheria.events import (
@@ -14,6 +15,7 @@ from aetheria.events import (
     RolledBack,
     SnapshotFailed,
     SnapshotSaved,
+    SpotCheckFailed,
     TrainMetrics,
 )
 from aetheria.observe.listener import RunContext
@@ -48,6 +50,8 @@ class JsonLines:
                 values = {"step": event.last_skipped_step, "what": event.what, "dump": event.dump}
                 counts = {"num_skipped": event.num_skipped, "total": event.num_skipped_total}
                 self._write("skipped", values | counts)
+            case SpotCheckFailed():
+                self._write("spot_check", _of_mismatch(event))
             case RolledBack():
                 values = {"step": event.progress.step, "from_step": event.from_step}
                 self._write("rollback", values | {"snapshot": event.snapshot})
@@ -113,4 +117,14 @@ def _of_evaluation(event: EvaluationCompleted) -> dict[str, Any]:
         "num_examples": event.num_examples,
         "num_nonfinite_examples": event.num_nonfinite_examples,
         "seconds": event.seconds,
+    }
+
+
+def _of_mismatch(event: SpotCheckFailed) -> dict[str, Any]:
+    return {
+        "step": event.progress.step + 1,
+        "what": event.what,
+        "suspects": [asdict(suspect) for suspect in event.suspects],
+        "is_decided": event.is_decided,
+        "action": event.action,
     }

@@ -9,6 +9,7 @@ from aetheria.events import (
     NonFiniteDetected,
     RolledBack,
     SnapshotFailed,
+    SpotCheckFailed,
     TrainMetrics,
 )
 
@@ -35,6 +36,8 @@ def describe_event(event: Event) -> Iterator[str]:
             )
             if event.dump:
                 yield f"to find the cause: aetheria debug nan {event.dump}"
+        case SpotCheckFailed():
+            yield f"step {event.progress.step + 1}: spot check failed: {event.description}"
         case RolledBack():
             yield (
                 f"rolled back from step {event.from_step} to {event.snapshot} "

@@ -1,0 +1,48 @@
+"""Faults of devices, planted: one bit of one array flips."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def flip_bit(tree: Any, rng: np.random.Generator) -> Any:
+    """Flips one bit of one leaf of arrays that lie on one device: any leaf, element and bit."""
+    leaves, treedef = jax.tree.flatten(tree)
+    chosen = int(rng.choice([i for i, leaf in enumerate(leaves) if leaf.size]))
+    (device,) = leaves[chosen].devices()
+    array = np.array(leaves[chosen])
+    bits = array.reshape(-1).view(np.uint8)
+    bits[rng.integers(bits.size)] ^= np.uint8(1 << rng.integers(8))
+    leaves[chosen] = jax.device_put(array, device)
+    return treedef.unflatten(leaves)
+
+
+@dataclass
+class FaultyLanes:
+    """In the place of what computes lanes: the device number `place` returns a gradient with a
+    flipped bit, at its call number `call` from when it is armed; at each call, if that is None.
+    """
+
+    function: Any
+    rng: np.random.Generator
+    place: int = -1
+    call: int | None = 0
+    num_calls: int = 0
+
+    def arm(self, place: int, call: int | None = 0) -> None:
+        self.place, self.call, self.num_calls = place, call, 0
+
+    def __call__(self, place: int, *arguments: Any, **options: Any) -> Any:
+        sums = self.function(place, *arguments, **options)
+        if place != self.place:
+            return sums
+        self.num_calls += 1
+        if self.call is None or self.num_calls - 1 == self.call:
+            sums = sums._replace(grads=flip_bit(sums.grads, self.rng))
+        return sums
+
+    @property
+    def traced(self) -> Any:
+        return self.function.traced
