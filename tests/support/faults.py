@@ -1,5 +1,6 @@
 """Faults of devices, planted: one bit of one array flips."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +47,35 @@ class FaultyLanes:
     @property
     def traced(self) -> Any:
         return self.function.traced
+
+
+def plant(
+    set_attribute: Callable[[Any, str, Any], None], device: int = 2
+) -> Callable[[int, int], None]:
+    """Prepares faults in this process: `plant(setattr)(step, times)` lets a device, by its number
+    in the process, compute its lanes wrong at the spot check after that step.
+    """
+    from aetheria.hardware.jax.elastic import ElasticProgram
+    from aetheria.hardware.jax.spot_check import SpotCheck
+
+    faults: dict[int, int] = {}
+    now: list[int] = []
+    rng = np.random.default_rng(3)
+    compute, watch = ElasticProgram._lane_sums, SpotCheck.watch
+
+    def lane_sums(program: Any, place: int, *arguments: Any) -> Any:
+        sums = compute(program, place, *arguments)
+        if place != device or not now or faults.get(now[0], 0) < 1:
+            return sums
+        return sums._replace(grads=flip_bit(sums.grads, rng))
+
+    def watched(check: Any, step: int, gradients: Iterator[Any]) -> Iterator[Any]:
+        now[:] = [step]
+        yield from watch(check, step, gradients)
+        if len(check._own) == len(check._mine):
+            faults[step] = faults.get(step, 0) - 1
+            now.clear()
+
+    set_attribute(ElasticProgram, "_lane_sums", lane_sums)
+    set_attribute(SpotCheck, "watch", watched)
+    return faults.__setitem__

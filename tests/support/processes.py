@@ -10,7 +10,7 @@ import yaml
 
 from aetheria.tools.prove.runs import Place
 from support.compile_cache import own_cache
-from support.runs import DIGITS
+from support.runs import DIGITS, TESTS
 
 ELASTIC = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
 
@@ -19,7 +19,7 @@ class ProcessStarter:
     """Starts the processes of a run in a folder, and kills those left over in the end.
 
     `starter(2, epochs=3, options=["--stop-at-step=5"])` trains ELASTIC with two processes into
-    `run`; keyword arguments change the config.
+    `run`; keyword arguments change the config, and `module` what is started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +33,7 @@ class ProcessStarter:
         devices_each: int = 1,
         options: tuple[str, ...] | list[str] = (),
         ranks: list[int] | None = None,
+        module: str = "aetheria",
         **changes: Any,
     ) -> list[subprocess.Popen]:
         file = self._folder / "config.yaml"
@@ -41,11 +42,11 @@ class ProcessStarter:
         devices = f"--xla_force_host_platform_device_count={devices_each}"
         processes, compiled = [], own_cache(self._folder / "compiled")
         for rank in range(count) if ranks is None else ranks:
-            command = [sys.executable, "-m", "aetheria", "train", str(file), "--workdir=run"]
+            command = [sys.executable, "-m", module, "train", str(file), "--workdir=run"]
             process = subprocess.Popen(
                 [*command, *groups[rank], *options],
                 cwd=self._folder,
-                env={**os.environ, "XLA_FLAGS": devices, **compiled},
+                env={**os.environ, "PYTHONPATH": str(TESTS), "XLA_FLAGS": devices, **compiled},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -25,13 +25,19 @@ def make_mesh(mesh_shape: Mapping[str, int], devices: Sequence[Device]) -> Mesh:
     )
 
 
+def name_device(device: Device) -> str:
+    """Names one device for people: a GPU by its number on its machine."""
+    if device.platform != "gpu":
+        return str(device)
+    # In "cuda:8" the number counts the devices of all machines.
+    return f"{str(device).partition(':')[0]}:{device.local_hardware_id}"
+
+
 def name_devices(devices: Sequence[Device]) -> str:
     """Names devices for people: GPUs by their numbers on this machine, others by their count."""
     if not devices:
         return "no device of the mesh"
     if devices[0].platform == "gpu":
-        # In "cuda:8" the number counts the devices of all machines.
-        kind, _, _ = str(devices[0]).partition(":")
-        return ", ".join(f"{kind}:{device.local_hardware_id}" for device in devices)
+        return ", ".join(map(name_device, devices))
     kind, several = devices[0].platform.upper(), "s" if len(devices) > 1 else ""
     return f"{len(devices)} {kind} device{several}"

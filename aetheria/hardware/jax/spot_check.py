@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from aetheria.engine.spot_checks import Mismatch, Place
 from aetheria.hardware.jax.digest import WORDS, digest
 from aetheria.hardware.jax.each_device import EachDevice
-from aetheria.hardware.jax.mesh import Device
+from aetheria.hardware.jax.mesh import Device, name_device
 from aetheria.hardware.jax.shards import on_each_device, wait_on_cpu
 from aetheria.hardware.jax.state import LaneSums, Replicas
 from aetheria.hardware.layout.counters import FROZEN, STEP
@@ -191,7 +191,7 @@ class SpotCheck:
         decided = 2 * count > len(votes)
         pairs = zip(voters, votes, strict=False)
         wrong = [self._devices[i] for i, vote in pairs if vote != right or not decided]
-        places = dict.fromkeys(Place(str(device), device.process_index) for device in wrong)
+        places = dict.fromkeys(Place(name_device(device), device.process_index) for device in wrong)
         return Mismatch(what, tuple(places), decided, is_of_state)
 
     def _partner(self, index: int) -> int:
