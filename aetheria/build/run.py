@@ -32,6 +32,7 @@ from aetheria.data.ranges import input_ranges
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
+from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted
 from aetheria.hardware.layout.program_spec import ProgramSpec
@@ -69,6 +70,7 @@ class Run:
         devices: those of this process, in words.
         axes: the axes of the mesh -> the number of devices on each.
         eval_metrics: what the evaluations of the run report.
+        checks: the spot checks; None: there are none.
         config: its config, with the number of micro-batches that was chosen.
     """
 
@@ -87,6 +89,7 @@ class Run:
     devices: str = ""
     axes: Mapping[str, int] = field(default_factory=dict)
     eval_metrics: Sequence[str] = ()
+    checks: SpotChecks[Any, Any, Any] | None = None
 
     def execute(self) -> Outcome:
         """Trains, from the plan's snapshot if it has one."""
@@ -204,6 +207,7 @@ def build_run(
         if peers.broadcast(bus.inspects):
             prober().inspect(events, state)
 
+    checks = build_checks(config, program, schedule, peers)
     engine = Engine(
         program=program,
         feed=feed,
@@ -213,7 +217,7 @@ def build_run(
         stop=stop,
         nonfinite=build_nonfinite(config, plan, feed, record, schedule, writes=leads),
         record=record,
-        checks=build_checks(config, program, schedule, peers),
+        checks=checks,
         hyperparameters=hyperparameters_of(program.optimizer),
         inspect=inspect,
     )
@@ -229,6 +233,7 @@ def build_run(
         devices=strategy.devices,
         axes=strategy.axes,
         eval_metrics=eval_metrics,
+        checks=checks,
         bus=bus,
         make_listeners=functools.cache(attach),
         record=record,

@@ -82,6 +82,7 @@ class SpotChecks(Generic[State, Report, Totals]):
     Attributes:
         passed_step: the last step whose state has passed a check; None: none has.
         action: as given.
+        failures: the checks that failed since the process started.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class SpotChecks(Generic[State, Report, Totals]):
     ):
         self._program, self._schedule, self._hosts = program, schedule, hosts
         self.action: Action = action
+        self.failures: list[SpotCheckFailed] = []
         self.passed_step: int | None = None
         self._failed_step: int | None = None  # at which a check failed last
         self._unchecked_step: int | None = None
@@ -125,13 +127,15 @@ class SpotChecks(Generic[State, Report, Totals]):
             Suspect(device=device, process=process, host=self._hosts[process])
             for device, process in found.places
         ]
-        return SpotCheckFailed(
+        failed = SpotCheckFailed(
             progress=progress,
             what=found.what,
             suspects=tuple(suspects),
             is_decided=found.is_decided,
             action=action,
         )
+        self.failures.append(failed)
+        return failed
 
     def go_on(self, state: State) -> State:
         """Lets the state go on to the step at which the check failed."""

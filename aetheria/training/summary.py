@@ -8,6 +8,7 @@ from typing import Any
 from aetheria.build import Run
 from aetheria.build.provenance import versions
 from aetheria.engine import Outcome
+from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.goodput import account, read_goodput
@@ -30,6 +31,7 @@ def summarize(
         "num_eval_examples": outcome.num_eval_examples,
         "n_eval_examples": outcome.num_eval_examples,  # its name in 0.1.0
         "skipped": {"num_steps": outcome.num_skipped, "dump": newest_dump(run.plan.run_dir)},
+        "spot_checks": _spot_checks(run.checks),
         "final": finite(outcome.metrics),
         "best": run.store.best(),
         "saved": not run.store.has_saved_nothing(),
@@ -97,6 +99,10 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
         text = f"{skipped} of {summary['steps']} steps (non-finite)"
         dump = summary["skipped"]["dump"]
         rows["skipped"] = text if dump is None else f"{text}; aetheria debug nan {dump}"
+    if checks := summary["spot_checks"]:
+        passed, failed = checks["passed_step"], len(checks["failed"])
+        text = "none passed" if passed is None else f"passed up to step {passed}"
+        rows["spot checks"] = f"{text}, {failed} failed" if failed else text
     rows |= {"seconds": f"{summary['wall_seconds']:.1f}", "run folder": str(run_dir)}
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
@@ -104,6 +110,17 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     Console(highlight=False).print(table)
+
+
+def _spot_checks(checks: SpotChecks[Any, Any, Any] | None) -> dict[str, Any] | None:
+    """The last step whose state has passed one, and the failures of this process."""
+    if checks is None:
+        return None
+    failed = [
+        {"step": each.progress.step + 1, "found": each.description, "action": each.action}
+        for each in checks.failures
+    ]
+    return {"passed_step": checks.passed_step, "failed": failed}
 
 
 def _goodput(run_dir: Path) -> dict[str, Any]:

@@ -168,7 +168,8 @@ class SpotCheck:
         return next((each for each in doubtful if each.is_decided), doubtful[0])
 
     def _nothing_known(self) -> list[Verdicts]:
-        nothing = Verdicts(np.zeros((len(self._devices), 3 * WORDS), np.uint32), np.bool_(False))
+        shape = len(self._devices), 3 * WORDS
+        nothing = Verdicts(jnp.zeros(shape, jnp.uint32), jnp.zeros((), jnp.bool_))
         return [jax.device_put(nothing, device) for device in self._mine]
 
     def _outvoted(

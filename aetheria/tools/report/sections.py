@@ -157,6 +157,11 @@ def _incidents(run: RunFacts) -> list[tuple[str, str]]:
     found += [
         ("dump", f"{what} was not finite; aetheria debug nan {path}") for path, what in run.dumps
     ]
+    failed = mapping(summary.get("spot_checks")).get("failed")
+    for failure in failed if isinstance(failed, list) else []:
+        each = mapping(failure)
+        text = f"step {show(each.get('step'))}: {show(each.get('found'))}"
+        found.append(("failed spot check", text))
     failures = summary.get("snapshot_failures")
     for failure in failures if isinstance(failures, list) else []:
         each = mapping(failure)

@@ -52,6 +52,9 @@ class SnapshotsCommand:
             return int(ExitCode.OK)
         headers = ("snapshot", "step", "size", "age", "verified", "")
         print_table(headers, map(_row, found), right=("step", "size"))
+        if any(item.passed_check is not None for item in found):
+            passed = max(item.passed_check or 0 for item in found)
+            print(f"spot checks passed up to step {passed}")
         if quarantined:
             paths = ", ".join(str(path) for path in quarantined)
             print(f"{len(quarantined)} in quarantine: {paths}")

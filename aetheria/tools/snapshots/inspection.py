@@ -24,6 +24,7 @@ class Inspected:
         size_bytes: the size of its files.
         age_seconds: the time since it was complete.
         best: whether it is the best one, by the metric that the config monitors.
+        passed_check: the last step whose state had passed a spot check; None: none had.
         problem: why it is damaged; empty: every leaf matches its digest; None: not verified.
     """
 
@@ -32,6 +33,7 @@ class Inspected:
     size_bytes: int
     age_seconds: float
     best: bool
+    passed_check: int | None
     problem: str | None
 
 
@@ -59,6 +61,7 @@ def inspect_run(where: Path, *, verify: bool) -> Iterator[Inspected]:
             size_bytes=folder_bytes(path),
             age_seconds=max(0.0, time.time() - path.stat().st_mtime),
             best=bool(best) and best[0].path == path,
+            passed_check=_passed_check(path),
             problem=_problem(path) if verify else None,
         )
 
@@ -67,6 +70,12 @@ def list_quarantined(where: Path) -> list[Path]:
     """The snapshots of a run that are in quarantine."""
     folder = where / CHECKPOINTS / QUARANTINE
     return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _passed_check(path: Path) -> int | None:
+    with contextlib.suppress(SnapshotError):
+        return read_record(path).engine.passed_check
+    return None
 
 
 def _problem(path: Path) -> str:
