@@ -119,6 +119,16 @@ def test_a_ratio_is_taken_within_a_round_and_held_against_its_bar():
     assert "at least 0.92: met" in table(reduce_work("mlp", ROUNDS))
 
 
+def test_the_cost_of_a_spot_check_is_held_against_what_is_stated():
+    bouts = {"checked_over_unchecked": [2.0, 2.2, 2.4, 9.0], "lanes_a_device": 2}
+    report = reduce_work("cnn", [{"checked": bouts}])
+    assert report["checked"]["stated"] == 1 / 200
+    assert report["checked"]["cost"] == pytest.approx(0.013)
+    assert "one in 100 costs 1.30%, stated 0.50%   at most 0.01: met" in table(report)
+    slow = {**bouts, "checked_over_unchecked": [3.0, 3.1, 3.2]}
+    assert "MISSED" in table(reduce_work("cnn", [{"checked": slow}]))
+
+
 def test_a_save_is_held_against_a_raw_write_and_orbax_alone():
     save = {"raw": 0.1, "orbax": 0.4, "ours": 0.3, "resume": 1.0, "blocking": 0.03}
     sizes = {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+CHECK_EVERY = 100  # steps: what the cost of spot checks is stated for
 _EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 
@@ -56,6 +57,11 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "torch": Contestant(module="aetheria_run", changes={"strategy": "torch"}),
     "pytorch": Contestant(module="peers.torch_loop"),
     "guard": Contestant(module="guard"),
+    "checked": Contestant(
+        module="checked",
+        changes={**_LANES, "reproducibility": "elastic", "spot_check_every": CHECK_EVERY},
+        environ=_EIGHT,
+    ),
     "saving": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 100}}),
     "unsaved": Contestant(module="aetheria_run", changes={"snapshot": {"every_steps": 0}}),
     "listened": Contestant(module="aetheria_run", changes={**_OFTEN, **_EVERY_LISTENER}),
@@ -91,6 +97,8 @@ COMPARISONS = (
 )
 
 GUARD_BARS = {"cnn": 1.02, "lm": 1.02}  # the time of a step with the guard over one without
+CHECK_BAR = 0.01  # how far the cost of spot checks may be from what is stated
+IN_BOUTS = ("guard", "checked")  # those that compare two kinds of steps in one process
 
 SAVES = Contestant(module="saves")
 SAVE_SIZES = (1, 100, 1000)  # megabytes

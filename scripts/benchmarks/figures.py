@@ -7,8 +7,11 @@ from typing import Any
 from benchmarks.contestants import (
     BLOCKING_BAR,
     BY_HAND,
+    CHECK_BAR,
+    CHECK_EVERY,
     COMPARISONS,
     GUARD_BARS,
+    IN_BOUTS,
     PREDICT_BARS,
     SAVE_BARS,
     START_BARS,
@@ -23,7 +26,7 @@ def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
     Raises:
         ValueError: contestants with different numbers of parameters: they did not do one work.
     """
-    names = [name for name in rounds[0] if name != "guard"]
+    names = [name for name in rounds[0] if name not in IN_BOUTS]
     _check_sizes(work, rounds[0], names)
     report: dict[str, Any] = {
         "contestants": {name: _summary([each[name] for each in rounds]) for name in names},
@@ -43,14 +46,19 @@ def reduce_work(work: str, rounds: Sequence[Round]) -> dict[str, Any]:
         report["over_fastest_by_hand"] = _spread([_over_fastest(each) for each in rounds])
     if "guard" in rounds[0]:
         ratios = [r for each in rounds for r in each["guard"]["guarded_over_unguarded"]]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        report["guard"] = {
-            "time_ratio": median,
-            "quartiles": [low, high],
-            "num_bouts": len(ratios),
-            "bar": GUARD_BARS.get(work),
-        }
+        report["guard"] = {**_bouts(ratios), "bar": GUARD_BARS.get(work)}
+    if "checked" in rounds[0]:
+        measured = [each["checked"] for each in rounds]
+        bouts = _bouts([r for each in measured for r in each["checked_over_unchecked"]])
+        stated = 1 / (CHECK_EVERY * measured[0]["lanes_a_device"])
+        cost = (bouts["time_ratio"] - 1) / CHECK_EVERY
+        report["checked"] = {**bouts, "stated": stated, "cost": cost, "bar": CHECK_BAR}
     return report
+
+
+def _bouts(ratios: Sequence[float]) -> dict[str, Any]:
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {"time_ratio": median, "quartiles": [low, high], "num_bouts": len(ratios)}
 
 
 def _over_fastest(figures: Round) -> float:
@@ -108,6 +116,14 @@ def table(report: Mapping[str, Any]) -> str:
             f"  a step's time with the guard / without: {guard['time_ratio']:.3f} (quartiles "
             f"{low:.3f} to {high:.3f} of {guard['num_bouts']} bouts)"
             f"{_verdict(guard['bar'], guard['time_ratio'], least=False)}"
+        )
+    if checked := report.get("checked"):
+        low, high = checked["quartiles"]
+        lines.append(
+            f"  a step's time with a spot check / without: {checked['time_ratio']:.3f} (quartiles "
+            f"{low:.3f} to {high:.3f} of {checked['num_bouts']} bouts); one in {CHECK_EVERY} costs "
+            f"{checked['cost']:.2%}, stated {checked['stated']:.2%}"
+            f"{_verdict(checked['bar'], abs(checked['cost'] - checked['stated']), least=False)}"
         )
     lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
     return "\n".join(lines)

@@ -18,11 +18,9 @@ from aetheria.hardware.layout.counters import STEP
 from aetheria.hardware.layout.report_rows import pack_values
 from aetheria.hardware.layout.state import StepOutput, TrainState
 from aetheria.model.precision import Precision
+from benchmarks.bouts import compare
 from benchmarks.programs import TOTAL_STEPS, make_parts
 from benchmarks.report import read_spec, write
-
-_NUM_BOUTS = 40  # of each kind
-_BOUT_SECONDS = 0.3
 
 
 def make_unguarded_step(model: Any, optimizer: Any, precision: Precision) -> Callable[..., Any]:
@@ -86,16 +84,10 @@ def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
 
 
 def main() -> None:
-    """Measures; which of the two begins changes from bout to bout."""
+    """Measures."""
     spec = read_spec()
     guarded, unguarded = make_bouts(spec)
-    num_calls = max(1, round(_BOUT_SECONDS / (unguarded.run(5) / 5)))
-    ratios = []
-    for number in range(_NUM_BOUTS):
-        first, second = (guarded, unguarded) if number % 2 else (unguarded, guarded)
-        times = {first: first.run(num_calls), second: second.run(num_calls)}
-        ratios.append(times[guarded] / times[unguarded])
-    write(spec, {"guarded_over_unguarded": ratios})
+    write(spec, {"guarded_over_unguarded": compare(guarded.run, unguarded.run)})
 
 
 if __name__ == "__main__":

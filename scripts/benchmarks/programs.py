@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from aetheria.build import build_feed, build_model
+from aetheria.build.model import is_elastic
 from aetheria.config import Config
 from aetheria.data import Feed
 from aetheria.hardware.jax.strategy import select_strategy
@@ -20,7 +21,7 @@ class Parts(NamedTuple):
 
 
 def make_parts(config: Config) -> Parts:
-    """Makes them as a run does, on one device."""
+    """Makes them as a run does: on one device, or on all that an elastic mesh has."""
     model = build_model(config, None)
     feed = build_feed(config, None, model)
     spec = ProgramSpec(
@@ -29,5 +30,7 @@ def make_parts(config: Config) -> Parts:
         seed=config.seed,
         mixed_precision=config.mixed_precision,
         max_consecutive_skips=config.max_consecutive_skips,
+        spot_checks=config.spot_check_every > 0,
     )
-    return Parts(model, feed, select_strategy(config.strategy, {}).compile(model, spec))
+    strategy = select_strategy(config.strategy, {}, elastic=is_elastic(config))
+    return Parts(model, feed, strategy.compile(model, spec))
