@@ -25,14 +25,12 @@ from aetheria.build.provenance import (
     resolve_run,
 )
 from aetheria.build.snapshots import build_retention, check_monitor, fit_snapshot
-from aetheria.build.spot_checks import build_checks
 from aetheria.config import Config
 from aetheria.data import Feed
 from aetheria.data.ranges import input_ranges
 from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
-from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted
 from aetheria.hardware.layout.program_spec import ProgramSpec
@@ -46,8 +44,9 @@ from aetheria.snapshots.dumps import NonFiniteDumps
 from aetheria.snapshots.run_folder import CHECKPOINTS, DUMPS
 from aetheria.snapshots.run_plan import RunPlan
 
-if TYPE_CHECKING:  # only where a listener inspects
+if TYPE_CHECKING:  # only where a listener inspects, and where devices check each other
     from aetheria.build.probing import Prober
+    from aetheria.engine.spot_checks import SpotChecks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class Run:
     devices: str = ""
     axes: Mapping[str, int] = field(default_factory=dict)
     eval_metrics: Sequence[str] = ()
-    checks: SpotChecks[Any, Any, Any] | None = None
+    checks: "SpotChecks[Any, Any, Any] | None" = None
 
     def execute(self) -> Outcome:
         """Trains, from the plan's snapshot if it has one."""
@@ -207,7 +206,11 @@ def build_run(
         if peers.broadcast(bus.inspects):
             prober().inspect(events, state)
 
-    checks = build_checks(config, program, schedule, peers)
+    checks = None
+    if config.spot_check_every:
+        from aetheria.build.spot_checks import build_checks
+
+        checks = build_checks(config, program, schedule, peers)
     engine = Engine(
         program=program,
         feed=feed,

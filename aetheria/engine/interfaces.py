@@ -222,6 +222,63 @@ class Program(Protocol[State, Report, Totals]):
         ...
 
 
+class Place(NamedTuple):
+    """A device, and the index of the process that it belongs to."""
+
+    device: str
+    process: int
+
+
+class Mismatch(NamedTuple):
+    """What differed at a check.
+
+    Attributes:
+        what: in words.
+        places: the devices that were wrong.
+        is_decided: whether a majority says so; else these are all that may have been wrong.
+        is_of_state: whether the states of the devices differ; else what they computed of one.
+    """
+
+    what: str
+    places: Sequence[Place]
+    is_decided: bool
+    is_of_state: bool
+
+
+class CheckedProgram(Program[State, Report, Totals], Protocol):
+    """A program whose devices can check each other."""
+
+    def checked_step(
+        self,
+        state: State,
+        arrays: Mapping[str, Any],
+        start: int,
+        since: Report | None,
+        step: int,
+    ) -> tuple[State, Report]:
+        """Takes one step as `train_steps` does, if the devices agree; else freezes the state before
+        it. Does not wait.
+
+        Args:
+            state: used up.
+            arrays: a chunk's.
+            start: the global batch.
+            since: the report of the steps before.
+            step: steps taken before.
+        """
+        ...
+
+    def examine(self, state: State, arrays: Mapping[str, Any], start: int, step: int) -> Mismatch:
+        """Finds which device was wrong at the check at which the state froze; the arguments are
+        those of that step.
+        """
+        ...
+
+    def continue_frozen(self, state: State) -> State:
+        """Lets a state go on that froze at a check; it is used up."""
+        ...
+
+
 AnyProgram = Program[Any, Any, Any]
 
 

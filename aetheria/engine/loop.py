@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from aetheria.engine.evaluation import Evaluation, Evaluator
 from aetheria.engine.heartbeat import Heartbeat
@@ -24,7 +24,6 @@ from aetheria.engine.record import PendingEvaluation, RunRecord
 from aetheria.engine.reports import Frozen, TrainReports
 from aetheria.engine.run_state import RunState
 from aetheria.engine.schedule import Schedule
-from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.engine.stop import StopSignal
 from aetheria.engine.train_data import Taken, TrainBatches
@@ -36,6 +35,9 @@ from aetheria.events import (
     RunEnded,
     RunStarted,
 )
+
+if TYPE_CHECKING:  # only where devices check each other
+    from aetheria.engine.spot_checks import SpotChecks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class Engine(Generic[State, Report, Totals]):
         stop: StopSignal,
         nonfinite: NonFinitePolicy,
         record: RunRecord,
-        checks: SpotChecks[State, Report, Totals] | None = None,
+        checks: "SpotChecks[State, Report, Totals] | None" = None,
         hyperparameters: Callable[[int], Mapping[str, float]] | None = None,
         inspect: Callable[[Sequence[EvaluationCompleted], State], None] | None = None,
     ):

@@ -1,70 +1,12 @@
 """What a run does when a spot check finds that a device computed wrong."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Generic, Literal
 
-from aetheria.engine.interfaces import Program, Report, State, Totals
+from aetheria.engine.interfaces import CheckedProgram, Report, State, Totals
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.train_data import Taken
 from aetheria.events import Progress, SpotCheckFailed, Suspect
-
-
-class Place(NamedTuple):
-    """A device, and the index of the process that it belongs to."""
-
-    device: str
-    process: int
-
-
-class Mismatch(NamedTuple):
-    """What differed at a check.
-
-    Attributes:
-        what: in words.
-        places: the devices that were wrong.
-        is_decided: whether a majority says so; else these are all that may have been wrong.
-        is_of_state: whether the states of the devices differ; else what they computed of one.
-    """
-
-    what: str
-    places: Sequence[Place]
-    is_decided: bool
-    is_of_state: bool
-
-
-class CheckedProgram(Program[State, Report, Totals], Protocol):
-    """A program whose devices can check each other."""
-
-    def checked_step(
-        self,
-        state: State,
-        arrays: Mapping[str, Any],
-        start: int,
-        since: Report | None,
-        step: int,
-    ) -> tuple[State, Report]:
-        """Takes one step as `train_steps` does, if the devices agree; else freezes the state before
-        it. Does not wait.
-
-        Args:
-            state: used up.
-            arrays: a chunk's.
-            start: the global batch.
-            since: the report of the steps before.
-            step: steps taken before.
-        """
-        ...
-
-    def examine(self, state: State, arrays: Mapping[str, Any], start: int, step: int) -> Mismatch:
-        """Finds which device was wrong at the check at which the state froze; the arguments are
-        those of that step.
-        """
-        ...
-
-    def continue_frozen(self, state: State) -> State:
-        """Lets a state go on that froze at a check; it is used up."""
-        ...
-
 
 Action = Literal["report", "halt", "rollback"]
 

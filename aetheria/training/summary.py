@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aetheria.build import Run
 from aetheria.build.provenance import versions
 from aetheria.engine import Outcome
-from aetheria.engine.spot_checks import SpotChecks
 from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.goodput import account, read_goodput
 from aetheria.snapshots.dumps import newest_dump
+
+if TYPE_CHECKING:  # only where devices check each other
+    from aetheria.engine.spot_checks import SpotChecks
 
 
 def summarize(
@@ -112,7 +114,7 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
     Console(highlight=False).print(table)
 
 
-def _spot_checks(checks: SpotChecks[Any, Any, Any] | None) -> dict[str, Any] | None:
+def _spot_checks(checks: "SpotChecks[Any, Any, Any] | None") -> dict[str, Any] | None:
     """The last step whose state has passed one, and the failures of this process."""
     if checks is None:
         return None

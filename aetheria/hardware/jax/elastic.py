@@ -16,8 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from aetheria.engine.interfaces import ArraySpec, DeviceMemory, HostReport
-from aetheria.engine.spot_checks import Mismatch
+from aetheria.engine.interfaces import ArraySpec, DeviceMemory, HostReport, Mismatch
 from aetheria.hardware.jax.compiler import TraceCounter, jit_for
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.export import make_export

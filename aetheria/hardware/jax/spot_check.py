@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aetheria.engine.spot_checks import Mismatch, Place
+from aetheria.engine.interfaces import Mismatch, Place
 from aetheria.hardware.jax.digest import WORDS, digest
 from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.mesh import Device, name_device
