@@ -46,6 +46,7 @@ PAGES = [
     ["docs/how-to/check.md"],
     ["docs/how-to/sweep.md"],
     ["docs/how-to/callbacks.md"],
+    ["docs/how-to/trust.md"],
 ]
 
 
