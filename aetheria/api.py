@@ -49,7 +49,7 @@ class TrainResult:
 
     Attributes:
         status: `completed`, `preempted` (stopped by a signal, an interrupt or `stop_at_step`: it
-            can be resumed) or `halted` (not finite).
+            can be resumed) or `halted` (not finite, or a failed spot check).
         reason: why, in words.
         exit_code: what `aetheria train` would exit with; a batch script passes it on with
             `sys.exit(result.exit_code)`, so that a preempted job is requeued.

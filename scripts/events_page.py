@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from docstring_parser import Docstring
 from docstring_parser.google import parse
 
-from aetheria.events import Event, Progress, StallTime
+from aetheria.events import Event, Progress, StallTime, Suspect
 from aetheria.observe.listener import RunContext
 
 _INTRO = """\
@@ -40,7 +40,7 @@ def make_events_page() -> str:
         ValueError: a field has no description.
     """
     events = "\n".join(map(_section, typing.get_args(Event)))
-    parts = "\n".join(map(_section, (Progress, StallTime)))
+    parts = "\n".join(map(_section, (Progress, StallTime, Suspect)))
     return "\n".join([_INTRO, events, _PARTS, parts, _CONTEXT, _section(RunContext)])
 
 

@@ -27,10 +27,10 @@ def make_window(seed=0):
 
 
 @functools.cache
-def make_program(devices):
-    """Eight devices, a lane each; or four, with two, which is what a laptop compiles faster."""
+def make_program(devices, fsdp=1):
     spec = make_spec({n: c[0] for n, c in make_window().items()}, spot_checks=True)
-    program = select_strategy("mesh", {"data": devices}, elastic=True).compile(LinenNormed(), spec)
+    program = select_strategy("mesh", {"data": devices, "fsdp": fsdp}, elastic=True)
+    program = program.compile(LinenNormed(), spec)
     program._lane_gradient = FaultyLanes(program._lane_gradient, np.random.default_rng(7))
     return program
 
@@ -94,6 +94,20 @@ def test_without_a_fault_there_is_no_alarm_and_no_bit_moves():
     assert program.fetch(report) == fetched
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(plain), strict=True)
     assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def test_of_a_state_in_parts_what_every_device_holds_whole_is_compared():
+    program, window = make_program(2, fsdp=2), make_window()
+    assert program._shards.is_split
+    state, report = program.checked_step(program.init(), window, 0, None, 0)
+    state, report = program.train_steps(state, window, 0, 1, report)
+    assert not is_frozen(program, report)
+    bad = flip_bit(state[3].model_state, np.random.default_rng(0))
+    state[3] = state[3]._replace(model_state=bad)
+    state, report = program.checked_step(state, window, 0, None, 2)
+    assert is_frozen(program, report)
+    (found,) = program.examine(state, window, 0, 2).places
+    assert found.device == name_of(program, 3)
 
 
 @pytest.mark.parametrize("place", [0, 5])

@@ -71,7 +71,7 @@ class TrainCommand(ConfigFields):
         0: the run is complete
         1: it failed, or left no snapshot
         2: a mistake; nothing was written
-        3: halted, since a loss was not finite
+        3: halted, since a loss was not finite or a device computed wrong
         75: stopped with a snapshot, to be resumed
         76: no progress for watchdog_seconds
 

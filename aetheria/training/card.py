@@ -55,7 +55,9 @@ class Card:
         yield "mesh", " x ".join(f"{name}={n}" for name, n in axes.items()) or "1 device"
         yield "precision", _precision_text(config.mixed_precision)
         yield "global batch", f"{schedule.batch_size:,} examples, {self._slices_text()}"
-        yield "reproducibility", f"{config.reproducibility}, seed {config.seed}"
+        every = config.spot_check_every
+        checks = f", a spot check every {every:,} steps" if every else ""
+        yield "reproducibility", f"{config.reproducibility}, seed {config.seed}{checks}"
         yield "data", f"{config.data_name}, {', '.join(self._sizes())}; {self._columns_text()}"
         yield (
             "length",
