@@ -83,6 +83,7 @@ class SpotCheck:
         self._swap = self._make_swap(mesh)
         self._digest_lane = EachDevice(jax.jit(_digest_tree), mine)
         self._digest_replica = EachDevice(jax.jit(self._digest_shared), mine)
+        self._row = EachDevice(jax.jit(lambda *parts: jnp.concatenate(parts)[None]), mine)
         self._mark = EachDevice(jax.jit(partial(mark, self._distance)), mine)
         self._known = self._nothing_known()
         self._own: list[jax.Array] = []
@@ -124,7 +125,7 @@ class SpotCheck:
                 own[place],
                 self._digest_lane(place, sums),
             ]
-            rows.append(jnp.concatenate(parts)[None])
+            rows.append(self._row(place, *parts, variant=len(parts)))
         tables, marked = self._gathered(rows), []
         for place, (replica, table) in enumerate(zip(whole, tables, strict=True)):
             known = self._known[place]
@@ -159,13 +160,16 @@ class SpotCheck:
             rows = []
             for place, replica in enumerate(whole):
                 sums = self._lane_gradient(place, _seen_by_a_lane(replica), lane, other)
-                rows.append(self._digest_lane(place, sums)[None])
+                rows.append(self._row(place, self._digest_lane(place, sums), variant=1))
             again = np.asarray(self._gathered(rows)[0]).tolist()
             what = f"the gradient of lane {int(lane)}"
             votes = [*seen, *map(tuple, again)]
             doubtful.append(self._outvoted(what, votes, [index, partner], is_of_state=False))
-        # A device that computes wrong again and again has its partner's lanes wrong, too.
-        return next((each for each in doubtful if each.is_decided), doubtful[0])
+        # A device that is always wrong computes its partner's lane wrong, too.
+        sure = [each for each in doubtful if each.is_decided] or doubtful
+        places = dict.fromkeys(place for each in sure for place in each.places)
+        what = " and ".join(each.what for each in sure)
+        return Mismatch(what, tuple(places), sure[0].is_decided, is_of_state=False)
 
     def _nothing_known(self) -> list[Verdicts]:
         shape = len(self._devices), 3 * WORDS
