@@ -56,8 +56,8 @@ class Bar:
 
     def start(self, event: RunStarted) -> None:
         self._total, self._step = event.total_steps, event.progress.step
-        self._epoch = event.progress.epoch
-        self._live.start()
+        self._epoch = max(event.progress.epoch, 1)  # it is 0 until the first step is done
+        self._live.start(refresh=True)  # else a line soon after would redraw what was made
 
     def step(self, event: TrainMetrics) -> None:
         self._metrics, self._step = event, event.progress.step
