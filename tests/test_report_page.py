@@ -367,6 +367,41 @@ def test_the_controls_smooth_zoom_hide_and_change_the_axis(desktop, page):
 WIDTH = "return document.documentElement.scrollWidth"
 
 
+def last_smoothed(curve, unit):
+    """The last value of the average over `unit` steps; of one over points: `unit` is infinite."""
+    gaps = np.maximum(1, np.diff(curve["x"]) / unit)
+    weights = np.cumprod([1, *0.8 ** gaps[::-1]])[::-1] * [0.2, *(1 - 0.8**gaps)]
+    return np.average(curve["y"], weights=weights)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_smoothed_evaluation_does_not_lag_behind_the_training_beside_it(desktop, page):
+    """Smoothing forgets over the same number of steps, however many of them were logged."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    show(desktop, page)
+    desktop.execute_script(
+        "const e = document.getElementById('smoothing'); e.value = 0.8;"
+        "e.dispatchEvent(new Event('input'))"
+    )
+    time.sleep(0.3)
+    chart = desktop.find_element("css selector", "figure .u-over")
+    ActionChains(desktop).move_to_element_with_offset(
+        chart, chart.size["width"] // 2 - 2, 0
+    ).perform()
+    time.sleep(0.2)
+    figure = desktop.find_element("css selector", "figure")
+    values = [each.text for each in figure.find_elements("css selector", ".legend .value")]
+    loss = data_of(page)[0]
+    unit = loss[0]["x"][1] - loss[0]["x"][0]  # of the run that logged most often
+    assert unit == 2
+    for curve, value in zip(loss, values, strict=True):
+        assert float(value) == pytest.approx(last_smoothed(curve, unit), rel=1e-3)
+    lagging = [last_smoothed(curve, np.inf) for curve in loss]
+    assert float(values[3]) != pytest.approx(lagging[3], rel=0.1)  # the control
+
+
 @needs_browser
 @pytest.mark.slow
 def test_a_phone_shows_the_page_without_scrolling_sideways(page):

@@ -18,25 +18,35 @@
     return String(Number(value.toPrecision(5)));
   }
 
-  // An exponential moving average that starts at the first value, not at 0.
-  function smooth(values, weight) {
-    let sum = 0, total = 0;
-    return values.map((value) => {
+  // The mean distance, in steps, of the points of the densest curve of a chart.
+  function spacing(chart) {
+    const gaps = chart.map(({ mx, x }) => mx ?? x).map((x) => (x[x.length - 1] - x[0]) / (x.length - 1));
+    return Math.min(...gaps.filter((gap) => gap > 0));
+  }
+
+  // An exponential moving average over the steps that starts at the first value, not at 0. `unit`
+  // steps are weighted once: evaluations, which are far apart, do not lag behind training.
+  function smooth(x, y, weight, unit) {
+    let sum = 0, total = 0, before = null;
+    return y.map((value, at) => {
       if (value === null) return null;
-      sum = sum * weight + value * (1 - weight);
-      total = total * weight + (1 - weight);
+      const kept = weight ** (before === null ? 1 : Math.max(1, (x[at] - before) / unit));
+      before = x[at];
+      sum = sum * kept + value * (1 - kept);
+      total = total * kept + (1 - kept);
       return sum / total;
     });
   }
 
   function linesOf(chart) {
-    const lines = [];
+    const lines = [], unit = spacing(chart);
     chart.forEach((curve, index) => {
       if (state.hidden.has(curve.run)) return;
       const line = { index, run: curve.run, dash: curve.dash, x: curve.x, y: curve.y, width: 2 };
       if (state.smoothing > 0) {
         lines.push({ ...line, faint: true, width: 1 });
-        lines.push({ ...line, x: curve.mx ?? curve.x, y: smooth(curve.my ?? curve.y, state.smoothing) });
+        const x = curve.mx ?? curve.x;
+        lines.push({ ...line, x, y: smooth(x, curve.my ?? curve.y, state.smoothing, unit) });
       } else {
         lines.push(line);
       }
