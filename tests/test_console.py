@@ -1,16 +1,9 @@
 """What a person sees: plain lines in a log, a live bar in a terminal."""
 
-import contextlib
-import fcntl
 import io
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 
 import pytest
 import yaml
@@ -32,22 +25,16 @@ from aetheria.observe.loggers.console import ConsoleLogger
 from aetheria.observe.loggers.json_lines import JsonLines
 from aetheria.training.card import _layers_text
 
+sys.path.append(str(REPOSITORY / "scripts"))
+
+from terminal import run_in_terminal
+
 CONFIG = {**DIGITS, "loggers": ["console"], "epochs": 1}
 ESCAPE = "\x1b["
 
 
-UNSET = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
-
-
 def without_escapes(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-
-
-# Takes the terminal as its own, which Ctrl-C needs, and becomes another program.
-IN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 @pytest.fixture
@@ -58,28 +45,20 @@ def in_terminal(tmp_path):
     """
 
     def run(*arguments, width=160, after=b"", keys=b"", **environment):
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-        inherited = {k: v for k, v in os.environ.items() if k not in UNSET}
-        process = subprocess.Popen(
-            [sys.executable, "-c", IN_TERMINAL, sys.executable, "-m", "aetheria", *arguments],
-            cwd=tmp_path,
-            env={**inherited, "XLA_FLAGS": "", "TERM": "xterm-256color", **environment},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
+        shown, to_press = bytearray(), [keys]
+
+        def react(written):
+            shown.extend(written)
+            return to_press.pop() if to_press and after in shown else b""
+
+        exit_code = run_in_terminal(
+            [sys.executable, "-m", "aetheria", *arguments],
+            folder=tmp_path,
+            size=(40, width),
+            environment=environment,
+            react=react,
         )
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # Linux says so when the last writer has gone
-            while chunk := os.read(ours, 65536):
-                shown += chunk
-                if keys and after in shown:
-                    os.write(ours, keys)
-                    keys = b""
-        os.close(ours)
-        return process.wait(timeout=60), shown.decode()
+        return exit_code, shown.decode()
 
     return run
 
@@ -98,6 +77,7 @@ def test_a_terminal_shows_a_bar_and_then_the_table(in_terminal, config_file):
     text = without_escapes(shown)
     shown_last = r"epoch 1 .*23/23.*loss \d\.\d{4}  lr \S+  \S+ steps/s  \S+ examples/s  data wait"
     assert re.search(shown_last, text), drawings(shown)[-1]
+    assert "epoch 1  0/23" in text and "0/0" not in text, "it is drawn before the first step"
     assert "23/23" in text, "the bar is full, although step 23 is not on the log cadence"
     bar, _, table = text.rpartition("23/23")
     assert re.search(r"epoch 1  step 23  eval loss \d\.\d{4}  accuracy \d\.\d{4}", bar)

@@ -1,5 +1,6 @@
 """The docs site builds without a warning, its reference is complete, its pictures are current."""
 
+import html
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from support.runs import REPOSITORY
 
 import aetheria
 from aetheria import loops
+from aetheria.cli.main import main
 
 sys.path.append(str(REPOSITORY / "scripts"))
 
@@ -81,3 +83,70 @@ def test_the_pictures_are_drawn_from_the_page_as_it_is(picture):
     other = text.replace("learning_rate: 0.003", "learning_rate: 0.3")
     assert other != text
     assert blocks_digest(other).encode() not in drawn
+
+
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
+MAX_PICTURE_BYTES = 150_000
+
+
+def pictures_of(page):
+    """The pictures of a page: the text that stands for it, and its file."""
+    return [(alt, page.parent / link) for alt, link in PICTURE.findall(page.read_text())]
+
+
+def faults_of(page):
+    """What keeps a reader of a page from its pictures."""
+    for alt, file in pictures_of(page):
+        if len(alt.split()) < 4:
+            yield f"{file.name}: the text {alt!r} does not say what is seen"
+        if not file.is_file():
+            yield f"{file.name}: not there"
+        elif file.stat().st_size >= MAX_PICTURE_BYTES:
+            yield f"{file.name}: too large"
+
+
+def test_every_picture_is_there_is_small_and_has_a_text_in_its_place(tmp_path):
+    pages = [REPOSITORY / "README.md", *DOCS.rglob("*.md")]
+    assert [fault for page in pages for fault in faults_of(page)] == []
+    used = {file.resolve() for page in pages for _, file in pictures_of(page)}
+    assert {*(DOCS / "images").iterdir()} <= used
+    (tmp_path / "large.svg").write_bytes(bytes(MAX_PICTURE_BYTES))  # the control
+    (tmp_path / "page.md").write_text("![](large.svg) ![What a run shows at once](lost.svg)")
+    assert [fault.partition(":")[0] for fault in faults_of(tmp_path / "page.md")] == [
+        *("large.svg", "large.svg", "lost.svg")
+    ]
+
+
+def lines_of(picture):
+    """The lines of a screenshot of a terminal."""
+    text = (DOCS / "images" / f"{picture}.svg").read_text()
+    heights = re.findall(r'<text [^>]*y="([\d.]+)"[^>]*>([^<]*)</text>', text)
+    lines = {}
+    for height, part in heights:
+        lines[height] = lines.get(height, "") + html.unescape(part).replace("\xa0", " ")
+    return [line.rstrip() for line in lines.values()]
+
+
+def rows_of(lines):
+    """The names of a card's rows."""
+    return [line[:17].strip() for line in lines if re.match(r"\w[\w ]{15} \S", line)]
+
+
+def test_the_screenshots_of_a_terminal_are_current(tmp_path, monkeypatch, capsys):
+    """If this fails, run `python scripts/take_screenshots.py`."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(REPOSITORY / "configs" / "mlp.py"), "--dry-run"]) == 0
+    rows = rows_of(capsys.readouterr().out.splitlines())
+    card = lines_of("card")
+    assert "model" in rows and rows_of(card) == rows
+    assert rows_of([line for line in card if "precision" not in line]) != rows  # the control
+    shown, said = lines_of("first_run"), PAGE.read_text()
+    evaluations = re.findall(r"^epoch \d+  step .*examples\)$", said, re.MULTILINE)
+    assert len(evaluations) == 2 and {*evaluations} <= {*shown}
+
+
+@pytest.mark.parametrize("picture", ["card", "bar", "first_run"])
+def test_a_screenshot_of_a_terminal_loads_nothing_and_names_no_folder_of_its_machine(picture):
+    text = (DOCS / "images" / f"{picture}.svg").read_text()
+    assert lines_of(picture) and not re.search(r"@font-face|@import|url\((?!#)|<image", text)
+    assert not re.search(r"(?<![\w.])/\w+/", " ".join(lines_of(picture)))
