@@ -16,13 +16,14 @@ import pyte
 from rich.color import ANSI_COLOR_NAMES
 from rich.console import Console
 from rich.style import Style
+from rich.terminal_theme import MONOKAI
 from rich.text import Text
 from terminal import run_in_terminal
 
 # What rich would load from elsewhere; a reader's own font takes its place.
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _CTRL_C = b"\x03"
-_PATIENCE = 180.0  # seconds until a terminal no longer waits for what it is to show
+_PATIENCE = 600.0  # seconds until a terminal no longer waits for what it is to show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,9 @@ def _draw(screen: pyte.Screen, name: str) -> str:
     for row in range(shown):
         console.print(Text.assemble(*_runs(screen.buffer[row], columns)), no_wrap=True)
     console.print()  # rich cuts the lower ends of the letters in the last line
-    return _FONT.sub("", console.export_svg(title="", unique_id=name))
+    # On this theme's black, the dark gray of a bar's empty part can be seen.
+    picture = console.export_svg(title="", theme=MONOKAI, unique_id=name)
+    return _FONT.sub("", picture)
 
 
 def _runs(row: Mapping[int, Any], columns: int) -> Iterator[tuple[str, Style]]:
