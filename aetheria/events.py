@@ -73,6 +73,19 @@ class RunStarted(_ContinuesFrom):
     resumed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How the elements of some arrays are distributed.
+
+    Attributes:
+        edges: of the bins, rising; one more than there are bins.
+        counts: how many elements are in each bin.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainMetrics:
     """The metrics of training, emitted at the log cadence.
@@ -80,7 +93,8 @@ class TrainMetrics:
     Attributes:
         progress: after the last step that the metrics cover.
         metrics: weighted means over the steps since the log cadence was last reached; a step whose
-            global batch was skipped is left out.
+            global batch was skipped is left out. With `layer_statistics.depth`, also norms of each
+            layer, such as `layers/Dense_0/grad_norm`, of the last step alone.
         steps_per_second: the rate of training since the previous such event; evaluation and saves
             do not count.
         stalls: how long the training loop has waited since the process started.
@@ -95,6 +109,8 @@ class TrainMetrics:
         peak_memory_bytes: the most that was in use, likewise.
         data_wait_fraction: the share of the time since the previous such event in which the loop
             waited for data, 0 to 1; None: not measured.
+        histograms: with `layer_statistics.histograms`, of each layer's gradient and update in the
+            last step, such as `gradients/Dense_0`.
     """
 
     progress: Progress
@@ -108,6 +124,7 @@ class TrainMetrics:
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     data_wait_fraction: float | None = None
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

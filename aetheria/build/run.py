@@ -33,7 +33,7 @@ from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
 from aetheria.events import EvaluationCompleted
-from aetheria.hardware.layout.program_spec import ProgramSpec
+from aetheria.hardware.layout.program_spec import LayerStatistics, ProgramSpec
 from aetheria.hardware.strategy import Strategy
 from aetheria.model.model import Model
 from aetheria.model.optimizers import hyperparameters_of, schedules
@@ -47,6 +47,9 @@ from aetheria.snapshots.run_plan import RunPlan
 if TYPE_CHECKING:  # only where a listener inspects, and where devices check each other
     from aetheria.build.probing import Prober
     from aetheria.engine.spot_checks import SpotChecks
+
+
+HISTOGRAM_BINS = 32  # as many as the probe's histograms of parameters have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +292,18 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
         spot_checks=config.spot_check_every > 0,
         chunk_size=feed.chunk_size,
         peak_flops=config.peak_flops,
+        layer_statistics=_layer_statistics(config),
+    )
+
+
+def _layer_statistics(config: Config) -> LayerStatistics | None:
+    asked = config.layer_statistics
+    if not asked.depth:
+        return None
+    return LayerStatistics(
+        depth=asked.depth,
+        every_steps=config.log_every_steps,
+        num_bins=HISTOGRAM_BINS if asked.histograms else 0,
     )
 
 

@@ -57,6 +57,22 @@ class SnapshotConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LayerStatisticsConfig:
+    """What is computed of each layer in the steps that are logged.
+
+    A layer is a group of parameters whose paths begin with the same names.
+
+    Attributes:
+        depth: How many names of a parameter's path make the name of its layer: 1 groups
+            `Dense_0/kernel` and `Dense_0/bias` as `Dense_0`; 0: nothing is computed.
+        histograms: Also make histograms of the gradient and of the update of each layer.
+    """
+
+    depth: NonNegativeInt = 0
+    histograms: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """The config of one run.
 
@@ -124,6 +140,7 @@ class Config:
             metric is the mean over the steps since the last log.
         eval_every_steps: The interval between evaluations in optimizer steps; null: the model is
             evaluated at the end of each epoch.
+        layer_statistics: What is computed of each layer in the steps that are logged.
         loggers: Names, or `{name: arguments}`.
         callbacks: Names, or `{name: arguments}`.
         snapshot: When snapshots (verified checkpoints) are saved, and which are kept.
@@ -161,6 +178,9 @@ class Config:
     peak_flops: NonNegativeFloat | None = _field(None, "free")
     log_every_steps: PositiveInt = _field(10, "free")
     eval_every_steps: PositiveInt | None = _field(None, "free")
+    layer_statistics: LayerStatisticsConfig = field(
+        default_factory=LayerStatisticsConfig, metadata={"resume": "free"}
+    )
     loggers: Listeners = _field(("console", "jsonl", "csv", "tensorboard"), "free")
     callbacks: Listeners = _field((), "free")
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig, metadata={"resume": "free"})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aetheria.engine.record import SnapshotRecord
-from aetheria.events import Event, SnapshotFailed, SnapshotSaved
+from aetheria.events import Event, Histogram, SnapshotFailed, SnapshotSaved
 
 State = TypeVar("State")
 Report = TypeVar("Report")
@@ -96,6 +96,8 @@ class HostReport(NamedTuple):
         guard: of training: the guard's counters.
         sums: of training: what the means are made of, name -> [sum, weight], JSON values.
         latest: of training: metrics that are no mean, but the value after the last step.
+        layers: of a step that is logged: metrics of each layer, of that step alone.
+        histograms: of a step that is logged: histograms of each layer.
     """
 
     metrics: Mapping[str, float]
@@ -103,6 +105,8 @@ class HostReport(NamedTuple):
     guard: GuardCounters | None
     sums: Mapping[str, Sequence[float]] = {}
     latest: Sequence[str] = ()
+    layers: Mapping[str, float] = {}
+    histograms: Mapping[str, Histogram] = {}
 
 
 class Program(Protocol[State, Report, Totals]):

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from aetheria.engine.record_0_1_0 import upgrade_snapshot
 from aetheria.engine.typed_json import JsonObject, read_json, to_json
 from aetheria.errors import SnapshotError, shown
-from aetheria.events import Progress
+from aetheria.events import Histogram, Progress
 
 SCHEMA_VERSION = 1
 # What a weighted mean is made of: the sum and its weight.
@@ -26,10 +26,11 @@ class NewerRecordError(SnapshotError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggedMetrics:
-    """What was logged of a training step."""
+    """What was logged of a training step; without histograms None."""
 
     metrics: Mapping[str, float]
     steps_per_second: float
+    histograms: Mapping[str, Histogram] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from aetheria.engine.record import LoggedMetrics, Sums
 from aetheria.engine.schedule import Schedule
 from aetheria.engine.speed import Speed, SpeedMeter
 from aetheria.engine.stall_timer import StallTimer
-from aetheria.events import NonFiniteDetected, Progress, TrainMetrics
+from aetheria.events import Histogram, NonFiniteDetected, Progress, TrainMetrics
 
 
 class Frozen(NamedTuple, Generic[Report]):
@@ -113,7 +113,8 @@ class TrainReports(Generic[State, Report, Totals]):
                 if self._schedule.is_log_due(progress):
                     num_updates = guard.step - guard.num_skipped
                     speed = self._speed.read(dispatched)
-                    self._emit(progress, fetched.metrics, speed, num_updates)
+                    metrics_here = {**fetched.metrics, **fetched.layers}
+                    self._emit(progress, metrics_here, speed, num_updates, fetched.histograms)
             if guard.failed_check:
                 cursor = self._trail[guard.step - self._trail_step]
                 progress = self._schedule.progress(guard.step, cursor)
@@ -162,14 +163,17 @@ class TrainReports(Generic[State, Report, Totals]):
             rate = logged.steps_per_second
             num_updates = progress.step - self.num_skipped
             speed = Speed(rate, rate * self._schedule.batch_size, None)
-            self._emit(progress, logged.metrics, speed, num_updates)
+            self._emit(progress, logged.metrics, speed, num_updates, logged.histograms or {})
 
     def logged_at(self, step: int) -> LoggedMetrics | None:
         """What was logged at that step, for `replay`; None: nothing."""
         if self.last is None or self.last.progress.step != step:
             return None
-        metrics, rate = dict(self.last.metrics), self.last.steps_per_second
-        return LoggedMetrics(metrics=metrics, steps_per_second=rate)
+        return LoggedMetrics(
+            metrics=dict(self.last.metrics),
+            steps_per_second=self.last.steps_per_second,
+            histograms=dict(self.last.histograms) or None,
+        )
 
     def _emit(
         self,
@@ -177,6 +181,7 @@ class TrainReports(Generic[State, Report, Totals]):
         metrics: Mapping[str, float],
         speed: Speed,
         num_updates: int,
+        histograms: Mapping[str, Histogram],
     ) -> None:
         memory, tokens = self._program.memory(), self._tokens_per_example
         told: Mapping[str, float] = {}
@@ -194,6 +199,7 @@ class TrainReports(Generic[State, Report, Totals]):
             memory_bytes=None if memory is None else memory.bytes_in_use,
             peak_memory_bytes=None if memory is None else memory.peak_bytes,
             data_wait_fraction=speed.data_wait_fraction,
+            histograms=histograms,
         )
         self._bus.emit(self.last)
 

@@ -82,7 +82,8 @@ class ElasticProgram:
         self._add_totals = EachDevice(jax.jit(add_totals_of, donate_argnums=0), mine)
         self._over_devices = DeviceSum(devices, mine)
         add = make_adder(first.train_rows)
-        update = make_lane_update(first.optimizer, spec.max_consecutive_skips, add)
+        max_skips = spec.max_consecutive_skips
+        update = make_lane_update(first.optimizer, max_skips, add, layers=first.layers)
         self._update = EachDevice(jit(update, donate_argnums=0), mine)
         # The report is the first device's; the others add to nothing.
         self._no_rows = [jax.device_put(first.no_rows, device) for device in mine]

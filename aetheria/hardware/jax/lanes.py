@@ -8,7 +8,7 @@ Source: the idea of logical workers is EasyScale's (Li et al., SC 2023, arXiv:22
 """
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from aetheria.hardware.layout.state import StepOutput, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision, at_least_float32
 from aetheria.model.step_number import at_step
+
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.layout.layer_rows import LayerRows
 
 Item = TypeVar("Item")
 
@@ -73,13 +76,17 @@ def make_lane_update(
     add: Adder,
     *,
     growth_period: int = GROWTH_PERIOD,
+    layers: "LayerRows | None" = None,
 ) -> Callable[[TrainState, LaneSums, jax.Array], tuple[TrainState, StepOutput]]:
     """Builds `update(state, sums of all lanes, rows) -> (state, report)`: the train step's second
-    half; `rows` are those of the interval so far, to which `add` adds this step's.
+    half; `rows` are those of the interval so far, to which `add` adds this step's, with `layers`
+    also theirs.
 
     The new model state is the mean of the lanes', weighted by their examples.
     """
-    update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
+    update = make_update(
+        optimizer, max_consecutive_skips, growth_period=growth_period, layers=layers
+    )
 
     def lane_update(
         state: TrainState, total: LaneSums, rows: jax.Array

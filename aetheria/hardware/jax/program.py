@@ -33,13 +33,11 @@ from aetheria.hardware.layout.adapt import adapt_state
 from aetheria.hardware.layout.leaves import check_leaves, export_leaves, import_leaves, leaf_paths
 from aetheria.hardware.layout.program_spec import ProgramSpec
 from aetheria.hardware.layout.report_rows import (
-    latest_names,
     make_adder,
     means,
     no_rows,
     pack_values,
     rows_by_name,
-    sums_by_name,
 )
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.state import (
@@ -65,6 +63,7 @@ class JaxProgram:
         optimizer: the model's.
         mesh_shape: axis name -> number of devices.
         train_rows: the names of the rows of a train report.
+        layers: which of them are of layers; None: there are none.
         no_rows: the rows of a report of no step.
     """
 
@@ -91,7 +90,13 @@ class JaxProgram:
             make_first_state(model, self.optimizer, precision), out_shardings=at.state
         )
         self._step = jax.jit(
-            make_train_step(model, self.optimizer, precision, spec.max_consecutive_skips)
+            make_train_step(
+                model,
+                self.optimizer,
+                precision,
+                spec.max_consecutive_skips,
+                layers=signature.layers,
+            )
         )
         self._train_steps = jit(
             make_train_steps(self._step, make_adder(signature.train_rows)),
@@ -112,7 +117,7 @@ class JaxProgram:
             out_shardings=at.whole,
         )
         self._unfreeze = jax.jit(unfreeze, donate_argnums=0, out_shardings=at.whole)
-        self.train_rows = signature.train_rows
+        self.train_rows, self.layers = signature.train_rows, signature.layers
         self.no_rows = no_rows(self.train_rows, wide=precision.is_wide)
         # Placed as the step returns them: rows from the host would be another set of shapes to it.
         self._place_rows = jax.jit(lambda rows: rows, out_shardings=at.whole)
@@ -284,10 +289,7 @@ class JaxProgram:
         with reads_from_device():
             # np.asarray, not jax.device_get: a tenth of the time for two small arrays.
             values, counters = np.asarray(report.values), np.asarray(report.counters)
-        guard, names = GuardCounters.of(counters.tolist()), self._signature.train_rows
-        return HostReport(
-            means(names, values), None, guard, sums_by_name(names, values), latest_names(names)
-        )
+        return self._signature.host_report(values, GuardCounters.of(counters.tolist()))
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> StepOutput:
         """Makes a report to add to from the sums of one that was fetched."""

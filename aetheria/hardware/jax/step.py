@@ -5,7 +5,7 @@ it and applies the verdict.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from aetheria.hardware.layout.state import StepOutput, Sums, TrainState
 from aetheria.model.model import Batch, Model
 from aetheria.model.precision import Precision
 from aetheria.model.step_number import at_step
+
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.layout.layer_rows import LayerRows
 
 # (state, global batch) -> (state, report of this step)
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, StepOutput]]
@@ -38,6 +41,7 @@ def make_train_step(
     max_consecutive_skips: int,
     *,
     growth_period: int = GROWTH_PERIOD,
+    layers: "LayerRows | None" = None,
 ) -> TrainStep:
     """Builds `train_step(state, global_batch) -> (state, report)`.
 
@@ -53,9 +57,13 @@ def make_train_step(
 
     An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
     clipping need not read every gradient a second time, and `value`, the mean loss.
+
+    With `layers`, the report also has their rows.
     """
     gradient = make_gradient(model, precision)
-    update = make_update(optimizer, max_consecutive_skips, growth_period=growth_period)
+    update = make_update(
+        optimizer, max_consecutive_skips, growth_period=growth_period, layers=layers
+    )
 
     def train_step(state: TrainState, global_batch: Batch) -> tuple[TrainState, StepOutput]:
         step = state.counters[STEP]

@@ -4,7 +4,7 @@ Knows no model: a gradient, its sums and a new model state are all it is given.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from aetheria.model.fitting import extra_arguments
 from aetheria.model.model import ModelState, Params
 from aetheria.model.precision import cast_like, widen
 
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.layout.layer_rows import LayerRows
+
 # (state, summed gradients, sums, model_state) -> (state, report of this step)
 UpdateFunction: TypeAlias = Callable[
     [TrainState, Params, Sums, ModelState], tuple[TrainState, StepOutput]
@@ -30,9 +33,10 @@ def make_update(
     max_consecutive_skips: int,
     *,
     growth_period: int = GROWTH_PERIOD,
+    layers: "LayerRows | None" = None,
 ) -> UpdateFunction:
     """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: judges, then
-    applies the verdict.
+    applies the verdict. With `layers`, the report also has their rows.
     """
     guard = Guard(max_consecutive_skips, growth_period)
     optimize = _make_optimize(optimizer)
@@ -58,6 +62,11 @@ def make_update(
             finite_update=finite_update,
         )
         report = make_report(verdict, sums, state.loss_scale)
+        if layers is not None:
+            from aetheria.hardware.jax.layer_statistics import add_layer_rows
+
+            new_params = lambda: updated(verdict.factor, verdict.grad_norm)[0]
+            report = add_layer_rows(layers, report, verdict, state, grads, new_params)
         return apply(verdict, state, updated, model_state), report
 
     return update

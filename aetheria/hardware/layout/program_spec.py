@@ -7,6 +7,21 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerStatistics:
+    """What is computed of each layer, in the steps that are logged.
+
+    Attributes:
+        depth: how many names of a parameter's path make the name of its layer, 1 or more.
+        every_steps: the interval between these steps.
+        num_bins: of the histograms of gradient and update; 0: there are none.
+    """
+
+    depth: int
+    every_steps: int
+    num_bins: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProgramSpec:
     """What a program is compiled for.
 
@@ -21,6 +36,7 @@ class ProgramSpec:
             not known, so that nothing is compiled before the first chunk.
         spot_checks: whether the devices check each other at some steps.
         peak_flops: operations a second of one device at most; 0: not known; None: that of its kind.
+        layer_statistics: what reports say of each layer; None: nothing.
     """
 
     example_global_batch: Mapping[str, np.ndarray]
@@ -31,3 +47,4 @@ class ProgramSpec:
     chunk_size: Callable[[int], int] | None = None
     spot_checks: bool = False
     peak_flops: float | None = None
+    layer_statistics: LayerStatistics | None = None

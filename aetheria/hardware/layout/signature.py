@@ -3,18 +3,24 @@
 Traces the model's hooks on shapes; knows no device.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from aetheria.engine.interfaces import ArraySpec
+from aetheria.engine.interfaces import ArraySpec, GuardCounters, HostReport
 from aetheria.hardware.layout.contents import check_contents
 from aetheria.hardware.layout.evaluation import make_eval_sums
 from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.report_rows import LOSS_SCALE, metric_names
+from aetheria.hardware.layout.report_rows import (
+    LOSS_SCALE,
+    latest_names,
+    means,
+    metric_names,
+    sums_by_name,
+)
 from aetheria.hardware.layout.state import Sums, TrainState, make_init
 from aetheria.model.contract import call_hook, check_loss, check_same
 from aetheria.model.fitting import fit_optimizer, optimizer_of
@@ -23,6 +29,9 @@ from aetheria.model.missing_column import named_missing_column
 from aetheria.model.model import Batch, LossOutput, Model
 from aetheria.model.precision import Precision, widen
 from aetheria.model.tallies import finished_names
+
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.layout.layer_rows import LayerRows
 
 
 class ProgramSignature(NamedTuple):
@@ -35,6 +44,7 @@ class ProgramSignature(NamedTuple):
         own_names: what a train report has beside the loss and the model's metrics.
         train_names: the model's metrics in training, in the order of `pack_values`.
         eval_names: the model's metrics in evaluation.
+        layers: the rows of each layer; None: there are none.
     """
 
     optimizer: optax.GradientTransformation
@@ -43,11 +53,17 @@ class ProgramSignature(NamedTuple):
     own_names: tuple[str, ...]
     train_names: tuple[str, ...]
     eval_names: tuple[str, ...]
+    layers: "LayerRows | None" = None
+
+    @property
+    def mean_rows(self) -> tuple[str, ...]:
+        """The names of the rows that every train report has; see `pack_values`."""
+        return ("loss", *self.own_names, *self.train_names)
 
     @property
     def train_rows(self) -> tuple[str, ...]:
-        """The names of the rows of a train report; see `pack_values`."""
-        return ("loss", *self.own_names, *self.train_names)
+        """The names of all rows of a train report; those of the layers come last."""
+        return self.mean_rows if self.layers is None else (*self.mean_rows, *self.layers.names)
 
     @property
     def eval_rows(self) -> tuple[str, ...]:
@@ -70,6 +86,18 @@ class ProgramSignature(NamedTuple):
         """The path of every parameter -> its shape and dtype."""
         leaves = named_leaves(self.state.params)
         return {path: ArraySpec(leaf.shape, str(leaf.dtype)) for path, leaf in leaves.items()}
+
+    def host_report(self, values: np.ndarray, guard: GuardCounters) -> HostReport:
+        """Makes the report of training of its rows, f [len(train_rows), 2]."""
+        names = self.mean_rows
+        rows = values[: len(names)]
+        report = HostReport(
+            means(names, rows), None, guard, sums_by_name(names, rows), latest_names(names)
+        )
+        if self.layers is None:
+            return report
+        metrics, histograms = self.layers.read(values[len(names) :])
+        return report._replace(layers=metrics, histograms=histograms)
 
 
 def make_signature(model: Model, spec: ProgramSpec) -> ProgramSignature:
@@ -107,7 +135,7 @@ def _trace(
     eval_sums = jax.eval_shape(make_eval_sums(model, precision), state, example)
     optimizer = fit_optimizer(model, optimizer, state.params, state.opt_state)
     own_names = ("grad_norm", *([LOSS_SCALE] if precision.scales_loss else []))
-    return ProgramSignature(
+    signature = ProgramSignature(
         optimizer=optimizer,
         state=state,
         eval_sums=eval_sums,
@@ -115,3 +143,8 @@ def _trace(
         train_names=metric_names(train_out.metrics, own_names),
         eval_names=metric_names(eval_sums.metrics, own_names),
     )
+    if spec.layer_statistics is None:
+        return signature
+    from aetheria.hardware.layout.layer_rows import make_layer_rows
+
+    return signature._replace(layers=make_layer_rows(spec.layer_statistics, signature.params))

@@ -7,6 +7,7 @@ nothing about a run: no cadence, no file, no event. The counterpart of `jax.prog
 import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,13 +20,7 @@ from aetheria.hardware.layout.adapt import adapt_state
 from aetheria.hardware.layout.counters import FROZEN, IGNORE_UNTIL, STEP
 from aetheria.hardware.layout.leaves import check_leaves, export_leaves, named_leaves
 from aetheria.hardware.layout.program_spec import ProgramSpec
-from aetheria.hardware.layout.report_rows import (
-    latest_names,
-    means,
-    no_rows,
-    rows_by_name,
-    sums_by_name,
-)
+from aetheria.hardware.layout.report_rows import means, no_rows, rows_by_name
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.layout.trees import Columns, Leaves
 from aetheria.hardware.torch.correspondence import Correspondence
@@ -43,6 +38,9 @@ from aetheria.hardware.torch.utilization import FlopMeter, device_memory, device
 from aetheria.model.model import Model
 from aetheria.model.optimizers import Optimizer
 from aetheria.model.precision import Precision
+
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.torch.layer_statistics import LayerMeter
 
 _NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -81,8 +79,21 @@ class TorchProgram:
         max_skips, device = spec.max_consecutive_skips, ranks.device
         self.stepper = Stepper(
             gradient=Gradient(twin=twin, compute=compute, wide=wide, ranks=ranks),
-            update=Update(optimizer, rates, max_consecutive_skips=max_skips, device=device),
+            update=Update(
+                optimizer,
+                rates,
+                max_consecutive_skips=max_skips,
+                device=device,
+                meter=self._layer_meter(),
+            ),
         )
+
+    def _layer_meter(self) -> "LayerMeter | None":
+        if self._signature.layers is None:
+            return None
+        from aetheria.hardware.torch.layer_statistics import LayerMeter
+
+        return LayerMeter(self._signature.layers, self.link.params)
 
     @property
     def steps_per_call(self) -> int:
@@ -172,11 +183,7 @@ class TorchProgram:
             num_examples = int(self._ranks.sum(report.num_examples.clone()))
             return HostReport(means(signature.eval_rows, values), num_examples, None)
         counters = self.stepper.update.guard.read(report.numbers).counters
-        guard, names = GuardCounters.of(counters), signature.train_rows
-        values = report.values.cpu().numpy()
-        return HostReport(
-            means(names, values), None, guard, sums_by_name(names, values), latest_names(names)
-        )
+        return signature.host_report(report.values.cpu().numpy(), GuardCounters.of(counters))
 
     def import_report(self, sums: Mapping[str, Sequence[float]]) -> TorchReport:
         """Makes a report to add to from the sums of one that was fetched."""

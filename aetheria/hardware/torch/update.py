@@ -6,7 +6,7 @@ Knows no model: gradients, sums and statistics are all it is given. The counterp
 # pyright: reportPrivateImportUsage=false
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from aetheria.hardware.torch.reach import Bound, Reach, reach_of
 from aetheria.hardware.torch.state import TorchState
 from aetheria.model.optimizers import Optimizer
 
+if TYPE_CHECKING:  # most runs have no statistics of layers
+    from aetheria.hardware.torch.layer_statistics import LayerMeter
+
 
 class Update:
     """Judges a gradient, then applies the verdict.
@@ -29,6 +32,7 @@ class Update:
         max_consecutive_skips: non-finite global batches in a row after which the state freezes.
         device: where the parameters are.
         on_host: whether the guard decides on the host; None: where the device is a CPU.
+        meter: measures the layers; None: nothing does.
 
     Attributes:
         guard: what judges.
@@ -42,11 +46,13 @@ class Update:
         max_consecutive_skips: int,
         device: torch.device,
         on_host: bool | None = None,
+        meter: "LayerMeter | None" = None,
     ):
         limits = max_consecutive_skips, optimizer.max_grad_norm
         on_host = device.type == "cpu" if on_host is None else on_host
         self.guard = HostGuard(*limits) if on_host else DeviceGuard(*limits, device)
         self._on_host, self._ema_decay = on_host, optimizer.ema_decay
+        self._meter = meter
         self._bound = functools.cache(lambda dtype: Bound(optimizer.rule, dtype))
         self._bound(torch.float32)  # refuses a rule before anything is trained
         # PyTorch's fused kernels take a learning rate on the device in float32 alone.
@@ -63,11 +69,17 @@ class Update:
             before: the state's statistics as they were before the global batch.
 
         Returns:
-            f [2 + metrics, 2], the rows of the step.
+            f [2 + metrics, 2], the rows of the step; after them those of the layers, if there are.
         """
-        verdict, scale = self.judge(state, sums[0], before), state.numbers.loss_scale
-        self.apply(verdict, state, before)
-        return make_report(verdict, sums, None if scale is None else scale[SCALE])
+        verdict, loss_scale = self.judge(state, sums[0], before), state.numbers.loss_scale
+        scale = None if loss_scale is None else loss_scale[SCALE]
+        report = make_report(verdict, sums, scale)
+        apply = lambda: self.apply(verdict, state, before)
+        if self._meter is None:
+            apply()
+            return report
+        mean = 1 / sums[0, 1] if scale is None else 1 / sums[0, 1] / scale
+        return torch.cat([report, self._meter.measure(state, verdict, mean, report, apply)])
 
     def judge(self, state: TorchState, loss: Tensor, before: list[Tensor]) -> Verdict:
         """Asks the guard; the state is left as it is."""
