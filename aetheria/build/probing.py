@@ -19,6 +19,7 @@ from aetheria.engine.interfaces import AnyProgram, Peers
 from aetheria.events import EvaluationCompleted
 from aetheria.hardware.layout.leaves import evaluated_leaves
 from aetheria.hardware.layout.trees import Leaves
+from aetheria.model.contract import call_hook, check_images
 from aetheria.model.model import Model
 from aetheria.model.nesting import nested_columns
 from aetheria.observe import EventBus
@@ -53,7 +54,7 @@ class Prober:
         bus: EventBus,
         peers: Peers,
     ):
-        self._config, self._model, self.feed = config, model, feed
+        self._config, self.model, self.feed = config, model, feed
         self._program, self._bus, self._peers = program, bus, peers
 
     def inspect(self, events: Sequence[EvaluationCompleted], state: Any) -> None:
@@ -73,7 +74,7 @@ class Prober:
     def predict_program(self) -> "PredictProgram":
         """What predicts; its programs are compiled once for all evaluations."""
         return build_predict_program(
-            self._model,
+            self.model,
             self.feed.example_spec(),
             trained_with=self._config.mixed_precision,
             mixed_precision=None,
@@ -102,6 +103,11 @@ class _Source:
         columns = source.read(np.arange(min(count, len(source))))
         # Copies: a source may return views of its data.
         return nested_columns({name: np.array(column) for name, column in columns.items()})
+
+    def images(self, examples: Mapping[str, Any], outputs: Any) -> Mapping[str, np.ndarray]:
+        model = self._prober.model
+        count = len(jax.tree.leaves(examples)[0])
+        return check_images(model, call_hook(model, "images", examples, outputs), count)
 
     def params(self) -> Mapping[str, np.ndarray]:
         return self._params

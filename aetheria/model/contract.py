@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aetheria.errors import AetheriaError, ModelError
 from aetheria.model.model import Arrays, LossOutput, Model, ModelState, Params, Tree, WeightedSum
@@ -131,6 +132,27 @@ def check_rows(model: Model, hook: str, outputs: Arrays, size: int) -> None:
                 f"{where(model, hook)}: expected outputs that lead with the batch, [{size}, ...], "
                 f"got {kind(leaf)}; return one row an example"
             )
+
+
+def check_images(model: Model, made: object, count: int) -> dict[str, np.ndarray]:
+    """Checks the result of `images` for `count` examples; returns arrays of NumPy.
+
+    Raises:
+        ModelError: it is no mapping from names to pictures of every example.
+    """
+    if not isinstance(made, Mapping):
+        raise ModelError(
+            f"{where(model, 'images')}: expected a mapping from names to pictures, got "
+            f"{kind(made)}; return {{}} without pictures"
+        )
+    for name, pictures in made.items():
+        shape = jnp.shape(pictures)
+        if len(shape) != 4 or shape[0] != count or shape[-1] not in (1, 3) or 0 in shape:
+            raise ModelError(
+                f"{where(model, 'images')}: expected pictures [{count}, height, width, 1 or 3] of "
+                f"{name!r}, got {kind(pictures)}; return one picture an example"
+            )
+    return {name: np.asarray(pictures) for name, pictures in made.items()}
 
 
 def check_same(model: Model, hook: str, what: str, before: Tree, after: Tree) -> None:

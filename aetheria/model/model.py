@@ -113,6 +113,21 @@ class Model(ABC):
         """
         return {}
 
+    def images(self, examples: Batch, outputs: Arrays) -> Mapping[str, Arrays]:
+        """Draws what the model makes of a few examples, such as masks or reconstructions.
+
+        Called on the host and not traced, at evaluations, if a logger shows samples.
+
+        Args:
+            examples: NumPy columns [count, ...], also `labels` if the data has them.
+            outputs: what `predict` returned for their inputs, NumPy [count, ...].
+
+        Returns:
+            Name -> pictures [count, height, width, 1 or 3], of u8 or of numbers in [0, 1]; others
+            are stretched. The inputs are shown without being named here.
+        """
+        return {}
+
     def class_columns(self) -> Mapping[str, Classes]:
         """Returns which columns hold class numbers or tokens, such as `{"labels": Classes(10)}`.
 

@@ -61,6 +61,8 @@ class ProbeSource(Protocol):
 
     def params(self) -> Mapping[str, np.ndarray]: ...
 
+    def images(self, examples: Mapping[str, Any], outputs: Any) -> Mapping[str, np.ndarray]: ...
+
 
 class Probe:
     """What a listener may ask about the model at an evaluation, while its `inspect` runs.
@@ -100,6 +102,19 @@ class Probe:
         [count, ...], or a mapping of such columns.
         """
         return self._open.read(self.split, count)
+
+    def images(self, examples: Mapping[str, Any], outputs: Any) -> Mapping[str, np.ndarray]:
+        """Asks the model's hook `images` for pictures of examples: name -> [count, height, width,
+        1 or 3]; none, if the model has no such hook.
+
+        Args:
+            examples: as the probe's method of that name returns them.
+            outputs: what the model predicts for their inputs.
+
+        Raises:
+            AetheriaError: the hook returns something else.
+        """
+        return self._open.images(examples, outputs)
 
     def parameter_statistics(self) -> dict[str, ParameterStatistics]:
         """Computes numbers about every parameter, on the host: `Dense_0/kernel` -> statistics."""

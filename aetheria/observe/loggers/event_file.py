@@ -1,9 +1,9 @@
 """Writes the event files that TensorBoard reads.
 
 Format: records as in TensorFlow's TFRecord (length, checksum, content, checksum), each an `Event`
-in the wire format of Protocol Buffers. Only scalars, histograms, text and hyperparameters are
-written, so a few messages are all there is; a library for them would import TensorFlow or PyTorch
-where one is installed, which takes seconds at each start.
+in the wire format of Protocol Buffers. Only scalars, histograms, pictures, text and hyperparameters
+are written, so a few messages are all there is; a library for them would import TensorFlow or
+PyTorch where one is installed, which takes seconds at each start.
 """
 
 import math
@@ -21,11 +21,12 @@ _SUMMARY_VALUE, _VALUE_TAG, _SIMPLE_VALUE = 0x0A, 0x0A, 0x15
 _SESSION_START = bytes((0x08, 1))  # SessionLog.status = START
 # Of a value that a plugin of TensorBoard shows: TensorProto, SummaryMetadata and PluginData.
 _TENSOR, _METADATA, _PLUGIN_DATA, _PLUGIN_NAME, _PLUGIN_CONTENT = 0x42, 0x4A, 0x0A, 0x0A, 0x12
-_IS_TENSOR = bytes((0x20, 2))  # SummaryMetadata.data_class = DATA_CLASS_TENSOR
+_DATA_CLASS = 0x20  # of SummaryMetadata
+_IS_TENSOR, _IS_BLOBS = bytes((_DATA_CLASS, 2)), bytes((_DATA_CLASS, 3))
 _SCALAR_SHAPE = bytes((0x12, 0))
 _TENSOR_SHAPE, _DIM, _SIZE, _TENSOR_CONTENT = 0x12, 0x12, 0x08, 0x22
 _DOUBLE = bytes((0x08, 2))
-_STRING_TENSOR, _STRING = bytes((0x08, 7)) + _SCALAR_SHAPE, 0x42
+_STRINGS, _STRING = bytes((0x08, 7)), 0x42
 _NO_TENSOR = bytes((0x08, 1)) + _SCALAR_SHAPE + struct.pack("<Bf", 0x2D, 0.0)
 
 
@@ -69,7 +70,7 @@ class EventFile:
 
     def add_text(self, step: int, tag: str, text: str) -> None:
         """Appends a text, which TensorBoard reads as Markdown."""
-        tensor = _STRING_TENSOR + encode_bytes(_STRING, text.encode())
+        tensor = _STRINGS + _SCALAR_SHAPE + encode_bytes(_STRING, text.encode())
         self._add_value(step, tag, "text", tensor, b"")
 
     def add_histograms(
@@ -79,10 +80,25 @@ class EventFile:
         for tag, (edges, counts) in histograms.items():
             rows = zip(edges[:-1], edges[1:], counts, strict=True)
             content = b"".join(struct.pack("<3d", *row) for row in rows)
-            dims = (encode_bytes(_DIM, bytes((_SIZE,)) + _varint(n)) for n in (len(counts), 3))
-            shape = encode_bytes(_TENSOR_SHAPE, b"".join(dims))
+            shape = _tensor_shape(len(counts), 3)
             tensor = _DOUBLE + shape + encode_bytes(_TENSOR_CONTENT, content)
             self._add_value(step, tag, "histograms", tensor, b"")
+
+    def add_images(
+        self, step: int, tag: str, size: tuple[int, int], images: Sequence[bytes]
+    ) -> None:
+        """Appends pictures that are shown beside each other.
+
+        Args:
+            step: the position on the slider.
+            tag: of all of them.
+            size: width and height in pixels.
+            images: PNG files.
+        """
+        strings = [*(str(length).encode() for length in size), *images]
+        values = b"".join(encode_bytes(_STRING, each) for each in strings)
+        tensor = _STRINGS + _tensor_shape(len(strings)) + values
+        self._add_value(step, tag, "images", tensor, b"", _IS_BLOBS)
 
     def add_hyperparameters(self, step: int, tag: str, content: bytes) -> None:
         """Appends a message that `aetheria.observe.loggers.hyperparameters` made."""
@@ -100,9 +116,17 @@ class EventFile:
         """Writes what is pending, and closes the file."""
         self._file.close()
 
-    def _add_value(self, step: int, tag: str, plugin: str, tensor: bytes, content: bytes) -> None:
+    def _add_value(
+        self,
+        step: int,
+        tag: str,
+        plugin: str,
+        tensor: bytes,
+        content: bytes,
+        data_class: bytes = _IS_TENSOR,
+    ) -> None:
         data = encode_bytes(_PLUGIN_NAME, plugin.encode()) + encode_bytes(_PLUGIN_CONTENT, content)
-        metadata = encode_bytes(_PLUGIN_DATA, data) + _IS_TENSOR
+        metadata = encode_bytes(_PLUGIN_DATA, data) + data_class
         value = encode_bytes(_VALUE_TAG, tag.encode())
         value += encode_bytes(_TENSOR, tensor) + encode_bytes(_METADATA, metadata)
         self._add(_step(step) + encode_bytes(_SUMMARY, encode_bytes(_SUMMARY_VALUE, value)))
@@ -121,6 +145,11 @@ def encode_bytes(field: int, content: bytes) -> bytes:
         content: the text or the encoded message.
     """
     return bytes((field,)) + _varint(len(content)) + content
+
+
+def _tensor_shape(*dims: int) -> bytes:
+    sizes = (encode_bytes(_DIM, bytes((_SIZE,)) + _varint(size)) for size in dims)
+    return encode_bytes(_TENSOR_SHAPE, b"".join(sizes))
 
 
 def _step(step: int) -> bytes:

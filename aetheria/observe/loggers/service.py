@@ -12,7 +12,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 
 from aetheria.config.json_types import JsonObject
 from aetheria.events import (
@@ -39,12 +40,15 @@ class Point:
         epoch: the epoch of that step.
         time: when it was logged, in seconds since the epoch of Unix.
         values: name -> value, with names such as `train/loss`.
+        media: name -> JSON values of what the service shows beside curves, in a form that its
+            logger knows.
     """
 
     step: int
     epoch: int
     time: float
     values: Mapping[str, float]
+    media: Mapping[str, JsonObject] = field(default_factory=dict)
 
 
 class ServiceLogger(ABC):
@@ -87,6 +91,10 @@ class ServiceLogger(ABC):
         """The name of a value in the characters that the service allows."""
         return name
 
+    def _media_of(self, event: TrainMetrics) -> dict[str, JsonObject]:
+        """What the service shows of a report beside its values."""
+        return {}
+
     def notify(self, event: Event) -> None:
         """Logs the values of an event with metrics."""
         if self._error is not None:
@@ -97,9 +105,10 @@ class ServiceLogger(ABC):
             case RolledBack():
                 self._points.follow(event)
             case TrainMetrics():
-                self._log(event, "train", metric_values(event) | rates(event))
+                values = metric_values(event) | rates(event)
+                self._log(event, _named("train", values), self._media_of(event))
             case EvaluationCompleted():
-                self._log(event, event.split, metric_values(event))
+                self._log(event, _named(event.split, metric_values(event)))
             case RunEnded() if self._thread is not None:
                 self._end(event)
 
@@ -125,15 +134,20 @@ class ServiceLogger(ABC):
             self._enqueue(point)
 
     def _log(
-        self, event: TrainMetrics | EvaluationCompleted, split: str, values: Mapping[str, float]
+        self,
+        event: TrainMetrics | EvaluationCompleted,
+        values: Mapping[str, float],
+        media: Mapping[str, JsonObject] = MappingProxyType({}),
     ) -> None:
         point = Point(
             step=event.progress.step,
             epoch=event.progress.epoch,
             time=round(time.time(), 3),
-            values={self._allowed(f"{split}/{name}"): value for name, value in values.items()},
+            values={self._allowed(name): value for name, value in values.items()},
+            media=dict(media),
         )
-        self._points.append(json.dumps(asdict(point)))
+        line = {name: part for name, part in asdict(point).items() if part or name != "media"}
+        self._points.append(json.dumps(line))
         self._enqueue(point)
 
     def _end(self, event: RunEnded) -> None:
@@ -150,10 +164,12 @@ class ServiceLogger(ABC):
 
     def _enqueue(self, point: Point) -> None:
         """Sends of a point what the service does not have."""
-        new = {k: v for k, v in point.values.items() if point.step > self._last.get(k, -1)}
-        if new:
-            self._last.update(dict.fromkeys(new, point.step))
-            self._queue.put(replace(point, values=new))
+        is_new = lambda name: point.step > self._last.get(name, -1)
+        values = {name: value for name, value in point.values.items() if is_new(name)}
+        media = {name: shown for name, shown in point.media.items() if is_new(name)}
+        if values or media:
+            self._last.update(dict.fromkeys([*values, *media], point.step))
+            self._queue.put(replace(point, values=values, media=media))
 
     def _send_all(self) -> None:
         """Sends what is in the queue, until None is."""
@@ -175,4 +191,8 @@ class ServiceLogger(ABC):
 
 
 def _last_steps_of(points: Sequence[Point]) -> dict[str, int]:
-    return {name: point.step for point in points for name in point.values}
+    return {name: point.step for point in points for name in (*point.values, *point.media)}
+
+
+def _named(split: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in values.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aetheria.events import (
     EvaluationCompleted,
     Event,
+    Histogram,
     RolledBack,
     RunEnded,
     RunStarted,
@@ -34,7 +35,8 @@ _FLUSH_SECONDS = 30.0  # how far a viewer may lag behind the run
 @register_logger("tensorboard")
 class TensorBoardLogger:
     """Writes event files to `tensorboard/`, with tags such as `train/loss` and `eval/accuracy`, the
-    config as a text, and its values as hyperparameters, by which TensorBoard compares runs.
+    config as a text, and its values as hyperparameters, by which TensorBoard compares runs. With
+    `layer_statistics.histograms`, also histograms of each layer's gradient and update.
 
     There is one numbered file for each start of the run: TensorBoard reads files in the order of
     their names.
@@ -43,13 +45,23 @@ class TensorBoardLogger:
         context: what every logger is given.
         histograms: whether to write, at every evaluation, a histogram of each parameter, with tags
             such as `params/Dense_0/kernel`. All parameters are then copied to the host.
+        samples: of how many examples of each evaluation split to show, at every evaluation, the
+            predictions as a text, the inputs if they are pictures, and the pictures that the
+            model's hook `images` makes.
+
+    Raises:
+        AetheriaError: `samples` is negative.
     """
 
-    def __init__(self, context: RunContext, histograms: bool = False):
-        self._context = context
+    def __init__(self, context: RunContext, histograms: bool = False, samples: int = 0):
+        self._context, self._look = context, None
         # None: the logger asks for no probe, and none is made for it.
-        self.inspect = self._add_histograms if histograms else None
-        self._histograms_at = -1
+        self.inspect = None
+        if histograms or samples:
+            from aetheria.observe.loggers.look import Look
+
+            self._look = Look("loggers.tensorboard", histograms=histograms, samples=samples)
+            self.inspect = self._show
         self._folder = context.run_dir / "tensorboard"
         self._file: EventFile | None = None
         self._flushed_at = 0.0
@@ -60,11 +72,13 @@ class TensorBoardLogger:
             case RunStarted():
                 self._file = self._start(event)
             case RolledBack() if self._file is not None:
-                self._histograms_at = -1
+                if self._look is not None:
+                    self._look.go_back()
                 self._file.drop_from(event.last_logged_step + 1)
             case TrainMetrics():
                 values = {**metric_values(event), **rates(event)}
                 self._write("train", values, event.progress.step)
+                self._write_histograms(event.progress.step, event.histograms)
             case EvaluationCompleted():
                 self._write(event.split, metric_values(event), event.progress.step)
             case RunEnded() if self._file is not None:
@@ -79,16 +93,20 @@ class TensorBoardLogger:
             self._file.flush()
         return {}
 
-    def _add_histograms(self, event: EvaluationCompleted, probe: "Probe") -> None:
-        step = event.progress.step
-        if step == self._histograms_at or self._file is None:
-            return  # several splits are evaluated with one state
-        self._histograms_at = step
-        found = probe.parameter_histograms()
-        self._file.add_histograms(
-            step,
-            {f"params/{k}": (h.edges.tolist(), h.counts.tolist()) for k, h in found.items()},
-        )
+    def _show(self, event: EvaluationCompleted, probe: "Probe") -> None:
+        from aetheria.observe.loggers.look import markdown_table
+
+        assert self._look is not None and self._file is not None
+        step, view = event.progress.step, self._look(event, probe)
+        self._write_histograms(step, view.histograms)
+        for tag, images in view.images.items():
+            self._file.add_images(step, tag, (images.width, images.height), images.files)
+        if view.rows:
+            self._file.add_text(step, f"{event.split}/predictions", markdown_table(view.rows))
+
+    def _write_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
+        assert self._file is not None, "a run starts before it has metrics"
+        self._file.add_histograms(step, {k: (h.edges, h.counts) for k, h in histograms.items()})
 
     def _start(self, event: RunStarted) -> EventFile:
         """Opens a file, in which points that a killed process wrote after its last snapshot are

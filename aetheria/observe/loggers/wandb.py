@@ -1,20 +1,27 @@
 """A logger for Weights & Biases (extra `wandb`)."""
 
+import base64
+import io
 import json
 import os
 import struct
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from aetheria.config.json_types import JsonObject
 from aetheria.errors import AetheriaError
+from aetheria.events import EvaluationCompleted, Event, Histogram, RolledBack, TrainMetrics
 from aetheria.observe.listener import RunContext
 from aetheria.observe.loggers.credentials import has_netrc_entry
 from aetheria.observe.loggers.service import Point, ServiceLogger
 from aetheria.observe.loggers.settings import check_options, refuse_credentials
 from aetheria.plugins import register_logger
 from aetheria.plugins.packages import require_package
+
+if TYPE_CHECKING:
+    from aetheria.observe.probe import Probe
 
 _MODES = (None, "online", "offline", "disabled")
 _SET_HERE = ("dir", "config", "id", "resume")  # the arguments of wandb.init given by this logger
@@ -24,16 +31,24 @@ _SET_HERE = ("dir", "config", "id", "resume")  # the arguments of wandb.init giv
 class WandbLogger(ServiceLogger):
     """Logs to one W&B run; its id is in the snapshot, so a resumed run logs to the same one.
 
-    The API key is read by W&B, from WANDB_API_KEY or what `wandb login` has stored.
+    With `layer_statistics.histograms`, also histograms of each layer's gradient and update, where
+    `wandb.watch` has those of PyTorch. The API key is read by W&B, from WANDB_API_KEY or what
+    `wandb login` has stored.
 
     Args:
         context: what every logger is given.
         project: the W&B project.
         mode: `online`, `offline` or `disabled`; None: the variable WANDB_MODE decides.
+        histograms: whether to log, at every evaluation, a histogram of each parameter, with names
+            such as `params/Dense_0/kernel`. All parameters are then copied to the host.
+        samples: of how many examples of each evaluation split to log, at every evaluation, the
+            predictions as a table, the inputs if they are pictures, and the pictures that the
+            model's hook `images` makes.
         options: further arguments of `wandb.init`, except dir, config, id and resume.
 
     Raises:
-        AetheriaError: wandb is not installed, an argument is not one of these, or is a secret.
+        AetheriaError: wandb is not installed, or Pillow with `samples`; an argument is not one of
+            these, or is a secret.
     """
 
     def __init__(
@@ -41,6 +56,8 @@ class WandbLogger(ServiceLogger):
         context: RunContext,
         project: str = "aetheria",
         mode: str | None = None,
+        histograms: bool = False,
+        samples: int = 0,
         **options: object,
     ):
         super().__init__(context, "wandb")
@@ -56,6 +73,21 @@ class WandbLogger(ServiceLogger):
         check_options("loggers.wandb", options, wandb.init, _SET_HERE)
         self._options: dict[str, Any] = {"project": project, "mode": mode, **options}
         self._run: Any = None
+        # None: the logger asks for no probe, and none is made for it.
+        self._look, self.inspect = None, None
+        if histograms or samples:
+            from aetheria.observe.loggers.look import Look
+
+            if samples:
+                require_package("loggers.wandb.samples", "PIL", "wandb")
+            self._look = Look("loggers.wandb", histograms=histograms, samples=samples)
+            self.inspect = self._show
+
+    def notify(self, event: Event) -> None:
+        """Logs the values of an event with metrics."""
+        if isinstance(event, RolledBack) and self._look is not None:
+            self._look.go_back()
+        super().notify(event)
 
     @staticmethod
     def preflight(arguments: Mapping[str, Any]) -> list[str]:
@@ -90,15 +122,62 @@ class WandbLogger(ServiceLogger):
         last: dict[str, int] = {}
         for file in files:
             for row in _rows(file):
-                last |= {name: row["step"] for name in row if "/" in name and "step" in row}
+                if "step" in row:
+                    last |= {name: row["step"] for name in row if "/" in name}
         return last if files else None
 
     def _send(self, points: Sequence[Point]) -> None:
         for point in points:
-            self._run.log({"step": point.step, "epoch": point.epoch, **point.values})
+            media = {name: self._as_media(shown) for name, shown in point.media.items()}
+            self._run.log({"step": point.step, "epoch": point.epoch, **point.values, **media})
+
+    def _media_of(self, event: TrainMetrics) -> dict[str, JsonObject]:
+        return {name: _histogram(each) for name, each in event.histograms.items()}
+
+    def _show(self, event: EvaluationCompleted, probe: "Probe") -> None:
+        assert self._look is not None
+        view = self._look(event, probe)
+        media = {name: _histogram(each) for name, each in view.histograms.items()}
+        captions = [_caption(row) for row in view.rows]
+        for name, images in view.images.items():
+            files = [base64.b64encode(file).decode() for file in images.files]
+            media[name] = {"images": files, "captions": captions}
+        if view.rows:
+            columns = list(view.rows[0])
+            rows = [[str(row[column]) for column in columns] for row in view.rows]
+            media[f"{event.split}/predictions"] = {"columns": columns, "rows": rows}
+        self._log(event, {}, media)
+
+    def _as_media(self, shown: JsonObject) -> Any:
+        """Makes W&B's object of what `_media_of` and `_show` have described."""
+        match shown:
+            case {"edges": edges, "counts": counts}:
+                return self._wandb.Histogram(np_histogram=(counts, edges))
+            case {"columns": columns, "rows": rows}:
+                return self._wandb.Table(columns=columns, data=rows)
+            case {"images": files, "captions": captions}:
+                from PIL import Image
+
+                opened = [Image.open(io.BytesIO(base64.b64decode(file))) for file in files]
+                named = zip(opened, captions or [None] * len(opened), strict=True)
+                return [self._wandb.Image(image, caption=caption) for image, caption in named]
+        raise AssertionError(sorted(shown))
 
     def _close(self, status: str) -> None:
         self._run.finish(exit_code=0 if status == "completed" else 1)
+
+
+def _histogram(histogram: Histogram) -> JsonObject:
+    return {"edges": list(histogram.edges), "counts": list(histogram.counts)}
+
+
+def _caption(row: Mapping[str, Any]) -> str:
+    """Says what a model predicts for a picture.
+
+    >>> _caption({"index": 3, "prediction": "cat", "label": "dog"})
+    'prediction: cat, label: dog'
+    """
+    return ", ".join(f"{name}: {value}" for name, value in row.items() if name != "index")
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -121,4 +200,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             record, content = Record.FromString(content), b""
             if record.HasField("history"):
                 items = record.history.item
-                yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+                # Of media, which are objects, by the names of their parts; and by their own.
+                named = [("/".join(i.nested_key) or i.key, json.loads(i.value_json)) for i in items]
+                media = [(name.removesuffix("/_type"), None) for name, _ in named]
+                yield {**dict(media), **dict(named)}

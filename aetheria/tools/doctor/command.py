@@ -15,7 +15,7 @@ from aetheria.errors import ExitCode, summary_of
 # Extra -> the modules that it brings.
 _EXTRAS = {
     "torch": ["torch"],
-    "wandb": ["wandb"],
+    "wandb": ["wandb", "PIL"],
     "sweep": ["optuna"],
     "plot": ["matplotlib"],
     "data": ["PIL", "datasets", "grain", "pyarrow"],
