@@ -32,6 +32,7 @@ from aetheria.engine import Engine, NonFinitePolicy, Outcome, Schedule
 from aetheria.engine.interfaces import AnyProgram, Peers, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.engine.stop import StopSignal
+from aetheria.errors import ConfigError
 from aetheria.events import EvaluationCompleted
 from aetheria.hardware.layout.program_spec import LayerStatistics, ProgramSpec
 from aetheria.hardware.strategy import Strategy
@@ -298,6 +299,11 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
 
 def _layer_statistics(config: Config) -> LayerStatistics | None:
     asked = config.layer_statistics
+    if asked.histograms and not asked.depth:
+        raise ConfigError(
+            "layer_statistics.depth: expected 1 or more with layer_statistics.histograms, got 0; "
+            "set it"
+        )
     if not asked.depth:
         return None
     return LayerStatistics(
