@@ -173,6 +173,7 @@ NOT_IN_A_PLAIN_RUN = (
     "aetheria.hardware.jax.layer_statistics",
     "aetheria.observe.samples",
     "aetheria.observe.pictures",
+    "aetheria.observe.confusion",
     "aetheria.observe.loggers.look",
     "aetheria.observe.loggers.service",
     *(f"aetheria.observe.loggers.{name}" for name in ("comet", "mlflow", "trackio", "wandb")),

@@ -9,10 +9,12 @@ from support.programs import make_spec, train_step
 from support.runs import DIGITS
 
 import aetheria
+from aetheria.cli.main import main
 from aetheria.engine.interfaces import SingleProcess
 from aetheria.errors import ConfigError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.hardware.layout.program_spec import LayerStatistics
+from aetheria.training.summary import print_table
 
 KINDS = ("grad_norm", "update_norm", "param_norm", "update_ratio")
 STRATEGIES = {
@@ -110,8 +112,14 @@ def test_what_is_not_asked_for_is_not_in_the_program():
     assert size(plain) < size(asked)
 
 
-def test_a_run_logs_them_as_metrics_and_ends_without_them(train):
-    run = train("run", layer_statistics={"depth": 1}, log_every_steps=5, max_steps=12)
+@pytest.fixture(scope="module")
+def run(train_once):
+    params = {**DIGITS["model_params"], "metrics": ["confusion"]}
+    asked = {"layer_statistics": {"depth": 1}, "log_every_steps": 5, "max_steps": 12}
+    return train_once("run", model_params=params, **asked)
+
+
+def test_a_run_logs_them_as_metrics_and_ends_without_them(run):
     reports = [line for line in run.metrics if line["split"] == "train"]
     names = {f"layers/{layer}/{kind}" for layer in ("Dense_0", "Dense_1") for kind in KINDS}
     assert [line["step"] for line in reports] == [5, 10]
@@ -119,6 +127,22 @@ def test_a_run_logs_them_as_metrics_and_ends_without_them(train):
         found = {name: value for name, value in line.items() if name.startswith("layers/")}
         assert found.keys() == names and min(found.values()) > 0
     assert not [name for name in run.summary["final"] if "layers/" in name]
+
+
+def test_a_page_shows_layers_apart_and_the_confusion_matrix_as_a_table(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", str(run.run_dir), "--html", str(page)]) == 0
+    text = page.read_text()
+    training, layers = text.index("<h3>Training and evaluation</h3>"), text.index("<h3>Layers</h3>")
+    assert training < layers < text.index(">layers/Dense_0/grad_norm</h4>")
+    assert "confusion_" not in text
+    row = [run.summary["final"][f"eval/confusion_3_{taken}"] for taken in range(10)]
+    cells = "".join(f"<td>{count:g}</td>" for count in row)
+    assert f'<th scope="row">3</th>{cells}' in text.partition('id="confusion-matrix"')[2]
+    capsys.readouterr()
+    print_table(run.summary, run.run_dir)
+    out = capsys.readouterr().out
+    assert "eval/accuracy" in out and "confusion" not in out
 
 
 def test_histograms_without_a_depth_are_refused_in_one_line(tmp_path):

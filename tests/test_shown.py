@@ -42,6 +42,8 @@ class Layers(nn.Module):
 class Drawing(Classifier):
     """Draws its inputs upside down."""
 
+    metrics: tuple[str, ...] = ("confusion",)
+
     def network(self):
         return Layers()
 
@@ -175,6 +177,22 @@ def test_wandb_has_pictures_with_captions_and_a_table(history, run, samples, spl
     table = json.loads(file.read_text())
     assert table["columns"] == ["index", "prediction", "label"]
     assert table["data"] == [[str(s["index"]), s["prediction"], s["label"]] for s in last]
+
+
+def test_both_have_the_confusion_matrix(board, history, run):
+    counts = [[run.metrics[f"eval/confusion_{i}_{j}"] for j in range(10)] for i in range(10)]
+    path = history["eval/confusion"][-1][1]["path"]
+    table = json.loads(next(run.run_dir.glob(f"wandb/offline*/files/{path}")).read_text())
+    assert table["columns"] == ["true \\ predicted", *NAMES]
+    rows = [
+        [name, *(f"{count:g}" for count in row)] for name, row in zip(NAMES, counts, strict=True)
+    ]
+    assert table["data"] == rows
+    text = tensor_util.make_ndarray(board.Tensors("eval/confusion")[-1].tensor_proto).item()
+    assert text.decode().splitlines()[2:] == [f"| {' | '.join(row)} |" for row in rows]
+    *_, file = tensor_util.make_ndarray(board.Tensors("eval/images/confusion")[-1].tensor_proto)
+    shares = 1 - pixels_of(file)[12::25, 12::25] / 255
+    np.testing.assert_allclose(shares, counts / np.sum(counts, 1, keepdims=True), atol=0.003)
 
 
 def test_both_have_the_same_histograms_of_gradients_updates_and_parameters(board, history):

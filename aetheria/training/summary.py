@@ -11,6 +11,7 @@ from aetheria.engine import Outcome
 from aetheria.engine.typed_json import to_json
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.observe.goodput import account, read_goodput
+from aetheria.observe.loggers.records import is_cell
 from aetheria.snapshots.dumps import newest_dump
 
 if TYPE_CHECKING:  # only where devices check each other
@@ -90,6 +91,7 @@ def print_table(summary: Mapping[str, Any], run_dir: Path) -> None:
         **{
             name: "not finite" if value is None else f"{value:.4f}"
             for name, value in summary["final"].items()
+            if not is_cell(name)
         },
     }
     if summary["best"]:

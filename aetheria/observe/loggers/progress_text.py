@@ -12,6 +12,7 @@ from aetheria.events import (
     SpotCheckFailed,
     TrainMetrics,
 )
+from aetheria.observe.loggers.records import is_cell
 
 
 def describe_event(event: Event) -> Iterator[str]:
@@ -52,12 +53,12 @@ def _pass_text(split: str) -> str:
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as one line.
+    """Formats metrics as one line, without the cells of a confusion matrix.
 
     >>> format_metrics({"loss": 0.51234, "accuracy": 0.5})
     'loss 0.5123  accuracy 0.5000'
     """
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not is_cell(name))
 
 
 def describe_training(event: TrainMetrics) -> Iterator[str]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ RATES = (
     "peak_memory_bytes",
     "data_wait_fraction",
 )
+# A metric that is a cell of a confusion matrix: the true class and the predicted one.
+CELL = re.compile(r"confusion_(\d+)_(\d+)")
 
 
 @register_logger("jsonl")
@@ -103,6 +106,15 @@ def metric_values(event: TrainMetrics | EvaluationCompleted) -> dict[str, Any]:
         return {**values, **event.hyperparameters}
     count = event.num_nonfinite_examples
     return values | {"num_nonfinite_examples": count} if count else values
+
+
+def is_cell(name: str) -> bool:
+    """Whether a metric is a cell of a confusion matrix, of which a list has no use.
+
+    >>> is_cell("eval/confusion_0_12"), is_cell("eval/loss")
+    (True, False)
+    """
+    return CELL.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def rates(event: TrainMetrics) -> dict[str, float]:

@@ -46,8 +46,8 @@ class TensorBoardLogger:
         histograms: whether to write, at every evaluation, a histogram of each parameter, with tags
             such as `params/Dense_0/kernel`. All parameters are then copied to the host.
         samples: of how many examples of each evaluation split to show, at every evaluation, the
-            predictions as a text, the inputs if they are pictures, and the pictures that the
-            model's hook `images` makes.
+            predictions as a text, the inputs if they are pictures, the pictures that the model's
+            hook `images` makes, and the confusion matrix if it is among the metrics.
 
     Raises:
         AetheriaError: `samples` is negative.
@@ -101,8 +101,8 @@ class TensorBoardLogger:
         self._write_histograms(step, view.histograms)
         for tag, images in view.images.items():
             self._file.add_images(step, tag, (images.width, images.height), images.files)
-        if view.rows:
-            self._file.add_text(step, f"{event.split}/predictions", markdown_table(view.rows))
+        for tag, table in view.tables.items():
+            self._file.add_text(step, tag, markdown_table(table))
 
     def _write_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         assert self._file is not None, "a run starts before it has metrics"

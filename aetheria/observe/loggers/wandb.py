@@ -42,8 +42,8 @@ class WandbLogger(ServiceLogger):
         histograms: whether to log, at every evaluation, a histogram of each parameter, with names
             such as `params/Dense_0/kernel`. All parameters are then copied to the host.
         samples: of how many examples of each evaluation split to log, at every evaluation, the
-            predictions as a table, the inputs if they are pictures, and the pictures that the
-            model's hook `images` makes.
+            predictions as a table, the inputs if they are pictures, the pictures that the model's
+            hook `images` makes, and the confusion matrix if it is among the metrics.
         options: further arguments of `wandb.init`, except dir, config, id and resume.
 
     Raises:
@@ -138,14 +138,11 @@ class WandbLogger(ServiceLogger):
         assert self._look is not None
         view = self._look(event, probe)
         media = {name: _histogram(each) for name, each in view.histograms.items()}
-        captions = [_caption(row) for row in view.rows]
         for name, images in view.images.items():
             files = [base64.b64encode(file).decode() for file in images.files]
-            media[name] = {"images": files, "captions": captions}
-        if view.rows:
-            columns = list(view.rows[0])
-            rows = [[str(row[column]) for column in columns] for row in view.rows]
-            media[f"{event.split}/predictions"] = {"columns": columns, "rows": rows}
+            media[name] = {"images": files, "captions": images.captions}
+        for name, table in view.tables.items():
+            media[name] = {"columns": table.columns, "rows": table.rows}
         self._log(event, {}, media)
 
     def _as_media(self, shown: JsonObject) -> Any:
@@ -169,15 +166,6 @@ class WandbLogger(ServiceLogger):
 
 def _histogram(histogram: Histogram) -> JsonObject:
     return {"edges": list(histogram.edges), "counts": list(histogram.counts)}
-
-
-def _caption(row: Mapping[str, Any]) -> str:
-    """Says what a model predicts for a picture.
-
-    >>> _caption({"index": 3, "prediction": "cat", "label": "dog"})
-    'prediction: cat, label: dog'
-    """
-    return ", ".join(f"{name}: {value}" for name, value in row.items() if name != "index")
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """The printed form of an evaluation: rows of a table, a confusion matrix, and JSON."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aetheria.observe.confusion import confusion_counts, confusion_table
+from aetheria.observe.loggers.records import is_cell
 from aetheria.tools.evaluate.evaluation import Evaluated
 
-_CELL = re.compile(r"confusion_(\d+)_(\d+)")
 _MAX_CLASSES = 12  # in a matrix on a terminal of 120 columns
 
 
@@ -18,7 +18,7 @@ def metric_rows(evaluated: Evaluated) -> list[list[str]]:
     return [
         [name, _number(value), _number(evaluated.recorded.get(name))]
         for name, value in evaluated.metrics.items()
-        if not _CELL.fullmatch(name.rpartition("/")[2])
+        if not is_cell(name)
     ]
 
 
@@ -33,15 +33,10 @@ def confusion_matrix(
     >>> confusion_matrix({**cells, "confusion_1_0": 0.0, "confusion_1_1": 2.0}, ["no", "yes"])
     (['true \\\\ predicted', 'no', 'yes'], [['no', '5', '1'], ['yes', '0', '2']])
     """
-    found = {tuple(map(int, m.groups())): metrics[n] for n in metrics if (m := _CELL.fullmatch(n))}
-    size = max((row for row, _ in found), default=-1) + 1
-    if not 0 < size <= _MAX_CLASSES:
+    counts = confusion_counts(metrics)
+    if counts is None or len(counts) > _MAX_CLASSES:
         return None
-    names = [classes[each] if each < len(classes) else str(each) for each in range(size)]
-    rows = [
-        [names[true], *(f"{found[true, taken]:g}" for taken in range(size))] for true in range(size)
-    ]
-    return ["true \\ predicted", *names], rows
+    return confusion_table(counts, classes)
 
 
 def as_json(evaluated: Evaluated) -> dict[str, Any]:

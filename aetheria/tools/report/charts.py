@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aetheria.observe.loggers.records import RATES
+from aetheria.observe.loggers.records import RATES, is_cell
 from aetheria.tools.report.curves import Curve, CurveName, Thinned, buckets_for, thin
 from aetheria.tools.report.markup import Safe, details, join, swatch, table, tag
 
@@ -46,7 +46,8 @@ def draw_charts(runs: Sequence[tuple[str, Mapping[CurveName, Curve]]]) -> tuple[
     num_buckets = buckets_for(sum(map(len, lines.values())))
     names = [name for name, _ in runs]
     groups = {
-        "Training and evaluation": [n for n in lines if n not in RATES],
+        "Training and evaluation": [n for n in lines if n not in RATES and not _is_of_layer(n)],
+        "Layers": [n for n in lines if _is_of_layer(n)],
         "Speed and memory": [n for n in lines if n in RATES],
     }
     parts, values = [], []
@@ -68,8 +69,14 @@ def _lines(runs: Sequence[tuple[str, Mapping[CurveName, Curve]]]) -> dict[str, l
     found: dict[str, list[Line]] = {}
     for index, (_, curves) in enumerate(runs):
         for (metric, split), curve in curves.items():
+            if is_cell(metric):
+                continue  # the confusion matrix is a table
             found.setdefault(metric, []).append(Line(index, split, dashes[split], curve))
     return found
+
+
+def _is_of_layer(metric: str) -> bool:
+    return metric.startswith("layers/")
 
 
 def _figure(number: int, metric: str, lines: Sequence[Line], names: Sequence[str]) -> Safe:

@@ -13,6 +13,7 @@ from pathlib import Path
 import aetheria
 from aetheria.tools.report import sections
 from aetheria.tools.report.charts import draw_charts
+from aetheria.tools.report.confusion_section import confusion
 from aetheria.tools.report.facts import RunFacts, read_facts
 from aetheria.tools.report.markup import NUM_COLORS, Safe, join, swatch, tag, void
 from aetheria.tools.report.sweep_folder import sweep_tables, with_runs_of_sweeps
@@ -26,6 +27,7 @@ _SECTIONS: dict[str, sections.Section] = {
     "Snapshots and lineage": sections.snapshots,
     "Guard and failures": sections.guard,
     "Proofs and parity": sections.proofs,
+    "Confusion matrix": confusion,
     "Sample predictions": sections.samples,
     "Hardware and versions": sections.machine,
 }

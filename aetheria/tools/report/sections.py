@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from aetheria.config import Config
-from aetheria.engine.typed_json import to_json
+from aetheria.engine.typed_json import JsonObject, to_json
+from aetheria.observe.loggers.records import is_cell
 from aetheria.snapshots.sizes import size_text
 from aetheria.tools.report.comparison import Row, compare, show
 from aetheria.tools.report.facts import MAX_SAMPLES, MAX_TEXT, RunFacts
@@ -21,7 +22,7 @@ _NOTHING = Safe("")
 
 def overview(runs: Sequence[RunFacts]) -> Safe:
     """How each run ended, and how well."""
-    finals = compare([mapping(run.info.summary.get("final")) for run in runs])
+    finals = compare([_without_cells(mapping(run.info.summary.get("final"))) for run in runs])
     headers = ("run", "status", "step", "best", *(row.key for row in finals))
     rows = [
         (
@@ -121,7 +122,8 @@ def _snapshot_table(run: RunFacts) -> Safe:
     if best is None and run.info.best is not None:
         found = [i for i in infos if i.metrics.get(run.info.monitor) == run.info.best]
         best = found[0].path.name if found else None
-    metrics = list(dict.fromkeys(n for info in infos for n in info.metrics if "train/" not in n))
+    known = dict.fromkeys(name for info in infos for name in info.metrics)
+    metrics = [name for name in known if "train/" not in name and not is_cell(name)]
     rows = [
         (
             info.path.name,
@@ -235,6 +237,10 @@ def _parity_rows(steps: Sequence[object]) -> list[tuple[str, str, str, str]]:
             found = (show(each.get("step")), leaf, f"{numbers[leaf]:.2e}")
             rows.append((*found, show(each.get("tolerance"))))
     return rows
+
+
+def _without_cells(metrics: JsonObject) -> JsonObject:
+    return {name: value for name, value in metrics.items() if not is_cell(name)}
 
 
 def samples(runs: Sequence[RunFacts]) -> Safe:
