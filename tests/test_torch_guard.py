@@ -8,8 +8,10 @@ torch = pytest.importorskip("torch")
 
 from aetheria.hardware.jax.guard import count, is_frozen  # noqa: E402
 from aetheria.hardware.layout.counters import initial_counters  # noqa: E402
+from aetheria.hardware.layout.layer_rows import LayerRows  # noqa: E402
 from aetheria.hardware.layout.loss_scale import INITIAL_SCALE, adjust_scale, can_fall  # noqa: E402
 from aetheria.hardware.torch.guard import DeviceGuard, HostGuard  # noqa: E402
+from aetheria.hardware.torch.layer_statistics import LayerMeter  # noqa: E402
 from aetheria.hardware.torch.optimizers import make_optimizer  # noqa: E402
 from aetheria.hardware.torch.ranks import Ranks  # noqa: E402
 from aetheria.hardware.torch.reach import reach_of  # noqa: E402
@@ -88,14 +90,30 @@ def test_both_guards_count_as_the_compiled_step_does(name, scaled, examined, kin
     assert course == compiled_course(COURSES[name], scaled, examined)
 
 
+NAMES = ("weight", "bias")
+LAYERS = LayerRows(
+    layers={layer: tuple(f"{layer}.{name}" for name in NAMES) for layer in "01"},
+    every_steps=1,
+    num_bins=4,
+)
+
+
 def make_state(rule, ema_decay, on_host, *, rates=None, max_grad_norm=0.5):
     """A layer with a batch norm, its gradients those of a fixed loss."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).double()
     optimizer = Optimizer(rule, 0.125, max_grad_norm=max_grad_norm, ema_decay=ema_decay)
     rates = np.full(9, 0.125) if rates is None else rates
-    update = Update(optimizer, rates, max_consecutive_skips=MAX_SKIPS, device=CPU, on_host=on_host)
-    params = {name: [param] for name, param in module.named_parameters()}
+    by_name = lambda module: {name: [param] for name, param in module.named_parameters()}
+    update = Update(
+        optimizer,
+        rates,
+        max_consecutive_skips=MAX_SKIPS,
+        device=CPU,
+        on_host=on_host,
+        meter=LayerMeter(LAYERS, by_name),
+    )
+    params = by_name(module)
     state = TorchState(
         module=module,
         optimizer=make_optimizer(rule, params),
@@ -120,17 +138,18 @@ RULES = {
 def test_an_update_on_the_device_is_the_one_on_the_host(rule, ema_decay):
     """Good and bad steps: with found_inf on the device, a bad one changes nothing either."""
     sides = [make_state(RULES[rule], ema_decay, on_host) for on_host in (True, False)]
-    course = [[] for _ in sides]
+    course, reports = [[] for _ in sides], [[] for _ in sides]
     for step, bad in enumerate((False, True, False, False)):
         inputs = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3) ** 2 + step
         inputs[0, 0] = torch.nan if bad else inputs[0, 0]
-        for (state, update), seen in zip(sides, course, strict=True):
+        for (state, update), seen, rows in zip(sides, course, reports, strict=True):
             before = [s.clone() for s in state.statistics]
             for param in state.params:
                 param.grad = None
             total = (state.module(inputs) ** 3).sum()
             total.backward()
-            update(state, torch.tensor([[total.item(), 4.0]], dtype=torch.float64), before)
+            sums = torch.tensor([[total.item(), 4.0]], dtype=torch.float64)
+            rows.append(update(state, sums, before))
             # What a bad window held back is asked about: here it is let go.
             counters = np.array(update.guard.read(state.numbers).counters, np.int32)
             counters[4] = 0
@@ -142,6 +161,11 @@ def test_an_update_on_the_device_is_the_one_on_the_host(rule, ema_decay):
     for host, device in zip(*course, strict=True):
         for one, other in zip(host, device, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    for one, other in zip(*reports, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    layers = [LAYERS.read(rows[2:].numpy()) for rows in reports[0]]
+    assert [len(each.metrics) for each in layers] == [8, 0, 8, 8]
+    assert [len(each.histograms) for each in layers] == [4, 0, 4, 4]
     same = [all(map(torch.equal, a, b)) for a, b in zip(course[0], course[0][1:], strict=False)]
     assert same == [True, False, False], "the bad step alone changed nothing"
     same = [all(map(torch.equal, a, b)) for a, b in zip(course[1], course[1][1:], strict=False)]
