@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +162,8 @@ class Transformer(Classifier):
 
     Source: the layout of GPT-2 (Radford et al., 2019).
     """
+
+    stacked_params: ClassVar[tuple[str, ...]] = ("blocks",)
 
     vocab_size: int = 256
     num_layers: int = 4

@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+from aetheria.models.transformer import Transformer
 from support.models import LinenNormed
 from support.programs import make_spec, train_step
 from support.runs import DIGITS
@@ -35,17 +36,17 @@ def make_window(seed, fill=None):
     return {"inputs": inputs, "labels": labels, "mask": np.ones((2, 8), np.float32)}
 
 
-def make_program(strategy, asked=ASKED):
-    spec = make_spec(make_window(0), layer_statistics=asked)
+def make_program(strategy, asked=ASKED, model=None, window=None):
+    spec = make_spec(window or make_window(0), layer_statistics=asked)
     if strategy == "torch":
         from support.torch_models import Twinned
 
         from aetheria.hardware.torch.strategy import select_torch_strategy
 
         alone = select_torch_strategy({}, SingleProcess(), host="", listen=None, device_ids=None)
-        return alone.compile(Twinned(), spec)
+        return alone.compile(model or Twinned(), spec)
     name, mesh, elastic = STRATEGIES[strategy]
-    return select_strategy(name, mesh, elastic=elastic).compile(LinenNormed(), spec)
+    return select_strategy(name, mesh, elastic=elastic).compile(model or LinenNormed(), spec)
 
 
 def exported(program, state):
@@ -93,6 +94,27 @@ def test_they_are_of_the_logged_step_alone_and_move_no_bit(strategy):
     # The gradient norm of the second step: the report has the mean of both.
     mean, of_first = found.metrics["grad_norm"], first.metrics["grad_norm"]
     assert np.sqrt(squares) == pytest.approx(2 * mean - of_first, rel=1e-4)
+
+
+def test_layers_that_a_model_stacks_are_taken_apart_and_pytorch_has_the_same():
+    tokens = np.random.default_rng(0).integers(0, 8, (2, 4, 5)).astype(np.int32)
+    window = {"inputs": tokens[..., :-1], "labels": tokens[..., 1:], "mask": np.ones((2, 4), "f4")}
+    model = Transformer(vocab_size=8, num_layers=2, width=8, num_heads=2, max_length=4)
+    asked = LayerStatistics(depth=2, every_steps=1, num_bins=4)
+    found = []
+    for strategy in ("cpu", *WITH_TORCH[3:]):
+        program = make_program(strategy, asked, model, window)
+        _, report = train_step(program, program.init(), window)
+        report = program.fetch(report)
+        grads = {name: v for name, v in report.layers.items() if name.endswith("/grad_norm")}
+        assert {"layers/blocks/0/grad_norm", "layers/blocks/1/grad_norm"} < grads.keys()
+        squares = sum(value**2 for value in grads.values())
+        assert np.sqrt(squares) == pytest.approx(report.metrics["grad_norm"], rel=1e-5)
+        found.append(report)
+    assert found[0].layers["layers/blocks/0/grad_norm"] != grads["layers/blocks/1/grad_norm"]
+    assert found[0].layers == pytest.approx(found[-1].layers, rel=1e-3)
+    for name, histogram in found[0].histograms.items():
+        np.testing.assert_allclose(histogram.counts, found[-1].histograms[name].counts, atol=2)
 
 
 @pytest.mark.parametrize("strategy", [name for name in WITH_TORCH if name in ("cpu", "torch")])

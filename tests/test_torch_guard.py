@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from aetheria.hardware.jax.guard import count, is_frozen  # noqa: E402
 from aetheria.hardware.layout.counters import initial_counters  # noqa: E402
-from aetheria.hardware.layout.layer_rows import LayerRows  # noqa: E402
+from aetheria.hardware.layout.layer_rows import LayerRows, Part  # noqa: E402
 from aetheria.hardware.layout.loss_scale import INITIAL_SCALE, adjust_scale, can_fall  # noqa: E402
 from aetheria.hardware.torch.guard import DeviceGuard, HostGuard  # noqa: E402
 from aetheria.hardware.torch.layer_statistics import LayerMeter  # noqa: E402
@@ -92,7 +92,7 @@ def test_both_guards_count_as_the_compiled_step_does(name, scaled, examined, kin
 
 NAMES = ("weight", "bias")
 LAYERS = LayerRows(
-    layers={layer: tuple(f"{layer}.{name}" for name in NAMES) for layer in "01"},
+    layers={layer: tuple(Part(f"{layer}.{name}") for name in NAMES) for layer in "01"},
     every_steps=1,
     num_bins=4,
 )

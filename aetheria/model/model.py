@@ -62,11 +62,14 @@ class Model(ABC):
             with each other (a contrastive loss, for example) does not decompose: such a model sets
             False. It is then refused with gradient accumulation, with `reproducibility: elastic`
             and with several PyTorch processes, which would each compare only their own examples.
+        stacked_params: the paths, such as `blocks`, below which every parameter stacks layers in
+            its first dim, as a scan makes them. Statistics of layers take them apart.
         sizes_of_data: the hyperparameters that may be 0 for "as the data has it". Such a 0 in a
             snapshot is no disagreement with the number that a `Predictor` is given.
     """
 
     decomposes: ClassVar[bool] = True
+    stacked_params: ClassVar[tuple[str, ...]] = ()
     sizes_of_data: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -3,7 +3,7 @@
 Loaded by a run that asks for them alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 
 from aetheria.hardware.jax.guard import Verdict
 from aetheria.hardware.layout.counters import STEP
-from aetheria.hardware.layout.layer_rows import LayerRows
+from aetheria.hardware.layout.layer_rows import LayerRows, Part
 from aetheria.hardware.layout.leaves import named_leaves
 from aetheria.hardware.layout.state import StepOutput, TrainState
 from aetheria.model.model import Params
@@ -52,8 +52,8 @@ def add_layer_rows(
 def _measure(layers: LayerRows, grads: Params, old: Params, new: Params) -> jax.Array:
     named = [named_leaves(widen(tree)) for tree in (grads, old, new)]
     rows = [jnp.zeros((0, 2))]
-    for paths in layers.layers.values():
-        grad, before, after = ([leaves[path] for path in paths] for leaves in named)
+    for parts in layers.layers.values():
+        grad, before, after = ([_take(leaves, part) for part in parts] for leaves in named)
         update = [a - b for a, b in zip(after, before, strict=True)]
         norms = [optax.tree.norm(values) for values in (grad, update, before)]
         one = jnp.ones_like(norms[0])
@@ -63,6 +63,11 @@ def _measure(layers: LayerRows, grads: Params, old: Params, new: Params) -> jax.
             counted = [_histogram(values, layers.num_bins) for values in (grad, update)]
             rows += [jnp.stack([counts, jnp.ones_like(counts)], axis=1) for counts in counted]
     return jnp.concatenate(rows)
+
+
+def _take(leaves: Mapping[str, jax.Array], part: Part) -> jax.Array:
+    leaf = leaves[part.path]
+    return leaf if part.layer is None else leaf[part.layer]
 
 
 def _histogram(values: Sequence[jax.Array], num_bins: int) -> jax.Array:

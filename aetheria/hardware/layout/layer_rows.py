@@ -2,7 +2,7 @@
 them. Knows neither the step that computes the rows nor who reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,18 @@ class LayerReport(NamedTuple):
     histograms: Mapping[str, Histogram] = {}
 
 
+class Part(NamedTuple):
+    """A parameter of a layer.
+
+    Attributes:
+        path: of the parameter.
+        layer: its number in the parameter's first dim, where it stacks layers; None: it is whole.
+    """
+
+    path: str
+    layer: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerRows:
     """The rows of a report for the layers of one model.
@@ -38,12 +50,12 @@ class LayerRows:
     that is not logged, and in one that is skipped, all of them are 0.
 
     Attributes:
-        layers: the name of each layer -> the paths of its parameters.
+        layers: the name of each layer -> its parameters.
         every_steps: the interval between the steps in which they are computed.
         num_bins: of each histogram; 0: there are none.
     """
 
-    layers: Mapping[str, tuple[str, ...]]
+    layers: Mapping[str, tuple[Part, ...]]
     every_steps: int
     num_bins: int
 
@@ -71,17 +83,37 @@ class LayerRows:
         return LayerReport(metrics, histograms)
 
 
-def make_layer_rows(asked: LayerStatistics, params: Mapping[str, ArraySpec]) -> LayerRows:
+def make_layer_rows(
+    asked: LayerStatistics, params: Mapping[str, ArraySpec], stacked: Sequence[str] = ()
+) -> LayerRows:
     """Groups parameters into layers, in their order; those without an element are left out.
 
-    >>> asked = LayerStatistics(depth=1, every_steps=10)
-    >>> one = ArraySpec((1,), "float32")
-    >>> make_layer_rows(asked, {"a/bias": one, "a/kernel": one, "b": one}).layers
-    {'a': ('a/bias', 'a/kernel'), 'b': ('b',)}
+    Args:
+        asked: what to compute.
+        params: path -> shape and dtype.
+        stacked: the paths below which parameters stack layers in their first dim. Each is taken
+            apart: the number of the layer follows this path in the name.
+
+    >>> asked = LayerStatistics(depth=2, every_steps=10)
+    >>> params = {"head/bias": ArraySpec((4,), "float32"), "h/mlp/kernel": ArraySpec((2, 4, 4), "")}
+    >>> {layer: [*map(tuple, parts)] for layer, parts in
+    ...  make_layer_rows(asked, params, ["h"]).layers.items()}
+    {'head/bias': [('head/bias', None)], 'h/0': [('h/mlp/kernel', 0)], 'h/1': [('h/mlp/kernel', 1)]}
     """
-    layers: dict[str, tuple[str, ...]] = {}
+    layers: dict[str, tuple[Part, ...]] = {}
     for path, spec in params.items():
-        if 0 not in spec.shape:
-            layer = "/".join(path.split("/")[: asked.depth])
-            layers[layer] = (*layers.get(layer, ()), path)
+        if 0 in spec.shape:
+            continue
+        for name, part in _parts(path, spec, stacked):
+            layer = "/".join(name.split("/")[: asked.depth])
+            layers[layer] = (*layers.get(layer, ()), part)
     return LayerRows(layers=layers, every_steps=asked.every_steps, num_bins=asked.num_bins)
+
+
+def _parts(path: str, spec: ArraySpec, stacked: Sequence[str]) -> list[tuple[str, Part]]:
+    """The parts of a parameter, each with a path of its own, by which it is grouped."""
+    for stack in stacked:
+        if path.startswith(f"{stack}/") and spec.shape:
+            rest = path.removeprefix(f"{stack}/")
+            return [(f"{stack}/{i}/{rest}", Part(path, i)) for i in range(spec.shape[0])]
+    return [(path, Part(path))]

@@ -147,4 +147,5 @@ def _trace(
         return signature
     from aetheria.hardware.layout.layer_rows import make_layer_rows
 
-    return signature._replace(layers=make_layer_rows(spec.layer_statistics, signature.params))
+    layers = make_layer_rows(spec.layer_statistics, signature.params, model.stacked_params)
+    return signature._replace(layers=layers)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from aetheria.hardware.layout.layer_rows import LayerRows
+from aetheria.hardware.layout.layer_rows import LayerRows, Part
 from aetheria.hardware.torch.guard import Number, Verdict
 from aetheria.hardware.torch.ranks import gradient_of
 from aetheria.hardware.torch.state import TorchState
@@ -54,7 +54,7 @@ class LayerMeter:
             apply()
             return nothing
         named, layers = self._params_of(state.module), self._layers.layers.values()
-        groups = [[param for path in paths for param in named[path]] for paths in layers]
+        groups = [[param for part in parts for param in _tensors(named, part)] for parts in layers]
         grads = [[gradient_of(p) * factor for p in group] for group in groups]
         before = [[p.detach().clone() for p in group] for group in groups]
         apply()
@@ -76,6 +76,12 @@ class LayerMeter:
             counted = [_histogram(values, self._layers.num_bins, like) for values in (grad, update)]
             rows += [torch.stack([counts, torch.ones_like(counts)], dim=1) for counts in counted]
         return torch.cat(rows)
+
+
+def _tensors(named: Mapping[str, Sequence[nn.Parameter]], part: Part) -> Sequence[nn.Parameter]:
+    """A parameter that stacks layers in JAX is a tensor a layer here."""
+    tensors = named[part.path]
+    return tensors if part.layer is None else [tensors[part.layer]]
 
 
 def _norm(values: list[Tensor], like: Tensor) -> Tensor:
