@@ -4,17 +4,19 @@ Every value carries a note, of a kind that the tool chooses; the tool says how a
 the notes of its operands into those of its results. Knows no model.
 """
 
-from collections.abc import Sequence
-from typing import Generic, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from aetheria.hardware.jax.places import ClosedJaxpr, Frame, JaxprEqn, inside
+from aetheria.hardware.jax.places import ClosedJaxpr, Frame, JaxprEqn, inside, layer_of
+from aetheria.hardware.layout.leaves import leaf_paths, named_leaves
 
 Note = TypeVar("Note")
+Tree: TypeAlias = Any  # a pytree of arrays
 Array: TypeAlias = jax.Array | np.ndarray
 Noted: TypeAlias = "tuple[Array, Note]"
 
@@ -23,6 +25,7 @@ Noted: TypeAlias = "tuple[Array, Note]"
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call")
 _CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr")
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_RESHAPING = ("convert_element_type", "reshape", "transpose", "broadcast_in_dim", "squeeze")
 
 
 class Interpreter(Generic[Note]):
@@ -34,6 +37,39 @@ class Interpreter(Generic[Note]):
 
     def __init__(self) -> None:
         self.num_operations = 0
+        # id of an array -> the array, which keeps the id from being reused, and its path.
+        self._parameters: dict[int, tuple[Array, str]] = {}
+
+    def evaluate(
+        self,
+        function: Callable[..., Tree],
+        arguments: Mapping[str, Tree],
+        note: Callable[[str, Array], Note],
+    ) -> tuple[Tree, dict[str, Note]]:
+        """Evaluates `function(**arguments)`.
+
+        Args:
+            function: takes trees of arrays and returns a tree of arrays.
+            arguments: name -> tree; the paths of leaves begin with these names.
+            note: makes the note of a leaf of the arguments, given its path and the leaf.
+
+        Returns:
+            The outputs, and the note of each output leaf by its path.
+        """
+        named = named_leaves(dict(arguments))
+        values, treedef = jax.tree.flatten(dict(arguments))
+        by_position = lambda *leaves: function(**jax.tree.unflatten(treedef, leaves))
+        closed, shape = jax.make_jaxpr(by_position, return_shape=True)(*values)
+        # The module of a parameter: its path without the argument's name and the parameter's name.
+        self._parameters = {
+            id(value): (value, "/".join(path.split("/")[1:-1]))
+            for path, value in named.items()
+            if path.count("/") > 1
+        }
+        notes = [note(path, value) for path, value in named.items()]
+        outputs, found = self.run(closed, values, notes, Frame())
+        tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
+        return tree, dict(zip(leaf_paths(tree), found, strict=True))
 
     def note_of_constant(self, value: Array) -> Note:
         """The note of a value that is written in the computation."""
@@ -106,6 +142,7 @@ class Interpreter(Generic[Note]):
         with eqn.ctx.manager:
             out = eqn.primitive.bind(*arguments, **eqn.primitive.get_bind_params(eqn.params))
         results = list(out) if eqn.primitive.multiple_results else [out]
+        inner = self._named_by_parameter(name, arguments, results, inner)
         found = self.notes_of_results(eqn, operands, results, inner)
         return list(zip(results, found, strict=True))
 
@@ -141,8 +178,23 @@ class Interpreter(Generic[Note]):
             carry, carry_notes = outs[:num_carry], out_notes[:num_carry]
             stacked[turn] = list(zip(outs[num_carry:], out_notes[num_carry:], strict=True))
         columns = zip(*(stacked[turn] for turn in range(length)), strict=True)
-        ys = [(jnp.stack([v for v, _ in c]), self.note_of_column([n for _, n in c])) for c in columns]
+        ys = [
+            (jnp.stack([value for value, _ in rows]), self.note_of_column([n for _, n in rows]))
+            for rows in columns
+        ]
         return [*zip(carry, carry_notes, strict=True), *ys]
+
+    def _named_by_parameter(
+        self, name: str, arguments: Sequence[Array], results: Sequence[Array], frame: Frame
+    ) -> Frame:
+        """The frame of an operation; where modules have no names, named by the parameter in use."""
+        known = [self._parameters[id(a)] for a in arguments if id(a) in self._parameters]
+        if not known:
+            return frame
+        path = known[0][1]
+        if name in _RESHAPING:  # still the same parameter
+            self._parameters[id(results[0])] = (results[0], path)
+        return frame if layer_of(frame.stack) else Frame(path, frame.turn, frame.source)
 
 
 def _called(eqn: JaxprEqn) -> ClosedJaxpr:

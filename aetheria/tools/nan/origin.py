@@ -8,20 +8,15 @@ an operand with a NaN; if no operand has a NaN, the operation itself is the orig
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aetheria.hardware.jax.interpreter import Array, Interpreter
+from aetheria.hardware.jax.interpreter import Array, Interpreter, Tree
 from aetheria.hardware.jax.places import Frame, JaxprEqn, layer_of
-from aetheria.hardware.layout.leaves import leaf_paths, named_leaves
 
-Tree: TypeAlias = Any  # a pytree of arrays
 Marked: TypeAlias = "tuple[Array, Mark | None]"
-
-_RESHAPING = ("convert_element_type", "reshape", "transpose", "broadcast_in_dim", "squeeze")
 
 
 @dataclass(eq=False)
@@ -69,15 +64,7 @@ Marks: TypeAlias = Sequence[Mark | None]
 
 
 class Tracer(Interpreter["Mark | None"]):
-    """Evaluates jaxprs and marks non-finite values.
-
-    Args:
-        parameters: id of an array -> the array, which keeps the id from being reused, and its path.
-    """
-
-    def __init__(self, parameters: dict[int, tuple[Array, str]]):
-        super().__init__()
-        self._parameters = parameters
+    """Evaluates a computation and marks non-finite values."""
 
     def note_of_constant(self, value: Array) -> Mark | None:
         """Marks an infinity such as that of an attention mask."""
@@ -100,21 +87,9 @@ class Tracer(Interpreter["Mark | None"]):
         frame: Frame,
     ) -> Marks:
         """Passes on the mark of an operand, or makes a new one."""
-        arguments, marks = [value for value, _ in operands], [mark for _, mark in operands]
-        frame = self._named_by_parameter(eqn.primitive.name, arguments, results, frame)
+        marks = [mark for _, mark in operands]
         self._note_layer(marks, frame)
         return [self._mark(value, eqn, marks, frame) for value in results]
-
-    def _named_by_parameter(
-        self, name: str, arguments: Sequence[Array], outs: Sequence[Array], frame: Frame
-    ) -> Frame:
-        known = [self._parameters[id(a)] for a in arguments if id(a) in self._parameters]
-        if not known:
-            return frame
-        path = known[0][1]
-        if name in _RESHAPING:  # still the same parameter
-            self._parameters[id(outs[0])] = (outs[0], path)
-        return frame if layer_of(frame.stack) else Frame(path, frame.turn, frame.source)
 
     def _mark(self, value: Array, eqn: JaxprEqn, marks: Marks, frame: Frame) -> Mark | None:
         bad = badness(value)
@@ -159,24 +134,13 @@ def trace_origins(
     Returns:
         The outputs, and the marks of the output leaves that are not finite, by path.
     """
-    named = named_leaves(dict(arguments))
-    values, treedef = jax.tree.flatten(dict(arguments))
-    by_position = lambda *leaves: function(**jax.tree.unflatten(treedef, leaves))
-    closed, shape = jax.make_jaxpr(by_position, return_shape=True)(*values)
-    marks = [
-        Mark(Origin(kind=bad, argument=path), bad == "nan", 0) if (bad := badness(value)) else None
-        for path, value in named.items()
-    ]
-    # The module of a parameter: its path without the argument's name and the parameter's name.
-    parameters = {
-        id(value): (value, "/".join(path.split("/")[1:-1]))
-        for path, value in named.items()
-        if path.count("/") > 1
-    }
-    outputs, out_marks = Tracer(parameters=parameters).run(closed, values, marks, Frame())
-    tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
-    marked = zip(leaf_paths(tree), out_marks, strict=True)
-    return tree, {path: mark for path, mark in marked if mark is not None}
+
+    def note(path: str, value: Array) -> Mark | None:
+        bad = badness(value)
+        return Mark(Origin(kind=bad, argument=path), bad == "nan", 0) if bad else None
+
+    tree, marks = Tracer().evaluate(function, arguments, note)
+    return tree, {path: mark for path, mark in marks.items() if mark is not None}
 
 
 def first_of(origin: Origin) -> Origin:
