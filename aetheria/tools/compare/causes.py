@@ -4,12 +4,12 @@ In this order: what the computation here tells apart before what it does not, wh
 runs part before what was there already, and then a fixed order of kinds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aetheria.tools.compare.comparison import APPLIED, Comparison
-from aetheria.tools.compare.examples import DifferingExamples
-from aetheria.tools.compare.recorded import DATA_KEYS, Difference, Group, describe_rows
+from aetheria.tools.compare.recorded import DATA_KEYS, Difference, Group
+from aetheria.tools.compare.sentences import TEXTS, counted, values
 
 _ORDER: Sequence[Group] = (
     "seed",
@@ -23,8 +23,6 @@ _ORDER: Sequence[Group] = (
     "machine",
     "git",
 )
-_VERSIONS = ("jax", "jaxlib", "torch", "flax", "optax", "numpy", "aetheria", "python")
-_MAX_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +55,11 @@ def conclude(comparison: Comparison) -> str:
     if comparison.parting is None:
         return _equal(comparison)
     causes = rank_causes(comparison)
-    why = causes[0].text if causes else _unknown(comparison)
-    return f"they part {_where(comparison)}: {why}"
+    if not causes:
+        return f"they part {_where(comparison)}: {_unknown(comparison)}"
+    likely = causes[0]
+    given = "" if likely.group in APPLIED else _given_again(comparison)
+    return f"they part {_where(comparison)}: {likely.text}{'; ' if given else ''}{given}"
 
 
 def _by_group(comparison: Comparison) -> Iterator[tuple[Group, int, list[Difference]]]:
@@ -98,7 +99,7 @@ def _data_may_matter(difference: Difference, comparison: Comparison) -> bool:
 def _cause(
     comparison: Comparison, group: Group, since: int, differences: Sequence[Difference]
 ) -> Cause:
-    text = _TEXTS.get(group, _values)(comparison, differences)
+    text = TEXTS.get(group, values)(comparison, differences)
     if since and group in ("config", "seed", "data", "settings", "devices", "versions", "code"):
         text += f" from step {since} on ({_change(comparison, group, since)})"
     # The loss of a step is that of the state before it.
@@ -145,101 +146,6 @@ def _change(comparison: Comparison, group: Group, since: int) -> str:
     return f"{group} changed at a resume of {' and '.join(changed)}"
 
 
-def _values(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    named = [f"{each.path} is {each.a} in A and {each.b} in B" for each in differences]
-    more = len(named) - _MAX_NAMED
-    return ", ".join(named[:_MAX_NAMED]) + (f", and {more} more differ" if more > 0 else "")
-
-
-def _seed(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    (seed,) = differences
-    what = f"the base key differs (seed {seed.a} and {seed.b})"
-    initial = None if comparison.computed is None else comparison.computed.initial
-    return what if initial is None else f"{what}: initial parameters differ at {initial.leaf}"
-
-
-def _origin(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    (origin,) = differences
-    return f"A starts from {origin.a} and B from {origin.b}"
-
-
-def _data(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    keys = [each for each in differences if each.path.split(".")[0] in DATA_KEYS]
-    where = f" ({_values(comparison, keys)})" if keys else ""
-    computed, examples = comparison.computed, comparison.examples
-    batch = None if computed is None else computed.batch
-    if batch is not None and batch.examples:
-        return f"{_examples(batch.examples)} of the training data{where}"
-    if examples is not None:
-        return _by_fingerprint(examples) + where
-    others = [each for each in differences if each not in keys]
-    return _values(comparison, others or keys)
-
-
-def _examples(numbers: Sequence[int]) -> str:
-    """The subject of a sentence, with its verb."""
-    if len(numbers) == 1:
-        return f"what differs is example {numbers[0]}"
-    return f"what differs are examples {', '.join(map(str, numbers))}"
-
-
-def _by_fingerprint(examples: DifferingExamples) -> str:
-    rows = describe_rows(examples.rows)
-    if len(examples.in_parting) == 1:
-        return (
-            f"example {examples.in_parting[0]} of the training data differs (of {rows}, whose "
-            "digests differ, it alone is in the global batches where they part)"
-        )
-    text = f"{rows} of the training data have other digests"
-    if examples.first_step is None:
-        return text
-    return f"{text}, and step {examples.first_step} is the first to train on any of them"
-
-
-def _code(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    return f"the code differs: {', '.join(each.path for each in differences)}"
-
-
-def _settings(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    return f"settings of the environment: {_values(comparison, differences)}"
-
-
-def _devices(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    counts = {each.path: each for each in differences}
-    if (devices := counts.get("num_devices")) is not None:
-        what = f"{devices.a} device{'' if devices.a == '1' else 's'} in A and {devices.b} in B"
-    else:
-        what = _values(comparison, differences)
-    record = comparison.a.record_after(comparison.last_equal)
-    if record.is_elastic:
-        return what
-    return f"`fast` promises bits on one topology only: {what}; use reproducibility elastic"
-
-
-def _versions(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    rank = lambda name: _VERSIONS.index(name) if name in _VERSIONS else len(_VERSIONS)
-    first, *others = sorted(differences, key=lambda each: rank(each.path))
-    also = f" (and other versions of {', '.join(each.path for each in others)})" if others else ""
-    return f"{first.path} {first.a} in A and {first.b} in B{also}"
-
-
-def _git(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    named = _values(comparison, differences)
-    return f"nothing else that is recorded differs but the source tree: {named}"
-
-
-_TEXTS: Mapping[str, Callable[[Comparison, Sequence[Difference]], str]] = {
-    "seed": _seed,
-    "origin": _origin,
-    "data": _data,
-    "code": _code,
-    "settings": _settings,
-    "devices": _devices,
-    "versions": _versions,
-    "git": _git,
-}
-
-
 def _logged_setting(comparison: Comparison) -> str:
     """What the metric lines say of a hyperparameter, where the snapshots that recorded its change
     are gone; empty: nothing.
@@ -253,16 +159,21 @@ def _logged_setting(comparison: Comparison) -> str:
 
 def _unknown(comparison: Comparison) -> str:
     text = "nothing that is recorded and may matter differs"
-    again = {} if comparison.computed is None else comparison.computed.again
-    checked = {name: each for name, each in again.items() if each.num_lines}
-    bad = [name for name, each in checked.items() if each.unlike is not None]
-    if len(bad) == 1 and len(checked) == 2:
-        return (
-            f"{text}; computed again here, the steps give what {'AB'.replace(bad[0], '')} logged "
-            f"and not what {bad[0]} did: check the machine of {bad[0]} (memory, driver), and code "
-            "that no record covers"
-        )
+    if given := _given_again(comparison):
+        return f"{text}; {given}: look at code that no record covers, and at the machine (memory)"
     return f"{text}: look at code that no record covers, and at the machines (memory, driver)"
+
+
+def _given_again(comparison: Comparison) -> str:
+    """Which run the computation here agrees with, if it is one of them alone; else empty."""
+    again = {} if comparison.computed is None else comparison.computed.again
+    agrees = [name for name, each in again.items() if each.num_lines and each.unlike is None]
+    unlike = [name for name, each in again.items() if each.unlike is not None]
+    if len(agrees) != 1 or len(unlike) != 1:
+        return ""
+    return (
+        f"computed again here, the steps give what {agrees[0]} logged and not what {unlike[0]} did"
+    )
 
 
 def _equal(comparison: Comparison) -> str:
@@ -271,20 +182,20 @@ def _equal(comparison: Comparison) -> str:
         shorter = comparison.a if steps[0] < steps[1] else comparison.b
         longer = comparison.b if shorter is comparison.a else comparison.a
         key = [each for each in comparison.recorded if each.path in ("epochs", "max_steps")]
-        why = f" ({_values(comparison, key)})" if key else ""
+        why = f" ({values(comparison, key)})" if key else ""
         return (
             f"no bit differs up to step {comparison.last_equal}, but {shorter.name} "
             f"{shorter.state}, and {longer.name} {longer.state}{why}"
         )
     counts = []
     if comparison.metrics.num_equal:
-        counts.append(f"{comparison.metrics.num_equal} metric lines")
+        counts.append(counted(comparison.metrics.num_equal, "metric line"))
     if comparison.snapshots.num_equal:
-        counts.append(f"{comparison.snapshots.num_equal} snapshots")
+        counts.append(counted(comparison.snapshots.num_equal, "snapshot"))
     if comparison.final is not None:
         counts.append("the last parameters")
-    said = "; what differs in their records changed no bit"
     differ = any(each.may_change_bits for each in comparison.recorded)
+    said = "; what differs in their records changed no bit"
     return f"they are equal, bit for bit: {_listed(counts)}{said if differ else ''}"
 
 

@@ -88,8 +88,9 @@ class Computed:
         batch: the first global batch that differs; None: none does.
         step: the first step after which the states differ; None: they never do.
         state: how they differ there.
-        operation: the first operation of that step that differs; None: none does alone, or the
-            global batch differs, or the states do not fit together.
+        compared_operations: whether the operations of that step were compared: not if the global
+            batch differs, or its slices are of other sizes.
+        operation: the first one that differs; None: none does alone.
         again: `A`, `B` -> how it compares with what the run logged.
         notes: what was not as in the runs.
     """
@@ -101,6 +102,7 @@ class Computed:
     batch: BatchDifference | None = None
     step: int | None = None
     state: LeafDifference | None = None
+    compared_operations: bool = False
     operation: OperationDifference | None = None
     again: dict[str, Again] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -217,10 +219,13 @@ def _advance(done: Computed, both: Sequence[_Steps], until: int) -> None:
         done.state = compare_leaves(after, others.leaves())
         if done.state is not None:
             looks, done.step = False, step
-            if done.batch is None and done.state.same_shapes:
+            a, b = batches
+            same_slices = a["mask"].shape == b["mask"].shape
+            done.compared_operations = done.batch is None and same_slices
+            if done.compared_operations:
                 parts = [each.side.parts for each in both]
-                a, b = ((part, before, batch) for part, batch in zip(parts, batches, strict=True))
-                done.operation = first_operation(a, b)
+                pairs = zip(parts, batches, strict=True)
+                done.operation = first_operation(*((part, before, batch) for part, batch in pairs))
         before = after
 
 

@@ -208,8 +208,7 @@ def _of_machine(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
 def _common(a: JsonObject, b: JsonObject) -> Iterator[tuple[str, str, str]]:
     """The differences in what both have: another release or framework has other names."""
     both = [name for name in b if name in a]
-    for name, one, other in differences({n: a[n] for n in both}, {n: b[n] for n in both}):
-        yield name, one.strip('"'), other.strip('"')
+    yield from differences({n: a[n] for n in both}, {n: b[n] for n in both})
 
 
 def _difference(group: Group, path: str, a: str, b: str, *, matters: bool = True) -> Difference:
@@ -218,4 +217,6 @@ def _difference(group: Group, path: str, a: str, b: str, *, matters: bool = True
 
 
 def _short(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"

@@ -1,6 +1,7 @@
 """What `aetheria compare` prints: a page of text, or JSON."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
@@ -10,13 +11,16 @@ from aetheria.tools.compare.comparison import Comparison
 from aetheria.tools.compare.computing import Computed
 from aetheria.tools.compare.history import History
 from aetheria.tools.compare.operations import OperationDifference
+from aetheria.tools.compare.sentences import counted
 from aetheria.tools.compare.states import LeafDifference
+
+_TITLE, _WIDTH = 10, 110  # characters of a title and of a line
 
 
 def print_page(comparison: Comparison) -> None:
     """Prints the page."""
     for run in (comparison.a, comparison.b):
-        print(f"{run.name:10} {run.path}: {run.state}")
+        print(f"{run.name:{_TITLE}} {run.path}: {run.state}")
     rows = [
         [each.group, each.path, each.a, each.b, str(each.since), _may(each.may_change_bits)]
         for each in comparison.recorded
@@ -25,9 +29,14 @@ def print_page(comparison: Comparison) -> None:
         headers = ("recorded", "", "A", "B", "after step", "may change bits")
         print_table(headers, rows, right=("after step",))
     else:
-        print(f"{'recorded':10} nothing differs")
+        print(f"{'recorded':{_TITLE}} nothing differs")
     for title, text in _lines(comparison):
-        print(f"{title:10} {text}")
+        indent = " " * (_TITLE + 1)
+        print(
+            textwrap.fill(
+                text, _WIDTH, initial_indent=f"{title:{_TITLE}} ", subsequent_indent=indent
+            )
+        )
 
 
 def as_json(comparison: Comparison) -> dict[str, object]:
@@ -97,7 +106,7 @@ def _lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
             yield "", f"{run.name}: {problem}"
     if comparison.final is not None:
         step, same = comparison.final
-        yield "at the end", f"the parameters of step {step} are {'equal' if same else 'not equal'}"
+        yield "parameters", f"{'equal' if same else 'not equal'} at the end, after step {step}"
     if comparison.not_computed:
         yield "computed", f"nothing: {comparison.not_computed}"
     if comparison.computed is not None:
@@ -110,9 +119,9 @@ def _metrics(comparison: Comparison) -> str:
     if metrics.missing:
         return f"none in {' and none in '.join(metrics.missing)}"
     cadence = "; lines of training are means over other steps" if metrics.other_cadence else ""
-    equal = f"{metrics.num_equal} lines are equal"
-    if metrics.last_equal is not None:
-        equal += f" up to step {metrics.last_equal}"
+    equal = "no line is equal"
+    if metrics.num_equal:
+        equal = f"{counted(metrics.num_equal, 'line')} equal up to step {metrics.last_equal}"
     parting = metrics.parting
     if parting is None:
         return equal + cadence
@@ -134,7 +143,7 @@ def _snapshots(comparison: Comparison) -> str:
         parts.append(f"{found.num_equal} equal, leaf by leaf, up to step {step}")
     if found.parting is not None:
         step, difference = found.parting
-        parts.append(f"at step {step} {_leaf(difference)}")
+        parts.append(f"at step {step}, {_leaf(difference)}")
     return "; ".join(parts) or "none of a common step"
 
 
@@ -166,13 +175,14 @@ def _computed(found: Computed) -> Iterator[tuple[str, str]]:
         yield "batch", _batch(found)
     if found.operation is not None:
         yield "operation", _operation(found.operation)
-    elif found.step is not None and found.batch is None and found.state is not None:
-        if found.state.same_shapes:
-            yield (
-                "operation",
-                "each gives the same bits if it is computed alone: what differs is in which order "
-                "the compiled step adds",
-            )
+    elif found.compared_operations:
+        yield (
+            "operation",
+            "each gives the same bits if it is computed alone: the compiled steps add in another "
+            "order",
+        )
+    elif found.step is not None and found.batch is None:
+        yield "operation", "not compared: the global batch is cut into slices of other sizes"
     yield from _again(found)
 
 
@@ -208,8 +218,8 @@ def _again(found: Computed) -> Iterator[tuple[str, str]]:
         if not each.num_lines:
             continue
         if each.unlike is None:
-            lines = "line" if each.num_lines == 1 else "lines"
-            yield "again", f"{each.num_lines} {lines} that {name} logged, bit for bit"
+            lines = counted(each.num_lines, "line")
+            yield "again", f"{lines} that {name} logged, bit for bit"
         else:
             unlike = each.unlike
             yield (
