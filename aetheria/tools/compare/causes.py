@@ -75,8 +75,6 @@ def _by_group(comparison: Comparison) -> Iterator[tuple[Group, int, list[Differe
 def _may_matter(difference: Difference, comparison: Comparison) -> bool:
     if not difference.may_change_bits:
         return False
-    if difference.group == "origin":
-        return comparison.last_equal == 0  # else both went the same way from there
     if difference.group == "data":
         return _data_may_matter(difference, comparison)
     return True
@@ -132,9 +130,11 @@ def _where(comparison: Comparison) -> str:
         is_recorded = computed.first_step <= comparison.last_equal + 1
         if is_recorded and comparison.last_equal < computed.step <= (parting or 0):
             return f"at step {computed.step}"
-    if parting is not None and parting > comparison.last_equal + 1:
-        return f"after step {comparison.last_equal}, at step {parting} at the latest"
-    return f"at step {parting}"
+    if parting is None or parting == comparison.last_equal + 1:
+        return f"at step {parting}"
+    if comparison.last_equal == 0:
+        return f"by step {parting}"
+    return f"between the steps {comparison.last_equal} and {parting}"
 
 
 def _change(comparison: Comparison, group: Group, since: int) -> str:
@@ -196,7 +196,8 @@ def _equal(comparison: Comparison) -> str:
         counts.append("the last parameters")
     differ = any(each.may_change_bits for each in comparison.recorded)
     said = "; what differs in their records changed no bit"
-    return f"they are equal, bit for bit: {_listed(counts)}{said if differ else ''}"
+    damaged = "; a damaged snapshot was left out" if comparison.snapshots.damaged else ""
+    return f"they are equal, bit for bit: {_listed(counts)}{said if differ else ''}{damaged}"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -2,14 +2,13 @@
 machine, git and listeners; since which step, and whether that may change a bit. Computes nothing.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aetheria.engine.record import CodeDigest, DataFingerprint, Lineage, RunRecord
-from aetheria.engine.typed_json import JsonObject, to_json
-from aetheria.snapshots.changes import differences
+from aetheria.engine.record import CodeDigest, DataFingerprint, ImportedFrom, Lineage, RunRecord
+from aetheria.engine.typed_json import JsonObject
+from aetheria.snapshots.changes import Change, differences
 from aetheria.snapshots.config_diff import config_changes
 from aetheria.tools.compare.history import History
 
@@ -29,7 +28,7 @@ Group = Literal[
 DATA_KEYS = ("data_name", "data_params", "overfit_batches")
 _LISTENERS = ("loggers", "callbacks")
 _COUNTS = ("num_devices", "num_processes")
-_MAX_TEXT = 80
+_MAX_TEXT = 200
 Rows = tuple[int, int]  # the first row, and the row after the last
 
 
@@ -71,7 +70,13 @@ def compare_records(a: History, b: History, step: int) -> list[Difference]:
         then = list(_differences(a.record_after(start), b.record_after(start)))
         still = {each for each in still if each in then or each.group == "git"}
         since |= dict.fromkeys(still, start)
-    return [replace(each, since=since[each]) for each in found]
+    return [_since(each, since[each]) for each in found]
+
+
+def _since(difference: Difference, step: int) -> Difference:
+    # Where a fork begins, its state was compared by itself.
+    matters = difference.may_change_bits and not (difference.group == "origin" and step > 0)
+    return replace(difference, since=step, may_change_bits=matters)
 
 
 def differing_rows(a: RunRecord, b: RunRecord, split: str = "train") -> list[Rows]:
@@ -81,14 +86,6 @@ def differing_rows(a: RunRecord, b: RunRecord, split: str = "train") -> list[Row
         return []
     parts = zip(pair[0].parts, pair[1].parts, strict=False)
     return [(o[0], o[1]) for o, other in parts if o[:2] == other[:2] and o[2] != other[2]]
-
-
-def covers_every_row(a: RunRecord, b: RunRecord, split: str = "train") -> bool:
-    """Whether both fingerprints of a split have a digest of every row."""
-    pair = _fingerprints(a, b, split)
-    return pair is not None and all(
-        sum(stop - start for start, stop, _ in each.parts) == each.num_examples for each in pair
-    )
 
 
 def _fingerprints(
@@ -114,7 +111,7 @@ def _differences(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
 
 
 def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
-    same_data = covers_every_row(a, b) and not differing_rows(a, b)
+    same_data = _same_data(a, b)
     elastic = a.is_elastic and b.is_elastic
     for change in config_changes(a, b):
         key = change.path.split(".")[0]
@@ -133,7 +130,26 @@ def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
             matters = elastic
         elif key == "grad_accumulation_steps":
             matters = not elastic  # lanes take their place
-        yield _difference(group, change.path, str(change.before), change.now, matters=matters)
+        for path, *texts in _items(a, b, change):
+            yield _difference(group, path, *texts, matters=matters)
+
+
+def _items(a: RunRecord, b: RunRecord, change: Change) -> Iterator[tuple[str, str, str]]:
+    """A change of a key with values by name: each of these that differs."""
+    one, other = a.config.get(change.path), b.config.get(change.path)
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and change.path != "mesh":
+        for name, mine, others in differences(one, other):
+            yield f"{change.path}.{name}", mine, others
+    else:
+        yield change.path, str(change.before), change.now
+
+
+def _same_data(a: RunRecord, b: RunRecord) -> bool:
+    """Whether every row of the training split is known to be the same."""
+    pair = _fingerprints(a, b, "train")
+    if pair is None or pair[0] != pair[1]:
+        return False
+    return sum(stop - start for start, stop, _ in pair[0].parts) == pair[0].num_examples
 
 
 def _mesh(record: RunRecord) -> Mapping[str, object]:
@@ -149,7 +165,13 @@ def _of_origin(a: Lineage | None, b: Lineage | None) -> Iterator[Difference]:
 
 
 def _origin(lineage: Lineage | None) -> str:
-    return "none" if lineage is None else _short(json.dumps(to_json(lineage)))
+    if lineage is None:
+        return "none"
+    return (
+        lineage.file
+        if isinstance(lineage, ImportedFrom)
+        else f"{lineage.snapshot} of {lineage.run}"
+    )
 
 
 def _of_data(a: RunRecord, b: RunRecord) -> Iterator[Difference]:

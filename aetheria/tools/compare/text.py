@@ -14,7 +14,7 @@ from aetheria.tools.compare.operations import OperationDifference
 from aetheria.tools.compare.sentences import counted
 from aetheria.tools.compare.states import LeafDifference
 
-_TITLE, _WIDTH = 10, 110  # characters of a title and of a line
+_TITLE, _CELL, _WIDTH = 10, 30, 110  # characters of a title, of a cell of the table, and of a line
 
 
 def print_page(comparison: Comparison) -> None:
@@ -22,7 +22,12 @@ def print_page(comparison: Comparison) -> None:
     for run in (comparison.a, comparison.b):
         print(f"{run.name:{_TITLE}} {run.path}: {run.state}")
     rows = [
-        [each.group, each.path, each.a, each.b, str(each.since), _may(each.may_change_bits)]
+        [
+            each.group,
+            *map(_cell, (each.path, each.a, each.b)),
+            str(each.since),
+            "yes" if each.may_change_bits else "no",
+        ]
         for each in comparison.recorded
     ]
     if rows:
@@ -124,7 +129,9 @@ def _metrics(comparison: Comparison) -> str:
         equal = f"{counted(metrics.num_equal, 'line')} equal up to step {metrics.last_equal}"
     parting = metrics.parting
     if parting is None:
-        return equal + cadence
+        a, b = metrics.last
+        ends = f"; A logged up to step {a} and B up to step {b}" if a != b else ""
+        return equal + ends + cadence
     name, *others = parting.names
     also = f", and {', '.join(others)}" if others else ""
     return (
@@ -229,5 +236,5 @@ def _again(found: Computed) -> Iterator[tuple[str, str]]:
             )
 
 
-def _may(may_change_bits: bool) -> str:
-    return "yes" if may_change_bits else "no"
+def _cell(text: str) -> str:
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
