@@ -159,6 +159,12 @@ def _logged_setting(comparison: Comparison) -> str:
 
 def _unknown(comparison: Comparison) -> str:
     text = "nothing that is recorded and may matter differs"
+    later = comparison.snapshots.last_equal
+    if later is not None and later >= (comparison.parting or 0):
+        return (
+            f"only metric lines differ, since the snapshots of step {later} are equal: look at "
+            "what wrote or changed metrics.jsonl"
+        )
     if given := _given_again(comparison):
         return f"{text}; {given}: look at code that no record covers, and at the machine (memory)"
     return f"{text}: look at code that no record covers, and at the machines (memory, driver)"
@@ -167,12 +173,12 @@ def _unknown(comparison: Comparison) -> str:
 def _given_again(comparison: Comparison) -> str:
     """Which run the computation here agrees with, if it is one of them alone; else empty."""
     again = {} if comparison.computed is None else comparison.computed.again
-    agrees = [name for name, each in again.items() if each.num_lines and each.unlike is None]
-    unlike = [name for name, each in again.items() if each.unlike is not None]
-    if len(agrees) != 1 or len(unlike) != 1:
+    agrees = [name for name, each in again.items() if each.agrees]
+    differs = [name for name, each in again.items() if each.agrees is False]
+    if len(agrees) != 1 or len(differs) != 1:
         return ""
     return (
-        f"computed again here, the steps give what {agrees[0]} logged and not what {unlike[0]} did"
+        f"computed again here, the steps give what {agrees[0]} recorded, not what {differs[0]} did"
     )
 
 
@@ -188,10 +194,10 @@ def _equal(comparison: Comparison) -> str:
             f"{shorter.state}, and {longer.name} {longer.state}{why}"
         )
     counts = []
-    if comparison.metrics.num_equal:
-        counts.append(counted(comparison.metrics.num_equal, "metric line"))
-    if comparison.snapshots.num_equal:
-        counts.append(counted(comparison.snapshots.num_equal, "snapshot"))
+    if comparison.metrics.equal:
+        counts.append(counted(len(comparison.metrics.equal), "metric line"))
+    if comparison.snapshots.equal:
+        counts.append(counted(len(comparison.snapshots.equal), "snapshot"))
     if comparison.final is not None:
         counts.append("the last parameters")
     differ = any(each.may_change_bits for each in comparison.recorded)

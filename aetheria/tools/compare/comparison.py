@@ -155,7 +155,9 @@ def _compute(
         each if run.record_after(start.step) == record else {}
         for run, record, each in zip(runs, records, lines, strict=True)
     ]
-    return compute(a, b, start, comparison.parting, known)
+    parted = comparison.snapshots.parting
+    states = comparison.snapshots.parted if parted and parted[0] == comparison.parting else ()
+    return compute(a, b, start, comparison.parting, logged=known, states=states)
 
 
 def _side(run: History, record: RunRecord, chosen: Chosen) -> Side:
@@ -173,18 +175,24 @@ def _is_applied(difference: Difference) -> bool:
 
 
 def _choose_start(comparison: Comparison) -> Start:
-    """The newest snapshot of a step up to which both runs are known to be equal."""
-    found, of = comparison.snapshots.last_equal, "both"
+    """The newest snapshot before the parting, of a step up to which both are known to be equal."""
+    assert comparison.parting is not None
+    places = {
+        step: ("both", info)
+        for step, info in comparison.snapshots.equal.items()
+        if step < comparison.parting
+    }
+    most = min(comparison.metrics.same_state, comparison.parting - 1)
     for run in (comparison.a, comparison.b):
         for info in run.snapshots:
-            least = -1 if found is None else found.record.progress.step
-            if info.step is not None and least < info.step <= comparison.metrics.same_state:
-                newer = read_sound(run.name, info, [])
+            if info.step is not None and info.step <= most:
                 alone = f"{run.name}, up to which both logged the same"
-                found, of = (found, of) if newer is None else (newer, alone)
-    if found is None:
-        return Start(where="initialization")
-    return _start(found, of)
+                places.setdefault(info.step, (alone, info))
+    for step in sorted(places, reverse=True):
+        of, info = places[step]
+        if (snapshot := read_sound(of, info, [])) is not None:
+            return _start(snapshot, of)
+    return Start(where="initialization")
 
 
 def _start(snapshot: Snapshot, of: str) -> Start:
@@ -215,9 +223,7 @@ def _window(
     """The last step that is known to be equal, or 0, and the first that is known to differ."""
     differ = [] if metrics.parting is None else [metrics.parting.step]
     differ += [] if snapshots.parting is None else [snapshots.parting[0]]
-    equal = [0] if metrics.last_equal is None else [metrics.last_equal]
-    if snapshots.last_equal is not None:
-        equal.append(snapshots.last_equal.record.progress.step)
+    equal = [*metrics.equal, *snapshots.equal]
     if final is not None:
         (equal if final[1] else differ).append(final[0])
     parting = min(differ, default=None)

@@ -5,6 +5,7 @@ different bits here, where, and whether they give what the runs logged.
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -70,10 +71,19 @@ class Again:
     Attributes:
         num_lines: how many lines of training were compared.
         unlike: the first value that differs; None: none does.
+        state: whether the last state is that of its snapshot; None: it has none there.
     """
 
     num_lines: int
     unlike: Unlike | None
+    state: bool | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether everything agrees; None: there was nothing to compare."""
+        if self.unlike is not None or self.state is False:
+            return False
+        return True if self.num_lines or self.state else None
 
 
 @dataclass(kw_only=True)
@@ -169,7 +179,13 @@ class _Steps:
 
 
 def compute(
-    a: Side, b: Side, start: Start, until: int, lines: Sequence[Mapping[Key, Line]]
+    a: Side,
+    b: Side,
+    start: Start,
+    until: int,
+    *,
+    logged: Sequence[Mapping[Key, Line]],
+    states: Sequence[Leaves],
 ) -> Computed:
     """Computes from `start` to the step `until`, at most MAX_STEPS.
 
@@ -178,26 +194,27 @@ def compute(
         b: those of B; the same object if nothing that is computed differs.
         start: where to begin.
         until: the last step.
-        lines: the metric lines of A and of B.
+        logged: the metric lines of A and of B.
+        states: those of their snapshots of step `until`; empty: there are none.
 
     Raises:
         AetheriaError: the state does not fit the model or the data cannot be read.
     """
-    until = min(until, start.step + MAX_STEPS)
+    last, until = until, min(until, start.step + MAX_STEPS)
     notes = {f"{name}: {side.note}" for name, side in (("A", a), ("B", b)) if side.note}
     done = Computed(start=start.where, first_step=start.step + 1, notes=sorted(notes))
     with contextlib.ExitStack() as stack:
-        both = [_Steps(side, start, known) for side, known in zip((a, b), lines, strict=True)]
+        both = [_Steps(side, start, known) for side, known in zip((a, b), logged, strict=True)]
         for each in both:
             stack.callback(each.close)
         if start.arrays is None and a is not b:
             done.initial = compare_leaves(*(each.leaves() for each in both))
         if done.initial is None or done.initial.same_shapes:
             _advance(done, both, until)
-        done.again = {
-            name: Again(num_lines=each.num_lines, unlike=each.unlike)
-            for name, each in zip("AB", both, strict=True)
-        }
+        reached = states if done.last_step == last else ()
+        for name, each, state in zip_longest("AB", both, reached):
+            same = None if state is None else compare_leaves(each.leaves(), state) is None
+            done.again[name] = Again(num_lines=each.num_lines, unlike=each.unlike, state=same)
     return done
 
 

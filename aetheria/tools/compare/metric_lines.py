@@ -54,8 +54,7 @@ class MetricComparison:
     """The metric lines of two runs.
 
     Attributes:
-        num_equal: how many lines were found equal, up to the parting.
-        last_equal: the last step before the parting, or of all, whose lines are equal; None: none.
+        equal: the step of each line that was found equal, up to the parting.
         parting: None: every line is equal.
         missing: which runs have no metric lines.
         other_cadence: whether lines of training were left out, since these are means over other
@@ -63,12 +62,17 @@ class MetricComparison:
         last: the last step of any line, of A and of B.
     """
 
-    num_equal: int
-    last_equal: int | None
+    equal: Sequence[int]
     parting: Parting | None
     missing: Sequence[str]
     other_cadence: bool
     last: tuple[int, int]
+
+    @property
+    def last_equal(self) -> int | None:
+        """The last step before the parting, or of all, whose lines are equal; None: none is."""
+        parting = self.parting
+        return max((s for s in self.equal if parting is None or s < parting.step), default=None)
 
     @property
     def same_state(self) -> int:
@@ -95,10 +99,8 @@ def compare_metrics(a: Mapping[Key, Line], b: Mapping[Key, Line]) -> MetricCompa
             parting = Parting(step=step, split=split, names=names, a=mine.values, b=others.values)
             break
         equal.append(step)
-    before = [step for step in equal if parting is None or step < parting.step]
     return MetricComparison(
-        num_equal=len(equal),
-        last_equal=max(before, default=None),
+        equal=equal,
         parting=parting,
         missing=[name for name, lines in (("A", a), ("B", b)) if not lines],
         other_cadence=other_cadence,

@@ -40,18 +40,23 @@ class SnapshotComparison:
     """The snapshots of two runs.
 
     Attributes:
-        num_equal: at how many steps both are equal, up to the parting.
-        last_equal: a snapshot of the last of these steps; None: there is none.
+        equal: a snapshot of each step at which both are equal, up to the parting.
         parting: the first step at which two snapshots differ, and how; None: none do.
+        parted: the states there, of A and of B; empty: none differ.
         missing: which runs have no snapshots.
         damaged: a line for each that cannot be used.
     """
 
-    num_equal: int
-    last_equal: Snapshot | None
+    equal: Mapping[int, SnapshotInfo]
     parting: tuple[int, LeafDifference] | None
+    parted: Sequence[Leaves]
     missing: Sequence[str]
     damaged: Sequence[str]
+
+    @property
+    def last_equal(self) -> int | None:
+        """The last step at which both are equal; None: there is none."""
+        return max(self.equal, default=None)
 
 
 def compare_snapshots(a: History, b: History) -> SnapshotComparison:
@@ -63,7 +68,8 @@ def compare_snapshots(a: History, b: History) -> SnapshotComparison:
         for each in run.snapshots
         if each.step is None
     ]
-    num_equal, last_equal, parting = 0, None, None
+    equal: dict[int, SnapshotInfo] = {}
+    parting, parted = None, ()
     for step in sorted(mine.keys() & others.keys()):
         one = read_sound(a.name, mine[step], damaged)
         other = one
@@ -73,13 +79,13 @@ def compare_snapshots(a: History, b: History) -> SnapshotComparison:
             continue
         difference = compare_leaves(one.arrays, other.arrays)
         if difference is not None:
-            parting = (step, difference)
+            parting, parted = (step, difference), (one.arrays, other.arrays)
             break
-        num_equal, last_equal = num_equal + 1, one
+        equal[step] = mine[step]
     return SnapshotComparison(
-        num_equal=num_equal,
-        last_equal=last_equal,
+        equal=equal,
         parting=parting,
+        parted=parted,
         missing=[run.name for run in (a, b) if not run.snapshots],
         damaged=damaged,
     )

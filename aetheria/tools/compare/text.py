@@ -55,10 +55,16 @@ def as_json(comparison: Comparison) -> dict[str, object]:
         "parting_step": comparison.parting,
         "runs": {run.name: _run(run) for run in (comparison.a, comparison.b)},
         "recorded": [asdict(each) for each in comparison.recorded],
-        "metrics": asdict(metrics),
+        "metrics": {
+            "num_equal": len(metrics.equal),
+            "last_equal_step": metrics.last_equal,
+            "parting": metrics.parting and asdict(metrics.parting),
+            "missing": metrics.missing,
+            "other_cadence": metrics.other_cadence,
+            "last_steps": metrics.last,
+        },
         "snapshots": {
-            "num_equal": snapshots.num_equal,
-            "last_equal": None if snapshots.last_equal is None else str(snapshots.last_equal.path),
+            "equal": {step: str(info.path) for step, info in snapshots.equal.items()},
             "parting": snapshots.parting
             and {"step": snapshots.parting[0], **asdict(snapshots.parting[1])},
             "missing": snapshots.missing,
@@ -125,8 +131,8 @@ def _metrics(comparison: Comparison) -> str:
         return f"none in {' and none in '.join(metrics.missing)}"
     cadence = "; lines of training are means over other steps" if metrics.other_cadence else ""
     equal = "no line is equal"
-    if metrics.num_equal:
-        equal = f"{counted(metrics.num_equal, 'line')} equal up to step {metrics.last_equal}"
+    if metrics.equal:
+        equal = f"{counted(len(metrics.equal), 'line')} equal up to step {metrics.last_equal}"
     parting = metrics.parting
     if parting is None:
         a, b = metrics.last
@@ -145,9 +151,8 @@ def _snapshots(comparison: Comparison) -> str:
     if found.missing:
         return f"none in {' and none in '.join(found.missing)}"
     parts = []
-    if found.last_equal is not None:
-        step = found.last_equal.record.progress.step
-        parts.append(f"{found.num_equal} equal, leaf by leaf, up to step {step}")
+    if found.equal:
+        parts.append(f"{len(found.equal)} equal, leaf by leaf, up to step {found.last_equal}")
     if found.parting is not None:
         step, difference = found.parting
         parts.append(f"at step {step}, {_leaf(difference)}")
@@ -222,18 +227,19 @@ def _operation(found: OperationDifference) -> str:
 
 def _again(found: Computed) -> Iterator[tuple[str, str]]:
     for name, each in found.again.items():
-        if not each.num_lines:
-            continue
-        if each.unlike is None:
-            lines = counted(each.num_lines, "line")
-            yield "again", f"{lines} that {name} logged, bit for bit"
-        else:
+        if each.unlike is not None:
             unlike = each.unlike
             yield (
                 "again",
-                f"not what {name} logged: at step {unlike.step} {unlike.name} {unlike.logged}, "
+                f"not what {name} logged: at step {unlike.step}, {unlike.name} {unlike.logged}, "
                 f"computed {unlike.computed}",
             )
+        elif each.num_lines:
+            lines = counted(each.num_lines, "line")
+            yield "again", f"{lines} that {name} logged, bit for bit"
+        if each.state is not None:
+            whether = "is" if each.state else "is not"
+            yield "", f"the state of step {found.last_step} {whether} that of {name}'s snapshot"
 
 
 def _cell(text: str) -> str:
