@@ -166,7 +166,7 @@ def _unknown(comparison: Comparison) -> str:
             "what wrote or changed metrics.jsonl"
         )
     if given := _given_again(comparison):
-        return f"{text}; {given}: look at code that no record covers, and at the machine (memory)"
+        return f"{text}; {given}: look at the code and the machine (memory, driver) of the latter"
     return f"{text}: look at code that no record covers, and at the machines (memory, driver)"
 
 

@@ -58,17 +58,20 @@ def _examples(numbers: Sequence[int]) -> str:
 
 
 def _by_fingerprint(examples: DifferingExamples) -> str:
-    rows = describe_rows(examples.rows)
-    if len(examples.in_parting) == 1:
+    rows, numbers = describe_rows(examples.rows), examples.in_parting
+    num_rows = sum(stop - start for start, stop in examples.rows)
+    if num_rows == 1 and numbers:
+        return f"example {numbers[0]} of the training data differs"
+    if len(numbers) == 1:
         return (
-            f"example {examples.in_parting[0]} of the training data differs (of {rows}, whose "
-            "digests differ, it alone is in the global batches where they part)"
+            f"example {numbers[0]} of the training data differs (of {rows}, whose digests differ, "
+            "it alone is in the global batches where they part)"
         )
-    if 1 < len(examples.in_parting) <= _MAX_NUMBERED:
+    if 1 < len(numbers) <= _MAX_NUMBERED:
         return (
-            f"examples of the training data differ, at least one of "
-            f"{', '.join(map(str, examples.in_parting))} (of {rows}, whose digests differ, these "
-            "are in the global batches where they part)"
+            "examples of the training data differ, at least one of "
+            f"{', '.join(map(str, numbers))} (of {rows}, whose digests differ, these are in the "
+            "global batches where they part)"
         )
     text = f"{rows} of the training data have other digests"
     if examples.first_step is None:
