@@ -33,7 +33,7 @@ class CompareCommand(ModelFields):
         quick: compute nothing; compare what is in the folders.
         model: the model of both, a registered name or pkg.mod:Name (default: the registered names
             in the folders; an import path there is not followed).
-        data_name: the dataset of both, likewise.
+        data_name: the dataset of both (default: the registered names in the folders).
         as_json: print only JSON.
         project: the folder that contains your models/ and data/ (default: the current folder).
     """
