@@ -4,13 +4,13 @@ A run folder chooses no code: an import path in it is not followed.
 """
 
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aetheria.build import build_feed, build_schedule, is_elastic, prepare_environment
 from aetheria.build.devices import build_strategy, cut_for_devices
-from aetheria.build.provenance import model_params, recorded_model
+from aetheria.build.provenance import model_params, recorded_model, versions
 from aetheria.build.run import build_spec
 from aetheria.config import Config
 from aetheria.config.checking import make_config
@@ -18,6 +18,7 @@ from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, HardwareError
+from aetheria.hardware.jax.environment import describe_processor
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.model.by_name import remake_model
@@ -27,6 +28,8 @@ from aetheria.plugins.bounded import build_described
 from aetheria.plugins.import_path import is_import_path
 from aetheria.tools.compare.operations import StepParts
 
+_PACKAGES = ("jax", "jaxlib")
+_PROCESSOR = ("architecture", "processor", "num_cores")
 _MANY_ARRAYS = 100  # gives a large model the time to be made
 
 
@@ -53,13 +56,13 @@ class Side:
         feed: serves its global batches.
         program: steps through them, on the devices of the record where these are here.
         parts: what a step is computed from.
-        note: how the devices differ from those of the record; empty: they do not.
+        notes: how devices, versions and processor differ from those of the record, a line each.
     """
 
     feed: Feed
     program: AnyProgram
     parts: StepParts
-    note: str
+    notes: Sequence[str]
 
 
 def prepare(records: Sequence[RunRecord], environ: MutableMapping[str, str] = os.environ) -> None:
@@ -103,7 +106,21 @@ def build_side(record: RunRecord, where: Path, chosen: Chosen) -> Side:
         max_consecutive_skips=config.max_consecutive_skips,
         carries_state=not is_elastic(config),  # all lanes start from the same state
     )
-    return Side(feed=feed, program=program, parts=parts, note=note)
+    notes = [note] if note else []
+    return Side(feed=feed, program=program, parts=parts, notes=[*notes, *other_than_here(record)])
+
+
+def other_than_here(record: RunRecord) -> Iterator[str]:
+    """What of the record decides bits and is another here."""
+    here = versions()
+    for name in _PACKAGES:
+        then = record.versions.get(name, here[name])
+        if then != here[name]:
+            yield f"with {name} {here[name]}, not {then}"
+    machine = {} if record.provenance is None else record.provenance.machine
+    for name, value in describe_processor().items():
+        if name in _PROCESSOR and machine.get(name, value) != value:
+            yield f"on {name} {value}, not {machine[name]}"
 
 
 def _own_data(config: Config, project: Path, where: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError
-from aetheria.tools.compare.building import Chosen, Side, build_side, prepare
+from aetheria.tools.compare.building import Chosen, Side, build_side, other_than_here, prepare
 from aetheria.tools.compare.computing import Computed, Start, compute
 from aetheria.tools.compare.examples import DifferingExamples, find_examples
 from aetheria.tools.compare.history import History, read_history
@@ -149,7 +149,10 @@ def _compute(
     records = [run.record_after(at) for run in runs]
     a = _side(runs[0], records[0], chosen)
     differs = any(_is_applied(each) for each in comparison.recorded)
-    b = _side(runs[1], records[1], chosen) if differs else a
+    if differs:
+        b = _side(runs[1], records[1], chosen)
+    else:
+        b = replace(a, notes=list(other_than_here(records[1])))
     # A run whose record changed in between did not compute these steps so.
     known = [
         each if run.record_after(start.step) == record else {}

@@ -191,7 +191,7 @@ def compute(
 
     Args:
         a: the steps of A.
-        b: those of B; the same object if nothing that is computed differs.
+        b: those of B; with the same program if nothing that is computed differs.
         start: where to begin.
         until: the last step.
         logged: the metric lines of A and of B.
@@ -201,13 +201,13 @@ def compute(
         AetheriaError: the state does not fit the model or the data cannot be read.
     """
     last, until = until, min(until, start.step + MAX_STEPS)
-    notes = {f"{name}: {side.note}" for name, side in (("A", a), ("B", b)) if side.note}
-    done = Computed(start=start.where, first_step=start.step + 1, notes=sorted(notes))
+    notes = [f"{name}: {note}" for name, side in (("A", a), ("B", b)) for note in side.notes]
+    done = Computed(start=start.where, first_step=start.step + 1, notes=notes)
     with contextlib.ExitStack() as stack:
         both = [_Steps(side, start, known) for side, known in zip((a, b), logged, strict=True)]
         for each in both:
             stack.callback(each.close)
-        if start.arrays is None and a is not b:
+        if start.arrays is None and a.program is not b.program:
             done.initial = compare_leaves(*(each.leaves() for each in both))
         if done.initial is None or done.initial.same_shapes:
             _advance(done, both, until)
@@ -223,7 +223,7 @@ def _advance(done: Computed, both: Sequence[_Steps], until: int) -> None:
     differ.
     """
     mine, others = both
-    looks = mine.side is not others.side and not done.differs
+    looks = mine.side.program is not others.side.program and not done.differs
     before = mine.leaves() if looks else {}
     for step in range(done.first_step, until + 1):
         batches = [each.take() for each in both]
