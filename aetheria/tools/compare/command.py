@@ -1,4 +1,4 @@
-"""`aetheria compare RUN RUN`: why two runs differ."""
+"""`aetheria compare A B`: why two runs differ."""
 
 import json
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class CompareCommand(ModelFields):
         2: a mistake, or nothing of both can be compared
 
     Attributes:
-        run: a run folder, A.
-        other: a run folder, B.
+        a: a run folder.
+        b: another run folder.
         quick: compute nothing; compare what is in the folders.
         model: the model of both, a registered name or pkg.mod:Name (default: the registered names
             in the folders; an import path there is not followed).
@@ -38,8 +38,8 @@ class CompareCommand(ModelFields):
         project: the folder that contains your models/ and data/ (default: the current folder).
     """
 
-    run: Annotated[Path, Argument(values.local_path, name="RUN")]
-    other: Annotated[Path, Argument(values.local_path, name="RUN")]
+    a: Annotated[Path, Argument(values.local_path)]
+    b: Annotated[Path, Argument(values.local_path)]
     quick: bool = False
     data_name: Annotated[str | None, Flag(metavar="NAME")] = None
     as_json: Annotated[bool, Flag(name="json")] = False
@@ -58,7 +58,7 @@ class CompareCommand(ModelFields):
         chosen = Chosen(
             project=find_project(None, self.project), model=self.model, data=self.data_name
         )
-        comparison = compare_runs(self.run, self.other, chosen, quick=self.quick)
+        comparison = compare_runs(self.a, self.b, chosen, quick=self.quick)
         if self.as_json:
             print(json.dumps(as_json(comparison), indent=2))
         else:
