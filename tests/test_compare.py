@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from support.damage import largest_file
 from support.long import only_long
+from support.runs import DIGITS
 
 from aetheria.cli.main import main
 from aetheria.data.feed import epoch_order
@@ -77,6 +79,24 @@ def test_a_run_that_was_stopped_and_resumed_is_equal_and_nothing_is_written(base
     assert (files(base), files(other)) == before
 
 
+def test_a_run_that_was_killed_and_resumed_is_equal(base, train, tmp_path, cli, capsys):
+    kill = {"at_step": 13, "signal_number": 9, "save_every": 5}
+    killed = {
+        **DIGITS,
+        **EACH_STEP,
+        "snapshot": {"every_steps": 5},
+        "callbacks": [{"aetheria.tools.prove.kill_at_step:KillAtStep": kill}],
+    }
+    (tmp_path / "killed.yaml").write_text(yaml.safe_dump(killed))
+    done = cli("train", "killed.yaml", "--workdir=killed")
+    assert done.returncode == -9, done.stderr
+    code, found = compare(capsys, base, tmp_path / "killed")
+    assert code == 1 and found["runs"]["B"]["status"] == "killed"
+    other = train("killed", **EACH_STEP, resume="auto").run_dir
+    code, found = compare(capsys, base, other)
+    assert code == 0, found["conclusion"]
+
+
 def test_another_seed_is_named_with_the_first_parameter(base, train, capsys):
     code, found = compare(capsys, base, train("seed", **EACH_STEP, seed=1).run_dir)
     assert code == 1
@@ -127,7 +147,10 @@ def test_fast_on_one_device_and_on_eight_is_told_from_elastic(base, train, capsy
     eight = {"strategy": "mesh", "mesh": {"data": 8}}
     code, text = page(capsys, base, train("eight", **EACH_STEP, **eight).run_dir)
     assert code == 1
-    assert "`fast` promises bits on one topology only: 1 device in A and 8 in B; use" in text
+    assert (
+        "`fast` promises bits on one topology only: 1 device in A and 8 in B; use reproducibility"
+        in text
+    )
     assert "operation each gives the same bits if it is computed alone" in text
 
 
@@ -282,7 +305,7 @@ def test_runs_of_other_lengths_differ_by_their_length_alone(base, train, capsys)
     code, found = compare(capsys, base, other)
     assert code == 1 and found["parting_step"] is None
     assert found["conclusion"] == (
-        "no bit differs up to step 13, but B preempted at step 13, and A completed at step 30"
+        "no bit differs up to step 13, but B is at step 13 (preempted) and A at step 30 (completed)"
     )
 
 
@@ -294,7 +317,20 @@ def test_a_living_run_is_compared_as_far_as_it_is(base, tmp_path, capsys):
         code, text = page(capsys, base, other)
     finally:
         lock.release()
-    assert code == 0 and "is still running, now at step 30" in text
+    assert code == 0 and f"B {other}: step 30 (running)" in text
+
+
+def test_a_run_of_an_older_release_lacks_keys_and_is_compared(base, tmp_path, capsys):
+    other = copy(base, tmp_path)
+    shutil.rmtree(other / "checkpoints")
+    config = json.loads((other / "config.json").read_text())
+    for key in ("compile_cache", "peak_flops", "resolved"):
+        del config[key]
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "provenance.json").unlink()
+    for pair in ((base, other), (other, base)):
+        code, found = compare(capsys, *pair)
+        assert (code, found["recorded"]) == (0, [])
 
 
 def test_other_models_are_named_and_not_computed(base, train, capsys):

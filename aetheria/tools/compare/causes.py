@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aetheria.tools.compare.comparison import APPLIED, Comparison
 from aetheria.tools.compare.recorded import DATA_KEYS, Difference, Group
-from aetheria.tools.compare.sentences import TEXTS, counted, values
+from aetheria.tools.compare.sentences import ADVICE, TEXTS, counted, values
 
 _ORDER: Sequence[Group] = (
     "seed",
@@ -100,6 +100,7 @@ def _cause(
     text = TEXTS.get(group, values)(comparison, differences)
     if since and group in ("config", "seed", "data", "settings", "devices", "versions", "code"):
         text += f" from step {since} on ({_change(comparison, group, since)})"
+    text += ADVICE.get(group, "")
     # The loss of a step is that of the state before it.
     began_here = since > 0 and since >= comparison.last_equal - 1
     rank = (_evidence(comparison, group, differences), not began_here, _ORDER.index(group))
@@ -189,10 +190,8 @@ def _equal(comparison: Comparison) -> str:
         longer = comparison.b if shorter is comparison.a else comparison.a
         key = [each for each in comparison.recorded if each.path in ("epochs", "max_steps")]
         why = f" ({values(comparison, key)})" if key else ""
-        return (
-            f"no bit differs up to step {comparison.last_equal}, but {shorter.name} "
-            f"{shorter.state}, and {longer.name} {longer.state}{why}"
-        )
+        ends = f"{shorter.name} is at {shorter.state} and {longer.name} at {longer.state}"
+        return f"no bit differs up to step {comparison.last_equal}, but {ends}{why}"
     counts = []
     if comparison.metrics.equal:
         counts.append(counted(len(comparison.metrics.equal), "metric line"))

@@ -76,9 +76,7 @@ class History:
     def state(self) -> str:
         """How far it came, in words."""
         step = "no step" if self.info.step is None else f"step {self.info.step}"
-        if self.info.status == "running":
-            return f"is still running, now at {step}"
-        return f"{self.info.status} at {step}"
+        return f"{step} ({self.info.status})"
 
 
 def read_history(name: str, folder: Path) -> History:

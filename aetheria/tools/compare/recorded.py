@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from aetheria.config import Config
 from aetheria.engine.record import CodeDigest, DataFingerprint, ImportedFrom, Lineage, RunRecord
-from aetheria.engine.typed_json import JsonObject
+from aetheria.engine.typed_json import JsonObject, to_json
 from aetheria.snapshots.changes import Change, differences
 from aetheria.snapshots.config_diff import config_changes
 from aetheria.tools.compare.history import History
@@ -113,7 +114,7 @@ def _differences(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
 def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
     same_data = _same_data(a, b)
     elastic = a.is_elastic and b.is_elastic
-    for change in config_changes(a, b):
+    for change in config_changes(_whole(a), _whole(b)):
         key = change.path.split(".")[0]
         group, matters = "config", change.kind != "free"
         if key == "seed":
@@ -132,6 +133,13 @@ def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
             matters = not elastic  # lanes take their place
         for path, *texts in _items(a, b, change):
             yield _difference(group, path, *texts, matters=matters)
+
+
+def _whole(record: RunRecord) -> RunRecord:
+    """The record with the keys that an older release did not have: what they stand for."""
+    defaults = to_json(Config(model_name="").to_dict())
+    assert isinstance(defaults, dict)
+    return replace(record, config={**defaults, **record.config})
 
 
 def _items(a: RunRecord, b: RunRecord, change: Change) -> Iterator[tuple[str, str, str]]:

@@ -21,13 +21,18 @@ def counted(number: int, noun: str) -> str:
 
 
 def values(comparison: Comparison, differences: Sequence[Difference]) -> str:
-    named = [f"{each.path} is {each.a} in A and {each.b} in B" for each in differences]
+    named = [
+        f"{each.path} is {each.a} in A and {each.b} in B" if each.a else f"{each.path}: {each.b}"
+        for each in differences
+    ]
     more = len(named) - _MAX_NAMED
     return ", ".join(named[:_MAX_NAMED]) + (f", and {more} more differ" if more > 0 else "")
 
 
 def _seed(comparison: Comparison, differences: Sequence[Difference]) -> str:
     (seed,) = differences
+    if seed.since:  # the base key is the snapshot's
+        return f"the order of the examples differs (seed {seed.a} and {seed.b})"
     what = f"the base key differs (seed {seed.a} and {seed.b})"
     initial = None if comparison.computed is None else comparison.computed.initial
     return what if initial is None else f"{what}: initial parameters differ at {initial.leaf}"
@@ -47,6 +52,8 @@ def _data(comparison: Comparison, differences: Sequence[Difference]) -> str:
         return _examples(batch.examples) + where
     if examples is not None:
         return _by_fingerprint(examples) + where
+    if batch is not None:
+        return f"the global batch of step {batch.step} is the first with other examples{where}"
     others = [each for each in differences if each not in keys]
     return values(comparison, others or keys)
 
@@ -93,10 +100,7 @@ def _devices(comparison: Comparison, differences: Sequence[Difference]) -> str:
         what = f"{counted(int(devices.a), 'device')} in A and {devices.b} in B"
     else:
         what = values(comparison, differences)
-    record = comparison.a.record_after(comparison.last_equal)
-    if record.is_elastic:
-        return what
-    return f"`fast` promises bits on one topology only: {what}; use reproducibility elastic"
+    return f"`fast` promises bits on one topology only: {what}"
 
 
 def _versions(comparison: Comparison, differences: Sequence[Difference]) -> str:
@@ -111,6 +115,7 @@ def _git(comparison: Comparison, differences: Sequence[Difference]) -> str:
     return f"nothing else that is recorded differs but the source tree: {named}"
 
 
+ADVICE: Mapping[str, str] = {"devices": "; use reproducibility elastic"}
 TEXTS: Mapping[str, Callable[[Comparison, Sequence[Difference]], str]] = {
     "seed": _seed,
     "origin": _origin,
