@@ -185,7 +185,7 @@ def _choose_start(comparison: Comparison) -> Start:
         for step, info in comparison.snapshots.equal.items()
         if step < comparison.parting
     }
-    most = min(comparison.metrics.same_state, comparison.parting - 1)
+    most = _last_same_state(comparison)
     for run in (comparison.a, comparison.b):
         for info in run.snapshots:
             if info.step is not None and info.step <= most:
@@ -196,6 +196,16 @@ def _choose_start(comparison: Comparison) -> Start:
         if (snapshot := read_sound(of, info, [])) is not None:
             return _start(snapshot, of)
     return Start(where="initialization")
+
+
+def _last_same_state(comparison: Comparison) -> int:
+    """The last step before the parting whose state is the same, by the metric lines."""
+    a, b, metrics = comparison.a, comparison.b, comparison.metrics
+    same, last = metrics.same_state, metrics.last_equal or 0
+    if 0 < last == same + 1:  # the same step from the same state gives the same
+        differences = compare_records(a, b, same)
+        same = same if any(each.may_change_bits for each in differences) else last
+    return min(same, (comparison.parting or 0) - 1)
 
 
 def _start(snapshot: Snapshot, of: str) -> Start:

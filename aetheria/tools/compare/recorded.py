@@ -114,7 +114,9 @@ def _differences(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
 def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
     same_data = _same_data(a, b)
     elastic = a.is_elastic and b.is_elastic
-    for change in config_changes(_whole(a), _whole(b)):
+    # Of a record without resolved arguments, the config alone can be compared.
+    resolved = {} if a.resolved is not None and b.resolved is not None else {"resolved": None}
+    for change in config_changes(*(replace(_whole(each), **resolved) for each in (a, b))):
         key = change.path.split(".")[0]
         group, matters = "config", change.kind != "free"
         if key == "seed":
