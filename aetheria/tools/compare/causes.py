@@ -117,8 +117,9 @@ def _evidence(comparison: Comparison, group: Group, differences: Sequence[Differ
     if computed is None:
         return 1
     if computed.differs:
+        batch = computed.batch
         if group == "data":
-            return 0 if computed.batch is not None and computed.batch.how == "values" else 2
+            return 0 if batch is not None and (applied or batch.how == "values") else 2
         return 0 if applied else 2
     return 2 if applied and computed.last_step >= (comparison.parting or 0) else 1
 

@@ -113,14 +113,24 @@ def compare_runs(a: Path, b: Path, chosen: Chosen, *, quick: bool = False) -> Co
         snapshots=snapshots,
         final=final,
     )
-    if parting is None:
-        return comparison
-    comparison = replace(
-        comparison,
-        examples=find_examples(one.record_after(at), other.record_after(at), last_equal, parting),
-    )
+    return comparison if parting is None else _explain(comparison, lines, chosen, not_computed)
+
+
+def _explain(
+    comparison: Comparison,
+    lines: Sequence[Mapping[Key, Line]],
+    chosen: Chosen,
+    not_computed: str,
+) -> Comparison:
+    """Adds the examples that differ, and what computing the steps again shows, unless there is a
+    reason not to.
+    """
+    assert comparison.parting is not None
+    a, b = (run.record_after(comparison.parting - 1) for run in (comparison.a, comparison.b))
+    examples = find_examples(a, b, comparison.last_equal, comparison.parting)
+    comparison = replace(comparison, examples=examples, not_computed=not_computed)
     if not_computed:
-        return replace(comparison, not_computed=not_computed)
+        return comparison
     try:
         return replace(comparison, computed=_compute(comparison, lines, chosen))
     except AetheriaError as error:
