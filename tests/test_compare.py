@@ -364,6 +364,9 @@ def test_an_import_path_in_a_run_folder_is_not_followed(base, tmp_path, capsys):
     code, found = compare(capsys, base, other)
     assert code == 1
     assert "which a file may not choose" in found["not_computed"]
+    config |= {"model_name": "SimpleMLP", "data_name": "no_such_module:data"}
+    (other / "config.json").write_text(json.dumps(config))
+    assert "give --data-name" in compare(capsys, base, other)[1]["not_computed"]
 
 
 def lines_of(folder, *records):

@@ -17,7 +17,7 @@ from aetheria.config.checking import make_config
 from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, SingleProcess
 from aetheria.engine.record import RunRecord
-from aetheria.errors import AetheriaError, HardwareError
+from aetheria.errors import AetheriaError, HardwareError, RegistryError
 from aetheria.hardware.jax.environment import describe_processor
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
@@ -128,7 +128,14 @@ def _own_data(config: Config, project: Path, where: Path) -> str:
         raise AetheriaError("a program gave its data as objects, which no folder holds")
     for value in (config.data_name, *config.data_params.values()):
         if is_import_path(value):
-            DATA.find_recorded(value, project, str(where))
+            try:
+                DATA.find_recorded(value, project, str(where))
+            except RegistryError as error:
+                raise RegistryError(
+                    f"{where}: expected a dataset that is registered, got the import path "
+                    f"{value!r}, which a file may not choose; if you trust it, give --data-name "
+                    f"{config.data_name}"
+                ) from error
     return DATA.find_recorded(config.data_name, project, str(where))
 
 
