@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -235,19 +236,18 @@ def with_metric(run, step, name, value):
 
 def test_another_version_of_jax_is_named_where_it_gave_other_numbers(base, tmp_path, capsys):
     other = copy(base, tmp_path)
-    with_versions(other, jax="0.12.0", jaxlib="0.12.0", numpy="2.0.0")
+    with_versions(other, jax="0.9.9", jaxlib="0.9.9", numpy="2.0.0")
     code, text = page(capsys, base, other)
     assert code == 0 and "what differs in their records changed no bit" in text
-    shutil.rmtree(other / "checkpoints")
-    (other / "summary.json").unlink()
-    other = copy(base, tmp_path, "again")
-    with_versions(other, jax="0.12.0", jaxlib="0.12.0", numpy="2.0.0")
     with_metric(other, 10, "grad_norm", 0.25)
     shutil.rmtree(other / "checkpoints" / "snapshot_ep1")
     code, found = compare(capsys, base, other)
     assert code == 1
     assert found["causes"][0]["group"] == "versions"
-    assert found["conclusion"].startswith("they part at step 10: jax 0.10.2 in A and 0.12.0 in B")
+    named = (
+        f"they part at step 10: jax {jax.__version__} in A and 0.9.9 in B (and other versions of"
+    )
+    assert found["conclusion"].startswith(named)
     assert found["conclusion"].endswith("the steps give what A recorded, not what B did")
 
 
