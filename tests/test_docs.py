@@ -43,6 +43,7 @@ PAGES = [
     ["docs/how-to/predict.md"],
     ["docs/how-to/terminal.md"],
     ["docs/how-to/report.md"],
+    ["docs/how-to/compare.md"],
     ["docs/how-to/check.md"],
     ["docs/how-to/sweep.md"],
     ["docs/how-to/callbacks.md"],

@@ -1,6 +1,7 @@
 """The place of an operation as a user names it: its module and its line in the source."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import aetheria
 # A frame in a library is not the place where the user wrote the operation.
 _SHIPPED_MODELS = str(Path(aetheria.__path__[0]) / "models")
 _LIBRARIES = tuple(module.__path__[0] for module in (jax, flax, optax, aetheria))
+_JAX = _LIBRARIES[0]
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,22 @@ def inside(eqn: JaxprEqn, frame: Frame) -> Frame:
     return Frame(stack, frame.turn, _source(eqn) or frame.source)
 
 
+def library_source(eqn: JaxprEqn) -> str:
+    """`file:line` of the innermost frame outside JAX, in a library such as Optax."""
+    return _innermost(eqn, lambda file: not file.startswith((_JAX, "<")))
+
+
 def _source(eqn: JaxprEqn) -> str:
     """`file:line` of the innermost frame outside the libraries."""
+    is_users = lambda file: not file.startswith((*_LIBRARIES, "<"))
+    return _innermost(eqn, lambda file: file.startswith(_SHIPPED_MODELS) or is_users(file))
+
+
+def _innermost(eqn: JaxprEqn, counts: Callable[[str], bool]) -> str:
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
-        file = frame.file_name
-        if file.startswith(_SHIPPED_MODELS) or not file.startswith((*_LIBRARIES, "<")):
-            return f"{_shortened(file)}:{frame.line_num}"
+        if counts(frame.file_name):
+            return f"{_shortened(frame.file_name)}:{frame.line_num}"
     return ""
 
 
