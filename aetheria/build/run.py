@@ -56,6 +56,7 @@ class Run:
     Attributes:
         engine: drives the rest.
         program: the model, compiled for the devices.
+        feed: serves the data.
         store: the run's snapshots.
         plan: where the run is written.
         stop: how the run is asked to stop.
@@ -76,6 +77,7 @@ class Run:
     config: Config
     engine: Engine
     program: AnyProgram
+    feed: Feed
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
@@ -229,6 +231,7 @@ def build_run(
         config=config,
         engine=engine,
         program=program,
+        feed=feed,
         store=store,
         plan=plan,
         stop=stop,
