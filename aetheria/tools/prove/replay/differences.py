@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,16 +26,17 @@ class Difference:
     Attributes:
         what: a leaf such as `params/Dense_0/kernel`, a value such as `train/loss`, or a field of
             the record.
-        step: where.
+        step: where; None: not known.
         detail: how it differs, in words.
     """
 
     what: str
-    step: int
+    step: int | None
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.what} at step {self.step}: {self.detail}"
+        where = "" if self.step is None else f" at step {self.step}"
+        return f"{self.what}{where}: {self.detail}"
 
 
 def leaf_differences(
@@ -44,7 +45,7 @@ def leaf_differences(
     *,
     step: int,
     tolerance: float | None,
-    has_skipped: bool = False,
+    ignores: bool = False,
 ) -> Iterator[Difference]:
     """Compares two states, leaf by leaf in the order of the state's tree.
 
@@ -54,9 +55,8 @@ def leaf_differences(
         step: of both.
         tolerance: the largest difference that is allowed in a leaf of floats, relative to the
             largest magnitude in it; None: no bit may differ.
-        has_skipped: whether a global batch was skipped up to there. One of the guard's counters is
-            then not compared: up to which step it need not wait for the host, which depends on
-            where the process began.
+        ignores: leave out one of the guard's counters: up to which step it need not wait for the
+            host. Where global batches are skipped, that depends on where the process began.
     """
     for path in {**recorded, **replayed}:
         if path not in recorded or path not in replayed:
@@ -64,7 +64,7 @@ def leaf_differences(
             yield Difference(what=path, step=step, detail=f"only in the {where}")
             continue
         old, new = np.asarray(recorded[path]), np.asarray(replayed[path])
-        if path == _COUNTERS and has_skipped:
+        if path == _COUNTERS and ignores:
             old, new = old.copy(), new.copy()
             old[IGNORE_UNTIL] = new[IGNORE_UNTIL] = 0
         if (detail := _array_difference(old, new, tolerance)) is not None:
@@ -149,8 +149,8 @@ def line_differences(
     """Compares metric lines in their order."""
     for old, new in zip(recorded, replayed, strict=False):
         if _key(old) != _key(new):
-            is_new = _key(new)[1] < _key(old)[1]
-            yield _lonely(new, "replay") if is_new else _lonely(old, "run")
+            is_recorded = _key(new) in map(_key, recorded)
+            yield _lonely(old, "run") if is_recorded else _lonely(new, "replay")
             return
         split, step = _key(old)
         for name, *texts in json_differences(old, new, tolerance):
@@ -158,6 +158,22 @@ def line_differences(
     longer, where = (recorded, "run") if len(recorded) > len(replayed) else (replayed, "replay")
     for line in longer[min(len(recorded), len(replayed)) :][:1]:
         yield _lonely(line, where)
+
+
+def pending_differences(
+    recorded: SnapshotRecord, replayed: Sequence[JsonObject], tolerance: float | None
+) -> Iterator[Difference]:
+    """Compares what a snapshot keeps of the step before an evaluation that was cut short with the
+    metric lines of the replay.
+    """
+    pending, step = recorded.engine.pending, recorded.progress.step
+    if pending is None or pending.logged is None:
+        return
+    new = next((line for line in replayed if _key(line) == ("train", step)), {})
+    for name, value in pending.logged.metrics.items():
+        for _, *texts in json_differences(value, new.get(name), tolerance):
+            what = f"record: engine.pending.logged.{name}"
+            yield Difference(what=what, step=step, detail=_told(*texts))
 
 
 def _lonely(line: JsonObject, where: str) -> Difference:
@@ -176,7 +192,8 @@ def record_differences(
 ) -> Iterator[Difference]:
     """Compares two records, but for the versions, the provenance and the config.
 
-    States of listeners are compared that the replay has; the others do not run in a replay.
+    States of listeners are compared that the replay has; the others do not run in a replay. That an
+    evaluation was cut short is no result of the run, and not compared.
     """
     step = recorded.progress.step
     old, new = _parts(recorded), _parts(replayed)
@@ -189,13 +206,10 @@ def record_differences(
 
 
 def _parts(record: SnapshotRecord) -> dict[str, dict[str, object]]:
-    engine = dict(_object(to_json(record.engine)))
-    if isinstance(pending := engine.pop("pending", None), Mapping):
-        logged = _object(pending.get("logged"))
-        engine["pending"] = {**pending, "logged": logged.get("metrics")}
+    engine = to_json(replace(record.engine, pending=None))
     return {
         "progress": dict(_object(to_json(record.progress))),
-        "engine": engine,
+        "engine": dict(_object(engine)),
         "listeners": dict(record.listeners),
         "run": _run_parts(record.run),
     }

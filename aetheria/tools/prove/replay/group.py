@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aetheria.engine.record import RunRecord
+from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.snapshots.store import read_record
@@ -46,9 +46,9 @@ class Group:
     traceback: bool = False
 
     @property
-    def record(self) -> RunRecord:
-        """What the snapshots say of their run, unverified."""
-        return read_record(self.intervals[-1].end).run
+    def record(self) -> SnapshotRecord:
+        """That of the last snapshot, unverified."""
+        return read_record(self.intervals[-1].end)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads."""
@@ -90,7 +90,8 @@ def replay_group(group: Group, answer: Answer) -> None:
     Raises:
         AetheriaError: the run cannot be replayed here.
     """
-    record, where, setup = group.record, str(group.run_dir), group.setup
+    whole, where, setup = group.record, str(group.run_dir), group.setup
+    record = whole.run
     check_topology(record, where, setup)
     config = replayed_config(record, where, setup)
     from aetheria.build import prepare_environment
@@ -110,7 +111,7 @@ def replay_group(group: Group, answer: Answer) -> None:
         )
         check_devices(record, replayer.record, where, setup)
         answer("devices", replayer.devices)
-        for note in replayer.notes(record):
+        for note in replayer.notes(whole):
             answer("note", note)
         for interval in group.intervals:
             answer("replayed", replayer.replay(interval).to_json())
@@ -123,7 +124,7 @@ def replay_in_child(group: Group, answer: Answer) -> None:
         AetheriaError: the run cannot be replayed here.
         ChildFailed: an error in the user's code, which is on stderr.
     """
-    count = count_devices(group.record, group.setup)
+    count = count_devices(group.record.run, group.setup)
     # Not the programs that the run itself compiled: they may be what is wrong.
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     if count > (num_virtual_devices(os.environ) or 1):

@@ -2,7 +2,7 @@
 and nowhere else. Computes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class History:
             return  # the replay names what is damaged
         span = (interval.start_step, interval.end_step)
         what = f"from {interval.start.name} to {interval.end.name}"
-        yield from self._judge(config_changes(old, _whole(new)), span, what)
+        yield from self._judge(_changes(old, new), span, what)
 
     def _in_config(self, newest: SnapshotInfo) -> Iterator[str | Difference]:
         """Compares `config.json`, which the last process wrote, with the newest snapshot."""
@@ -64,28 +64,36 @@ class History:
         config = {key: value for key, value in said.items() if key not in BESIDE_CONFIG}
         if not config or newest.step is None:
             return
-        record = replace(read_record(newest.path).run, resolved=None)
+        record = read_record(newest.path).run
         span = (newest.step, 2**31)
         what = f"from {newest.path.name} to {RUN_CONFIG}"
-        changes = config_changes(record, _whole(replace(record, config=config)))
-        yield from self._judge(changes, span, what)
+        said_now = replace(record, config=config)
+        yield from self._judge(_changes(record, said_now), span, what)
 
     def _judge(
-        self, changes: Iterator[Change], span: tuple[int, int], what: str
+        self, changes: Iterable[Change], span: tuple[int, int], what: str
     ) -> Iterator[str | Difference]:
         first, last = span
         # What starts at the end of an interval decides what follows it.
         starts = [each.first_step for each in self._sessions]
         explained = not starts or any(first <= s < max(last, first + 1) for s in starts)
         for change in changes:
-            if change.kind == "free":
-                continue
             detail = f"{change.before} -> {change.now}, {what}"
             if explained:
                 yield f"the run was resumed with another config: {change.path}: {detail}"
             else:
                 detail += ", and no process started there"
                 yield Difference(what=f"record: {change.path}", step=first, detail=detail)
+
+
+def _changes(before: RunRecord, now: RunRecord) -> list[Change]:
+    """What differs in the configs as they are written, and in the arguments as the code resolved
+    them, but for what changes no number.
+    """
+    now = _whole(now)
+    written = (replace(record, resolved=None) for record in (before, now))
+    changes = [*config_changes(*written), *config_changes(before, now)]
+    return list({each.path: each for each in changes if each.kind != "free"}.values())
 
 
 def _whole(record: RunRecord) -> RunRecord:

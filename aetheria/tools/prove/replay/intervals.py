@@ -115,7 +115,7 @@ def read_snapshots(run: Path) -> tuple[list[SnapshotInfo], list[Path]]:
 
 
 def all_intervals(infos: Sequence[SnapshotInfo]) -> tuple[list[Interval], list[str]]:
-    """The intervals between snapshots, and a line for each stretch that cannot be replayed.
+    """The intervals between snapshots, and of each that cannot be replayed, why.
 
     Args:
         infos: the snapshots of a run whose records can be read, the oldest first.
@@ -140,8 +140,10 @@ def _before_first(info: SnapshotInfo) -> tuple[Interval | None, str | None]:
     if lineage is None:
         return Interval(start=None, start_step=0, end=info.path, end_step=info.step), None
     if not isinstance(lineage, ForkedFrom):
-        what = f"the weights of {lineage.file}, which the run folder does not hold"
-        return None, f"not replayed: from {what}, to {info.path.name}"
+        return None, (
+            f"that leads to {info.path.name} from the weights of {lineage.file}, which the run "
+            "folder does not hold"
+        )
     for path in _places(lineage):
         if path.is_dir():
             return (
@@ -149,8 +151,8 @@ def _before_first(info: SnapshotInfo) -> tuple[Interval | None, str | None]:
                 None,
             )
     return None, (
-        f"not replayed: from {lineage.snapshot} of {lineage.run}, which is not there, to "
-        f"{info.path.name}"
+        f"that leads to {info.path.name} from {lineage.snapshot} of {lineage.run}, which is not "
+        "there"
     )
 
 

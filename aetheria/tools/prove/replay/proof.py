@@ -53,7 +53,8 @@ class Verdict:
     def first(self) -> Difference | None:
         """The first difference of the earliest step; None: there is none."""
         everything = [*self.differences, *(d for row in self.rows for d in row.differences)]
-        return min(everything, key=lambda each: each.step, default=None)
+        known = [each for each in everything if each.step is not None]
+        return min(known or everything, key=lambda each: each.step or 0, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,8 @@ class ReplayProof:
         intervals, gaps = all_intervals(infos)
         if not intervals and not unreadable:
             raise AetheriaError(
-                f"{self.run_dir}: expected a run with an interval to replay, got {gaps[0]}; "
-                "nothing else is recorded"
+                f"{self.run_dir}: expected an interval that can be replayed, got only the one "
+                f"{gaps[0]}; put it back, or train on to another snapshot"
             )
         chosen = self.choice.of(intervals) if intervals else []
         verdict = Verdict(
@@ -104,14 +105,14 @@ class ReplayProof:
         if (holder := living_holder(self.run_dir)) is not None:
             note(f"the run is still under way, in {holder}: what follows its snapshots is left out")
         for gap in gaps if self.choice.everything else []:
-            note(gap)
+            note(f"not replayed: the interval {gap}")
         for path in unreadable:
             detail = f"{path.name}: expected a record, got none that can be read"
-            verdict.differences.append(Difference(what="snapshot", step=0, detail=detail))
+            verdict.differences.append(Difference(what="snapshot", step=None, detail=detail))
         history = History(self.run_dir)
         self._judge_history(history, chosen, infos, verdict, note)
-        for group in cut_where_config_changes(chosen):
-            self._replay(group, verdict, note, say)
+        for together in cut_where_config_changes(chosen):
+            self._replay(together, verdict, note, say)
         for row in verdict.rows:
             if row.differences and (steps := history.starts_within(row.interval)):
                 note(

@@ -35,6 +35,7 @@ from aetheria.tools.prove.replay.differences import (
     leaf_differences,
     line_differences,
     lines_of_interval,
+    pending_differences,
     read_lines,
     record_differences,
 )
@@ -88,15 +89,20 @@ class Replayer:
         """What a snapshot of the replay says of the run."""
         return self._run.record
 
-    def notes(self, recorded: RunRecord) -> Iterator[str]:
-        """A line for everything that is not as the snapshots recorded it."""
-        for change in config_changes(recorded, self.record):
+    def notes(self, recorded: SnapshotRecord) -> Iterator[str]:
+        """A line for everything that is not as a snapshot recorded it, or is not compared."""
+        for change in config_changes(recorded.run, self.record):
             if change.kind != "free":
                 yield change.note()
-        for change in provenance_changes(recorded, self.record):
+        for change in provenance_changes(recorded.run, self.record):
             yield change.note()
+        if recorded.run.provenance is None:
+            yield "not compared: code, settings, machine and data, which no snapshot records"
         if self._lines is None:
-            yield f"the run has no {METRICS}, so metric lines are not compared"
+            yield f"not compared: metric lines, since the run has no {METRICS}"
+        chosen = choose_listeners(self._config, self._project)
+        if others := [name for name in recorded.listeners if name not in chosen]:
+            yield f"not compared: states of listeners that do not run again: {', '.join(others)}"
 
     def replay(self, interval: Interval) -> Replayed:
         """Computes an interval and compares what comes of it.
@@ -115,7 +121,13 @@ class Replayer:
             except NewerRecordError:
                 raise
             except SnapshotError as error:
-                found = Difference(what="snapshot", step=step, detail=str(error))
+                if path is not None and not path.is_dir():
+                    raise SnapshotError(
+                        f"{path}: expected the snapshot that was there at the start, got none; it "
+                        "was deleted meanwhile, so start again"
+                    ) from error
+                detail = str(error).removesuffix("; resume from another one")
+                found = Difference(what="snapshot", step=step, detail=detail)
                 return Replayed(interval=interval, differences=(found,))
         done = self._compare(interval, snapshots[interval.start], snapshots[interval.end])
         return replace(done, seconds=time.perf_counter() - started_at)
@@ -171,7 +183,7 @@ class Replayer:
         last = end.record.progress.examples_seen
         ids = read.between(first, last)
         lines = self._recorded_lines(start, end)
-        computed = lines if self._lines is None else _lines(folder / METRICS) or []
+        computed = _lines(folder / METRICS) or []
         return Replayed(
             interval=interval,
             num_leaves=len(end.arrays),
@@ -179,9 +191,10 @@ class Replayer:
             num_examples=len(ids),
             examples_sha256=hashlib.sha256(ids.tobytes()).hexdigest() if len(ids) else "",
             differences=(
-                *line_differences(lines, computed, self._tolerance),
+                *self._line_differences(lines, computed),
                 *self._examples(ids, first, end.record),
                 *self._states(end, kept.newest, outcome),
+                *pending_differences(end.record, computed, self._tolerance),
             ),
         )
 
@@ -210,6 +223,12 @@ class Replayer:
             completed=any(name.startswith("test/") for name in end.engine.metrics),
         )
 
+    def _line_differences(
+        self, recorded: list[JsonObject], computed: list[JsonObject]
+    ) -> Iterator[Difference]:
+        if self._lines is not None:
+            yield from line_differences(recorded, computed, self._tolerance)
+
     def _recorded_lines(self, start: Snapshot | None, end: Snapshot) -> list[JsonObject]:
         if self._lines is None:
             return []
@@ -233,19 +252,19 @@ class Replayer:
             detail = f"the replay ends at step {outcome.progress.step}: {outcome.reason}"
             yield Difference(what="length", step=outcome.progress.step, detail=detail)
             return
-        skipped = kept.record.engine.num_skipped > 0
-        yield from self._leaves(end, kept.arrays, has_skipped=skipped)
+        skips = kept.record.engine.num_skipped > 0 or self._config.on_nonfinite == "rollback"
+        yield from self._leaves(end, kept.arrays, ignores=skips)
         yield from record_differences(end.record, kept.record, self._tolerance)
 
     def _leaves(
-        self, end: Snapshot, arrays: Mapping[str, np.ndarray], *, has_skipped: bool = False
+        self, end: Snapshot, arrays: Mapping[str, np.ndarray], *, ignores: bool = False
     ) -> Iterator[Difference]:
         return leaf_differences(
             end.arrays,
             arrays,
             step=end.record.progress.step,
             tolerance=self._tolerance,
-            has_skipped=has_skipped,
+            ignores=ignores,
         )
 
 

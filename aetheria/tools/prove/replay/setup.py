@@ -93,7 +93,7 @@ def check_topology(record: RunRecord, where: str, setup: Setup) -> None:
             f"not depend on it, got reproducibility fast and {processes} processes; compare within "
             "a --tolerance"
         )
-    recorded = machine.get("num_devices")
+    recorded = machine.get("num_devices", 1)
     if setup.num_devices not in (None, recorded):
         raise HardwareError(
             f"--devices: expected {recorded}, as in the record, since the bits of reproducibility "
@@ -118,6 +118,11 @@ def place(config: Config, record: RunRecord, where: str, setup: Setup) -> Config
     Raises:
         HardwareError: the bits of the run depend on devices that are not here.
     """
+    if config.strategy == "torch" and setup.num_devices not in (None, 1):
+        raise HardwareError(
+            f"--devices: expected 1, since the run is of strategy torch, got {setup.num_devices}; "
+            "leave it out"
+        )
     if config.strategy == "torch" or (config.strategy in ("cpu", "gpu") and not setup.num_devices):
         return config
     count = count_devices(record, setup)
