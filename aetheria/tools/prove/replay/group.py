@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aetheria.engine.record import SnapshotRecord
+from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, ExitCode
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.snapshots.store import read_record
@@ -24,6 +24,7 @@ from aetheria.tools.prove.replay.setup import (
     logs_lines,
     place,
     replayed_config,
+    topology,
 )
 
 Answer = Callable[[str, object], None]
@@ -31,7 +32,7 @@ Answer = Callable[[str, object], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Intervals whose end snapshots recorded one config.
+    """Intervals to whose ends one config led, on the same devices.
 
     Attributes:
         run_dir: the run.
@@ -46,9 +47,9 @@ class Group:
     traceback: bool = False
 
     @property
-    def record(self) -> SnapshotRecord:
-        """That of the last snapshot, unverified."""
-        return read_record(self.intervals[-1].end)
+    def record(self) -> RunRecord:
+        """What the last snapshot says of the run, unverified."""
+        return read_record(self.intervals[-1].end).run
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads."""
@@ -65,17 +66,18 @@ class Group:
         )
 
 
-def cut_where_config_changes(intervals: Iterable[Interval]) -> list[list[Interval]]:
-    """Intervals in their order, together as long as their end snapshots recorded one config."""
+def cut_into_groups(intervals: Iterable[Interval]) -> list[list[Interval]]:
+    """Intervals in their order, together as long as one config on the same devices led to them."""
     groups: list[list[Interval]] = []
-    config: object = None
+    before: object = None
     for interval in intervals:
-        own = read_record(interval.end).run.config
-        if groups and own == config:
+        record = read_record(interval.end).run
+        own = (record.config, topology(record))
+        if groups and own == before:
             groups[-1].append(interval)
         else:
             groups.append([interval])
-        config = own
+        before = own
     return groups
 
 
@@ -90,8 +92,7 @@ def replay_group(group: Group, answer: Answer) -> None:
     Raises:
         AetheriaError: the run cannot be replayed here.
     """
-    whole, where, setup = group.record, str(group.run_dir), group.setup
-    record = whole.run
+    record, where, setup = group.record, str(group.run_dir), group.setup
     check_topology(record, where, setup)
     config = replayed_config(record, where, setup)
     from aetheria.build import prepare_environment
@@ -111,8 +112,9 @@ def replay_group(group: Group, answer: Answer) -> None:
         )
         check_devices(record, replayer.record, where, setup)
         answer("devices", replayer.devices)
-        for note in replayer.notes(whole):
-            answer("note", note)
+        for interval in group.intervals:
+            for note in replayer.notes(read_record(interval.end)):
+                answer("note", note)
         for interval in group.intervals:
             answer("replayed", replayer.replay(interval).to_json())
 
@@ -124,7 +126,7 @@ def replay_in_child(group: Group, answer: Answer) -> None:
         AetheriaError: the run cannot be replayed here.
         ChildFailed: an error in the user's code, which is on stderr.
     """
-    count = count_devices(group.record.run, group.setup)
+    count = count_devices(group.record, group.setup)
     # Not the programs that the run itself compiled: they may be what is wrong.
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     if count > (num_virtual_devices(os.environ) or 1):

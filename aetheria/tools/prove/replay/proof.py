@@ -12,7 +12,7 @@ from aetheria.tools.prove.replay.differences import Difference
 from aetheria.tools.prove.replay.group import (
     Answer,
     Group,
-    cut_where_config_changes,
+    cut_into_groups,
     replay_in_child,
 )
 from aetheria.tools.prove.replay.history import History
@@ -111,7 +111,7 @@ class ReplayProof:
             verdict.differences.append(Difference(what="snapshot", step=None, detail=detail))
         history = History(self.run_dir)
         self._judge_history(history, chosen, infos, verdict, note)
-        for together in cut_where_config_changes(chosen):
+        for together in cut_into_groups(chosen):
             self._replay(together, verdict, note, say)
         for row in verdict.rows:
             if row.differences and (steps := history.starts_within(row.interval)):

@@ -4,7 +4,6 @@ Runs in a process of its own, since the devices are chosen before JAX starts. Wr
 temporary folder alone.
 """
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aetheria.build import Run, build_run, build_schedule
+from aetheria.build import Run, build_run
 from aetheria.build.listeners import choose_listeners
 from aetheria.build.snapshots import fit_snapshot
 from aetheria.config import Config
@@ -98,6 +97,8 @@ class Replayer:
             yield change.note()
         if recorded.run.provenance is None:
             yield "not compared: code, settings, machine and data, which no snapshot records"
+        elif any(split.random for split in recorded.run.provenance.data.values()):
+            yield "the data is not the same each time it is read, so the bits will differ"
         if self._lines is None:
             yield f"not compared: metric lines, since the run has no {METRICS}"
         chosen = choose_listeners(self._config, self._project)
@@ -162,7 +163,7 @@ class Replayer:
         engine = Engine(
             program=program,
             feed=feed,
-            schedule=self._schedule(end.record),
+            schedule=ReplaySchedule.until(end.record, self._run.schedule),
             bus=bus,
             snapshots=kept,
             stop=stop,
@@ -211,17 +212,6 @@ class Replayer:
         )
         chosen = choose_listeners(config, self._project)
         bus.attach({name: make(context) for name, make in chosen.items()})
-
-    def _schedule(self, end: SnapshotRecord) -> ReplaySchedule:
-        pending = end.engine.pending
-        base = build_schedule(self._config, self._run.feed, end.progress.step)
-        own = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
-        return ReplaySchedule(
-            **{**own, "save_every_steps": 0, "save_every_epochs": 0},
-            unevaluated=pending is not None and not pending.of_test,
-            untested=pending is not None and bool(pending.of_test),
-            completed=any(name.startswith("test/") for name in end.engine.metrics),
-        )
 
     def _line_differences(
         self, recorded: list[JsonObject], computed: list[JsonObject]

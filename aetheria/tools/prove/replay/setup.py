@@ -19,6 +19,7 @@ from aetheria.plugins.import_path import is_import_path
 
 _RUNS_AGAIN = "early_stopping"
 _LOGGER = "jsonl"
+_TOPOLOGY = ("platform", "num_devices", "num_processes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,12 @@ def count_devices(record: RunRecord, setup: Setup) -> int:
     return min(count, NUM_THREADS) if record.is_elastic and _platform(record) == "cpu" else count
 
 
+def topology(record: RunRecord) -> tuple[object, ...]:
+    """What the bits of a run depend on where its reproducibility is fast; empty: they do not."""
+    machine = _machine(record)
+    return () if record.is_elastic else tuple(machine.get(name) for name in _TOPOLOGY)
+
+
 def check_topology(record: RunRecord, where: str, setup: Setup) -> None:
     """Raises HardwareError if a run whose bits depend on its devices is to be compared bit for bit
     and cannot be replayed in one process, or with the requested number of devices.
@@ -106,10 +113,9 @@ def check_devices(recorded: RunRecord, here: RunRecord, where: str, setup: Setup
     """Raises HardwareError if the bits of a run depend on devices that are not here."""
     if recorded.is_elastic or setup.tolerance is not None:
         return
-    old, new = _machine(recorded), _machine(here)
-    names = ("num_devices", "platform")
-    if old and any(old.get(name) != new.get(name) for name in names):
-        raise _not_here(recorded, where, f"{new.get('num_devices')} of {new.get('platform')}")
+    if _machine(recorded) and topology(recorded) != topology(here):
+        platform, count, _ = topology(here)
+        raise _not_here(recorded, where, f"{count} of {platform}")
 
 
 def place(config: Config, record: RunRecord, where: str, setup: Setup) -> Config:

@@ -75,6 +75,19 @@ class ReplaySchedule(Schedule):
     untested: bool
     completed: bool
 
+    @classmethod
+    def until(cls, end: SnapshotRecord, schedule: Schedule) -> "ReplaySchedule":
+        """The schedule of the run, up to a snapshot with this record."""
+        pending = end.engine.pending
+        own = {item.name: getattr(schedule, item.name) for item in fields(schedule)}
+        own |= {"save_every_steps": 0, "save_every_epochs": 0}
+        return cls(
+            **{**own, "stop_at_step": end.progress.step},
+            unevaluated=pending is not None and not pending.of_test,
+            untested=pending is not None and bool(pending.of_test),
+            completed=any(name.startswith("test/") for name in end.engine.metrics),
+        )
+
     def is_finished(self, progress: Progress) -> bool:
         # Not super(): a dataclass with slots is made anew, and super() means the first one.
         if progress.step != self.stop_at_step:
