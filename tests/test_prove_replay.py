@@ -18,6 +18,7 @@ from support.runs import DIGITS
 
 import aetheria
 from aetheria.data.datasets import digits
+from aetheria.engine.record import ImportedFrom
 from aetheria.errors import AetheriaError
 from aetheria.events import PhaseChanged
 from aetheria.hardware.virtual_devices import flags_for_devices
@@ -326,17 +327,20 @@ def test_a_changed_example_is_found_and_the_data_named(train, tmp_path, monkeypa
 
 
 @pytest.mark.uncached
-def test_elastic_has_the_same_bits_on_any_number_of_devices_and_fast_on_its_own(train):
-    elastic = train("elastic", reproducibility="elastic").run_dir
-    for devices in (None, 1, 8):
-        verdict = replay(elastic, Choice(), num_devices=devices)
-        assert verdict.holds and verdict.devices[0].startswith(f"{devices or 1} CPU device")
-    fast = train("fast", strategy="mesh", epochs=1).run_dir
-    assert replay(fast).holds
-    with pytest.raises(AetheriaError, match="--devices: expected 8, as in the record, since the b"):
-        replay(fast, num_devices=2)
-    assert replay(fast, num_devices=2, tolerance=1e-3).holds
-    assert not replay(fast, num_devices=2, tolerance=1e-9).holds, "the control"
+@pytest.mark.parametrize("devices", covering([2, 8], default=[2]))
+def test_elastic_has_the_same_bits_on_another_number_of_devices(train, devices):
+    run = train("run", reproducibility="elastic", spot_check_every=10).run_dir
+    verdict = replay(run, Choice(), num_devices=devices)
+    assert verdict.holds and verdict.devices[0].startswith(f"{devices} CPU devices")
+
+
+def test_fast_is_replayed_on_the_devices_of_its_record(train):
+    run = train("run", strategy="mesh", mesh={"data": 2}, epochs=1).run_dir
+    assert replay(run).holds
+    with pytest.raises(AetheriaError, match="--devices: expected 2, as in the record, since the b"):
+        replay(run, num_devices=1)
+    assert replay(run, num_devices=1, tolerance=1e-3).holds
+    assert not replay(run, num_devices=1, tolerance=1e-9).holds, "the control"
 
 
 def test_a_damaged_snapshot_is_named(copied):
@@ -359,6 +363,34 @@ def test_a_fork_replays_from_its_origin_while_that_is_there(train, finished, cop
     shutil.rmtree(copied)
     with pytest.raises(AetheriaError, match=r"from snapshot_ep2 of .*, which is not there; put it"):
         replay(fork)
+
+
+def test_imported_weights_are_where_a_replay_begins(copied):
+    snapshot = copied / "checkpoints" / "snapshot_ep1"
+    run = read_snapshot(snapshot).record.run
+    rewrite(snapshot, run=replace(run, lineage=ImportedFrom(file="weights.npz")))
+    verdict = replay(copied)
+    assert verdict.holds and [row.interval.name for row in verdict.rows] == ["23 -> 46", "46 -> 69"]
+    assert verdict.notes[0].startswith("not replayed: the interval that leads to snapshot_ep1 from")
+
+
+def test_a_record_of_other_devices_or_of_an_import_path_is_refused(copied):
+    snapshot = copied / "checkpoints" / "snapshot_ep3"
+    run = read_snapshot(snapshot).record.run
+    assert run.provenance is not None
+    machine = {**run.provenance.machine, "platform": "gpu"}
+    rewrite(snapshot, run=replace(run, provenance=replace(run.provenance, machine=machine)))
+    with pytest.raises(AetheriaError, match="expected the devices of its record, 1 of gpu, since"):
+        replay(copied, Choice())
+    machine |= {"num_processes": 2, "num_devices": 2}
+    rewrite(snapshot, run=replace(run, provenance=replace(run.provenance, machine=machine)))
+    with pytest.raises(AetheriaError, match="got reproducibility fast and 2 processes; compare wi"):
+        replay(copied, Choice())
+    rewrite(snapshot, run=replace(run, config={**run.config, "data_name": "os:getcwd"}))
+    with pytest.raises(
+        AetheriaError, match="got the import path 'os:getcwd', which a file may not"
+    ):
+        replay(copied, Choice())
 
 
 def test_a_run_under_way_is_replayed_as_far_as_its_snapshots_go(copied):

@@ -193,7 +193,8 @@ def record_differences(
     """Compares two records, but for the versions, the provenance and the config.
 
     States of listeners are compared that the replay has; the others do not run in a replay. That an
-    evaluation was cut short is no result of the run, and not compared.
+    evaluation was cut short, and which spot checks passed, is no result of the config, and not
+    compared.
     """
     step = recorded.progress.step
     old, new = _parts(recorded), _parts(replayed)
@@ -206,7 +207,7 @@ def record_differences(
 
 
 def _parts(record: SnapshotRecord) -> dict[str, dict[str, object]]:
-    engine = to_json(replace(record.engine, pending=None))
+    engine = to_json(replace(record.engine, pending=None, passed_check=None))
     return {
         "progress": dict(_object(to_json(record.progress))),
         "engine": dict(_object(engine)),

@@ -61,6 +61,7 @@ def replayed_config(record: RunRecord, where: str, setup: Setup) -> Config:
         config,
         model_name=model_name,
         data_name=setup.data_name or _own_data(config, setup.project, where),
+        spot_check_every=0,  # the replay is a check itself
         loggers=(_LOGGER,),
         callbacks=tuple(item for item in config.callbacks if _name_of(item) == _RUNS_AGAIN),
     )

@@ -41,7 +41,7 @@ class KeptSnapshot:
     def finished(self, *, wait: bool = False) -> list[SnapshotSaved | SnapshotFailed]:
         return []
 
-    def read_newest(self) -> Snapshot | None:
+    def read_newest(self, up_to_step: int | None = None) -> Snapshot | None:
         return self.newest
 
 
