@@ -34,6 +34,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "tolerance": verdict.tolerance,
         "devices": verdict.devices,
         "num_intervals": verdict.num_intervals,
+        "drawn_with_seed": None if verdict.choice.sample is None else verdict.choice.seed,
         "notes": verdict.notes,
         "differences": [asdict(each) for each in verdict.differences],
         "intervals": [_row_as_json(row) for row in verdict.rows],
