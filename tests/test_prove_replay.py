@@ -387,9 +387,7 @@ def test_a_record_of_other_devices_or_of_an_import_path_is_refused(copied):
     with pytest.raises(AetheriaError, match="got reproducibility fast and 2 processes; compare wi"):
         replay(copied, Choice())
     rewrite(snapshot, run=replace(run, config={**run.config, "data_name": "os:getcwd"}))
-    with pytest.raises(
-        AetheriaError, match="got the import path 'os:getcwd', which a file may"
-    ):
+    with pytest.raises(AetheriaError, match="got the import path 'os:getcwd', which a file may"):
         replay(copied, Choice())
 
 
