@@ -45,6 +45,7 @@ PAGES = [
     ["docs/how-to/report.md"],
     ["docs/how-to/compare.md"],
     ["docs/how-to/check.md"],
+    ["docs/how-to/replay.md"],
     ["docs/how-to/sweep.md"],
     ["docs/how-to/callbacks.md"],
     ["docs/how-to/trust.md"],

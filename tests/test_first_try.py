@@ -256,7 +256,8 @@ def test_a_shell_completes_commands_and_options(shell, tmp_path, capsys):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["train", "elastic resume", "--overwrite", "--control"]
+    proofs = "elastic replay resume"
+    assert done.stdout.splitlines() == ["train", proofs, "--overwrite", "--control"]
 
 
 def test_fish_is_told_the_same(capsys):

@@ -60,6 +60,7 @@ class Run:
     Attributes:
         engine: drives the rest.
         program: the model, compiled for the devices.
+        feed: serves the data.
         store: the run's snapshots.
         plan: where the run is written.
         stop: how the run is asked to stop.
@@ -80,6 +81,7 @@ class Run:
     config: Config
     engine: Engine
     program: AnyProgram
+    feed: Feed
     store: SnapshotStore
     plan: RunPlan
     stop: StopSignal
@@ -233,6 +235,7 @@ def build_run(
         config=config,
         engine=engine,
         program=program,
+        feed=feed,
         store=store,
         plan=plan,
         stop=stop,

@@ -1,0 +1,1 @@
+"""Computes a run again from one snapshot to the next, and compares bit for bit."""
