@@ -3,7 +3,7 @@
 # tests the types, printed last.
 # --long also runs what repeats a proof more often; other arguments go to pytest, such as
 # -m "not slow". AETHERIA_EXTRAS=dev,torch installs more, TEST_PROCESSES says how many tests run
-# side by side (pyproject.toml: two).
+# side by side (pyproject.toml: three).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

@@ -1,6 +1,6 @@
 """Shared by all tests: eight virtual devices, the option `--long`, and two ways to train.
 
-The default run proves each promise once and takes about twenty minutes on two cores; `--long` adds
+The default run proves each promise once and takes about fifteen minutes on two cores; `--long` adds
 what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
 it):
 
@@ -13,9 +13,18 @@ it):
   that stops two, a micro-batch that does not divide over two ranks;
 - what is put together from two proofs of the default run: two ranks of PyTorch that go on in one
   and with JAX;
-- the second notebook; lanes on eight devices instead of four, and accumulation beside four;
+- the second notebook; lanes on up to eight devices instead of two, and in bfloat16, accumulation
+  over four micro-batches; the first bits of other meshes, and the parameters that they learn;
 - of the ways that a step number reaches a schedule, the caches of generation, the cases of the
-  guard and of a mesh without rules: half, one of each kind;
+  guard, of a mesh without rules, of convolutions, of attention, of stops in a pass and of unusable
+  cache folders: some, one of each kind;
+- the second kill of a run with all services, the second way in which a terminal lacks Unicode, the
+  signal in an evaluation of a process (by default in this process), the memory of remat `dots`;
+- the fast program beside the elastic where both evaluate, average and count over devices, the step
+  of a loop of one's own in mixed precision, a listener that looks at a model in parts of one
+  process (by default of two), each logger alone beside none and all;
+- an installed package beside a wheel (by default beside this tree), a run past a damaged snapshot
+  beside the one of test_snapshots, axe on the light page beside the dark one;
 - trainings of minutes: three ranks of PyTorch, the shipped language model and CNN, 200 steps of
   parity in float64, float16 against float32 to the end, proofs over fsdp in several processes;
 - the blocks of README and docs that start a process; the others and the syntax are always checked.
@@ -49,10 +58,12 @@ from support.compile_cache import (  # noqa: E402
 )
 from support.order import by_file  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
+from support.scratch import use_memory  # noqa: E402
 from support.slurm_lab import SlurmLab, reason_to_skip  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
 collect_ignore = ["support"]
+use_memory()
 make_cache()
 
 

@@ -20,6 +20,7 @@ from support.damage import cut, delete, files_of, flip
 from support.long import long_or
 from support.records import make_run_record
 from support.runs import Finished, without_rate
+from support.scratch import scratch_root
 
 from aetheria.data import DataSplits, Feed
 from aetheria.data.sources import ArraySource
@@ -202,7 +203,7 @@ class Schedules(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="schedules-"))
+        self.root = Path(tempfile.mkdtemp(prefix="schedules-", dir=scratch_root()))
         self.run = self.root / "run"
         self.touched = False
 
@@ -285,7 +286,7 @@ class Schedules(RuleBasedStateMachine):
 
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(
-    max_examples=long_or(15, 300),
+    max_examples=long_or(8, 300),
     stateful_step_count=10,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -5,7 +5,8 @@ what was compiled has the marker `uncached`, or its module; such a test makes it
 those that other tests of the module keep. With a cache both sides of a comparison
 would execute one and the same program, and the proof would say nothing about two compilations. Nor
 does such a test take `quick_compilation`: at optimization level 0 it would be about a program that
-no user runs.
+no user runs. That another feature, such as padding, keeps the bits of elastic is proven with the
+cache: it is about the feature, and test_elastic, test_shards and test_prove compile anew.
 
 At that level a gradient of a convolution's kernel may even be NaN (jax 0.10.2): a module that
 trains one has the marker `optimized`, with which it shares the cache alone.
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from support.scratch import scratch_root
+
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
 _UNOPTIMIZED = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # of the environment; in lower case JAX's option
 
@@ -29,7 +32,7 @@ def make_cache() -> None:
     A new one each session, so that nothing an older version compiled is in it.
     """
     if _FOLDER not in os.environ:
-        folder = tempfile.mkdtemp(prefix="aetheria-compiled-")
+        folder = tempfile.mkdtemp(prefix="aetheria-compiled-", dir=scratch_root())
         os.environ[_FOLDER] = os.environ["XDG_CACHE_HOME"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
