@@ -50,7 +50,7 @@ def test_it_is_the_run_that_the_number_gives(tmp_path, capsys, monkeypatch):
     [
         ({"batch_size": 1023}, "expected a step that fits in 500.00 KB on each device, got one"),
         (
-            {"model_params": {"hidden_dim": 4096, "num_classes": 10}},
+            {"model_params": {"hidden_dim": 4096, "num_classes": 10}, "batch_size": 64},
             "MB at least, in micro-b",
         ),
         ({"reproducibility": "elastic"}, "expected reproducibility fast"),

@@ -150,14 +150,14 @@ def test_credentials_are_found_and_never_printed(check, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_deep_check_finds_what_only_a_step_shows(cli, tmp_path):
+def test_a_deep_check_finds_what_only_a_step_shows(command, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "crashes.py").write_text(CRASHES)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({**DIGITS, "model_name": "Crashes"}))
-    shallow, deep = cli("check", "c.yaml"), cli("check", "c.yaml", "--deep")
+    shallow, deep = command("check", "c.yaml"), command("check", "c.yaml", "--deep")
     assert (shallow.returncode, deep.returncode) == (0, 2), deep.stdout
     assert "FAIL  deep" in deep.stdout
-    sound = cli("check", "c.yaml", "--deep", "--set=model_name=SimpleMLP")
+    sound = command("check", "c.yaml", "--deep", "--set=model_name=SimpleMLP")
     assert sound.returncode == 0 and "two steps, an evaluation and a save" in sound.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "models"]
 

@@ -166,7 +166,9 @@ def test_a_run_is_never_overwritten_silently(command, refused, config, tmp_path)
     assert keep.read_text() == "mine"
 
 
-def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(cli, refused, tmp_path):
+def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(
+    cli, command, refused, tmp_path
+):
     (tmp_path / "models").mkdir()
     model = tmp_path / "models" / "torn.py"
     model.write_text(TORN)
@@ -175,7 +177,8 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(cli, ref
     done = cli(*args)
     assert done.returncode == 1 and "no weights yet" in done.stderr
     model.write_text(TORN.replace("raise OSError", "return super().init(rng, batch)\n    OSError"))
-    assert cli(*args, "--stop-at-step=5", "--set", "log_every_steps=1").returncode == 75
+    done = command(*args, "--stop-at-step=5", "--set", "log_every_steps=1")
+    assert done.returncode == 75
     # The control: a run that has taken steps and then failed, without a snapshot.
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())

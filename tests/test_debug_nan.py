@@ -1,5 +1,6 @@
 """`aetheria debug nan`: a dump is replayed, and the first layer, parameter and example named."""
 
+import shutil
 from dataclasses import dataclass
 
 import jax
@@ -41,7 +42,7 @@ def make_replay(model, global_batch=None, change=lambda arrays: None, precision=
     """A replay of step 5; `change` may alter the state's leaves, by path."""
     global_batch = make_window(model) if global_batch is None else global_batch
     batch = {name: column[0] for name, column in global_batch.items()}
-    init = make_init(model, model.optimizer(10), Precision.parse(precision))
+    init = jax.jit(make_init(model, model.optimizer(10), Precision.parse(precision)))
     state = init(jax.random.key(3), batch)
     leaves = named_leaves(state).items()
     arrays = {path: np.array(a) for path, a in leaves if not path.startswith("opt_state")}
@@ -251,11 +252,17 @@ def test_a_value_is_the_one_that_the_whole_computation_gives(size):
         np.testing.assert_allclose(mine, right, rtol=1e-6)
 
 
-@pytest.fixture
-def dump(train, monkeypatch):
-    monkeypatch.syspath_prepend("tests")
-    run = train(data_name="support.nonfinite_data:poisoned", grad_accumulation_steps=4, epochs=1)
+@pytest.fixture(scope="module")
+def dump(train_once):
+    run = train_once(**POISONED)
     return run.run_dir / "dumps" / "nonfinite_step13"
+
+
+POISONED = {
+    "data_name": "support.nonfinite_data:poisoned",
+    "grad_accumulation_steps": 4,
+    "epochs": 1,
+}
 
 
 def test_the_command_names_layer_parameter_and_example(dump, cli):
@@ -271,30 +278,30 @@ def test_the_command_names_layer_parameter_and_example(dump, cli):
     ]
 
 
-def test_the_command_says_when_all_is_finite_here(train, cli, monkeypatch):
-    monkeypatch.syspath_prepend("tests")
-    run = train(data_name="support.nonfinite_data:glitching", grad_accumulation_steps=4, epochs=1)
-    done = cli("debug", "nan", str(run.run_dir / "dumps" / "nonfinite_step13"))
+def test_the_command_says_when_all_is_finite_here(train, command):
+    run = train(**{**POISONED, "data_name": "support.nonfinite_data:glitching"})
+    done = command("debug", "nan", run.run_dir / "dumps" / "nonfinite_step13")
     assert done.returncode == 1
     assert "check the machine" in done.stdout
 
 
-def test_what_is_no_dump_is_said_in_one_line(dump, cli, tmp_path):
+def test_what_is_no_dump_is_said_in_one_line(dump, command, tmp_path):
     snapshot = dump.parent.parent / "checkpoints" / "snapshot_ep1"
     for path, got in ((snapshot, f"{snapshot}, a snapshot"), (tmp_path / "no", str(tmp_path))):
-        done = cli("debug", "nan", str(path))
+        done = command("debug", "nan", path)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert line.startswith("dump: expected") and got in line
 
 
-def test_a_damaged_dump_is_not_believed(dump, cli):
+def test_a_damaged_dump_is_not_believed(dump, command, tmp_path):
+    dump = shutil.copytree(dump, tmp_path / "damaged")
     files = [path for path in (dump / "state").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    done = cli("debug", "nan", str(dump))
+    done = command("debug", "nan", dump)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "expected an undamaged snapshot" in line
@@ -307,21 +314,14 @@ def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     held = read_dump(dump)
     global_batch = held.global_batch
     assert np.argwhere(np.isnan(global_batch["inputs"])).tolist() == [[1, 5, 7]]
-    before = train(
-        "before",
-        data_name="support.nonfinite_data:poisoned",
-        grad_accumulation_steps=4,
-        epochs=1,
-        stop_at_step=12,
-    )
+    before = train("before", **POISONED, stop_at_step=12)
     arrays = read_snapshot(before.run_dir / "checkpoints" / "snapshot_step12").arrays
     kept = {path for path in arrays if not path.startswith("opt_state")}
     assert set(held.arrays) == kept
     assert all(np.array_equal(arrays[p], held.arrays[p]) for p in kept - {"counters"})
 
 
-def test_only_the_first_few_windows_of_a_run_are_kept(train, monkeypatch):
-    monkeypatch.syspath_prepend("tests")
+def test_only_the_first_few_windows_of_a_run_are_kept(train):
     bad = {"steps": [3, 6, 9, 12, 15]}
     run = train(data_name="support.nonfinite_data:poisoned", data_params={**bad}, epochs=1, **SMALL)
     kept = sorted(path.name for path in (run.run_dir / "dumps").iterdir())

@@ -185,7 +185,7 @@ def with_package(installed: Path) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def test_what_an_installed_package_provides_trains(installed, cli, tmp_path):
+def test_what_an_installed_package_provides_trains(installed, cli, command, tmp_path):
     config = config_text(
         model_name="PackagedModel",
         data_name="packaged_data",
@@ -200,7 +200,7 @@ def test_what_an_installed_package_provides_trains(installed, cli, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "hello RunEnded" in (tmp_path / "run" / "chatty.txt").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] < 200
-    done = cli("train", "c.yaml", "--workdir=other")  # without the package
+    done = command("train", "c.yaml", "--workdir=other")  # without the package
     assert done.returncode == 2
     assert "got 'PackagedModel'" in done.stderr
 

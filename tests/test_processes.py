@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from support.long import covering, covering_rows, long_or, only_long
-from support.processes import ELASTIC, ProcessStarter, ends, own_lines
+from support.processes import ELASTIC, ends, own_lines
 
 from aetheria import Predictor
 from aetheria.data.datasets import digits
@@ -23,24 +23,20 @@ from aetheria.snapshots.store import list_snapshots
 pytestmark = [pytest.mark.slow, pytest.mark.uncached]
 
 
-def summary(folder):
-    return json.loads((folder / "run" / "summary.json").read_text())
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Trains with one process, each config once: the folder that holds its `run`."""
+def uninterrupted(train_once):
+    """Trains on one device of this process, each config once: the folder of the run."""
     made = {}
 
     def run(name, **changes):
         if name not in made:
-            made[name] = tmp_path_factory.mktemp("one")
-            starter = ProcessStarter(made[name])
-            try:
-                codes, texts = ends(starter(1, mesh={"data": 1}, **changes))
-            finally:
-                starter.kill_all()
-            assert codes == [0], texts
+            done = train_once(name, **{**ELASTIC, "mesh": {"data": 1}, **changes})
+            assert done.exit_code == 0
+            made[name] = done.run_dir
         return made[name]
 
     return run
@@ -57,7 +53,6 @@ def wait_for_training(tmp_path, processes):
 
 def assert_the_files_of_one(two, one):
     """The bits, the files and the numbers of a run in one process."""
-    one, two = one / "run", two / "run"
     lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
     assert len({(line["step"], line["split"]) for line in lines}) == len(lines)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
@@ -70,13 +65,14 @@ def assert_the_files_of_one(two, one):
 def test_two_processes_give_the_bits_and_the_files_of_one(start, tmp_path, uninterrupted):
     codes, texts = ends(start(2, devices_each=2))
     assert codes == [0, 0], texts
-    assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
+    assert_the_files_of_one(tmp_path / "run", uninterrupted("elastic"))
 
 
-def run_with_torchrun(folder, *options, devices_each=1, mesh=None):
+def run_with_torchrun(folder, *options, devices_each=1, **changes):
     """Trains ELASTIC with two processes that torchrun starts."""
     pytest.importorskip("torch", reason="torch is not installed, and with it torchrun")
-    (folder / "config.yaml").write_text(yaml.safe_dump({**ELASTIC, "mesh": mesh or {"data": 2}}))
+    config = {**ELASTIC, "mesh": {"data": 2}, **changes}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
@@ -97,7 +93,7 @@ def test_torchrun_gives_the_bits_and_the_files_of_one_process(tmp_path, uninterr
     # A device each: the mesh is there only if the two have found each other.
     done = run_with_torchrun(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert_the_files_of_one(tmp_path, uninterrupted("elastic"))
+    assert_the_files_of_one(tmp_path / "run", uninterrupted("elastic"))
 
 
 SIGNALS = {
@@ -114,7 +110,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(start, tmp_path, number, 
     processes[rank].send_signal(number)
     codes, texts = ends(processes)
     assert codes == [75, 75], texts
-    stopped = summary(tmp_path)
+    stopped = summary(tmp_path / "run")
     assert (stopped["status"], stopped["reason"]) == ("preempted", f"signal {number.name}")
     newest = list_snapshots(tmp_path / "run" / "checkpoints")[-1]
     assert newest.step == stopped["steps"]
@@ -126,31 +122,47 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("mesh", covering(LAYOUTS, default=["data over both"]))
+def assert_samples_are_predictions(run, step):
+    """What was shown at a step is what the snapshot of that step predicts."""
+    lines = (run / "samples.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["step"] == step]
+    assert [row["index"] for row in rows] == [*range(8)]
+    inputs = digits().eval.read(np.arange(8))["inputs"]
+    predictor = Predictor(checkpoint_path=run / "checkpoints" / f"snapshot_step{step}")
+    found = predictor.predict(inputs).argmax(-1).tolist()
+    assert [row["prediction"] for row in rows] == found
+
+
+@pytest.mark.parametrize("mesh", covering(LAYOUTS, default=["fsdp over both"]))
 def test_a_run_in_two_processes_goes_on_in_two_and_in_one_with_the_bits_of_one_device(
     start, tmp_path, uninterrupted, mesh
 ):
-    """Its state is in parts over the two, and whole in the one. Where torchrun is installed, it
-    starts the first two.
+    """Its state is in parts over the two, where the first shows it to a listener, and whole in the
+    one. Where torchrun is installed, it starts the first two.
     """
-    parts = {"devices_each": 2, "mesh": mesh}
+    cadence = {"eval_every_steps": 10, "snapshot": {"every_steps": 10}}
+    changes = {**cadence, "callbacks": ["sample_predictions"]}
+    parts = {"devices_each": 2, "mesh": mesh, **changes}
     if importlib.util.find_spec("torch"):
-        done = run_with_torchrun(tmp_path, "--stop-at-step=20", **parts)
+        done = run_with_torchrun(tmp_path, "--stop-at-step=21", **parts)
         assert done.returncode == 1, done.stderr  # torchrun's, whatever its processes end with
     else:
-        codes, texts = ends(start(2, options=["--stop-at-step=20"], **parts))
+        codes, texts = ends(start(2, options=["--stop-at-step=21"], **parts))
         assert codes == [75, 75], texts
-    assert (summary(tmp_path)["exit_code"], summary(tmp_path)["steps"]) == (75, 20)
+    stopped = summary(tmp_path / "run")
+    assert (stopped["exit_code"], stopped["steps"]) == (75, 21)
+    assert stopped["detached_listeners"] == {}
+    assert_samples_are_predictions(tmp_path / "run", step=20)
     if long_or(0, 1):  # two to two, the fast mesh below does too
         codes, texts = ends(start(2, options=["--resume=latest", "--stop-at-step=30"], **parts))
         assert codes == [75, 75], texts
-    codes, texts = ends(start(1, options=["--resume=latest"], mesh={"data": 1}))
+    codes, texts = ends(start(1, options=["--resume=latest"], mesh={"data": 1}, **changes))
     assert codes == [0], texts
-    folders = (tmp_path, uninterrupted("elastic"))
-    moved, one = (summary(folder) for folder in folders)
+    runs = (tmp_path / "run", uninterrupted("evaluated", **cadence))
+    moved, one = (summary(run) for run in runs)
     for name in ("params_sha256", "steps", "examples_seen", "num_eval_examples", "final"):
         assert moved[name] == one[name]
-    saved = [read_snapshot(folder / "run" / "checkpoints" / "snapshot_ep2") for folder in folders]
+    saved = [read_snapshot(run / "checkpoints" / "snapshot_ep2") for run in runs]
     arrays = [{path: a.tobytes() for path, a in each.arrays.items()} for each in saved]
     assert arrays[0] == arrays[1]
 
@@ -176,12 +188,13 @@ def test_a_fast_mesh_over_two_processes_learns_what_one_device_learns(
     assert codes == [0, 0], texts
     whole = uninterrupted("fast", **fast)
     for name in ("steps", "examples_seen", "num_eval_examples"):
-        assert summary(tmp_path)[name] == summary(whole)[name]
+        assert summary(tmp_path / "run")[name] == summary(whole)[name]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len({(line["step"], line["split"]) for line in lines}) == len(lines), "each once"
     for name, value in summary(whole)["final"].items():
-        assert summary(tmp_path)["final"][name] == pytest.approx(value, abs=1e-4), name
-    two, one = (read_snapshot(p / "run/checkpoints/snapshot_ep1") for p in (tmp_path, whole))
+        assert summary(tmp_path / "run")["final"][name] == pytest.approx(value, abs=1e-4), name
+    runs = (tmp_path / "run", whole)
+    two, one = (read_snapshot(run / "checkpoints/snapshot_ep1") for run in runs)
     assert set(two.arrays) == set(one.arrays)
     for path in one.arrays:
         np.testing.assert_allclose(
@@ -200,7 +213,7 @@ def test_a_listener_stops_all_at_the_step_at_which_it_stops_one(start, tmp_path)
     assert codes == [0, 0], texts
     # The first evaluation, at step 23, is the best; the second does not improve on it. That one
     # process ends there too, test_early_stopping proves.
-    assert summary(tmp_path)["steps"] == 46
+    assert summary(tmp_path / "run")["steps"] == 46
 
 
 def test_a_mistake_is_said_once_and_ends_all(start, tmp_path):
@@ -231,21 +244,3 @@ def test_a_process_that_dies_ends_the_other_which_names_it(start, tmp_path):
     by_us = "process 1 of 2 did not respond" in texts[0]
     by_heartbeat = "stopped sending heartbeats" in texts[0]  # where it waits outside a step
     assert by_us or by_heartbeat, texts[0]
-
-
-def test_a_state_in_parts_over_two_processes_is_shown_to_the_first_and_keeps_its_bits(
-    start, tmp_path, uninterrupted
-):
-    parts = {"devices_each": 2, "mesh": {"fsdp": 4}}
-    codes, texts = ends(start(2, callbacks=["sample_predictions"], **parts))
-    assert codes == [0, 0], texts
-    one = uninterrupted("elastic") / "run" / "summary.json"
-    expected = json.loads(one.read_text())["params_sha256"]
-    assert summary(tmp_path)["params_sha256"] == expected
-    assert summary(tmp_path)["detached_listeners"] == {}
-    rows = [json.loads(x) for x in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
-    assert [row["index"] for row in rows] == [*range(8), *range(8)]
-    eval_split = digits().eval.read(np.arange(8))
-    predictor = Predictor(checkpoint_path=tmp_path / "run")
-    found = predictor.predict(eval_split["inputs"]).argmax(-1).tolist()
-    assert [row["prediction"] for row in rows[8:]] == found

@@ -123,8 +123,8 @@ def test_the_command_says_what_became_of_a_dropped_field(cli, config, field):
         (["--set", "epocs=3"], "did you mean 'epochs'?"),
     ],
 )
-def test_a_proof_that_cannot_be_made_is_refused_in_one_line(cli, config, options, message):
-    done = cli("prove", "resume", config, "--steps=12", *options)
+def test_a_proof_that_cannot_be_made_is_refused_in_one_line(command, config, options, message):
+    done = command("prove", "resume", config, "--steps=12", *options)
     assert done.returncode == 2 and not done.stdout
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
 

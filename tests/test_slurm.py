@@ -81,7 +81,7 @@ def test_a_job_that_is_signalled_is_requeued_and_goes_on(slurm, submit, tmp_path
     assert (stopped["exit_code"], stopped["reason"]) == (75, "signal SIGUSR1")
     # SLURM waits two minutes before it starts a requeued job, unless it is told otherwise. Within
     # the second in which it ended, a node still refuses it as one that was killed.
-    time.sleep(5)
+    time.sleep(2)
     slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
     resumed = f"resuming from run/checkpoints/snapshot_step{stopped['steps']}"
     at_end = f"resuming from run/checkpoints/snapshot_ep{stopped['epoch']} "

@@ -144,11 +144,11 @@ def test_each_run_of_a_trial_is_a_run_like_any_other(swept, cli, here):
     run = folder / "sweeps" / "c" / "trial_0" / "seed_1"
     config = json.loads((run / "config.json").read_text())
     assert (config["learning_rate"], config["seed"]) == (0.003, 1)
-    for rate in (0.003, 0.004):
-        words = ("train", "c.yaml", "--set=seed=1", f"--set=learning_rate={rate}")
-        assert cli(*words, f"--workdir={rate}").returncode == 0
-    digests = [summary(each)["params_sha256"] for each in (run, here / "0.003", here / "0.004")]
-    assert digests[0] == digests[1] != digests[2]
+    assert cli("train", "c.yaml", "--set=seed=1", "--workdir=run").returncode == 0
+    digest = summary(run)["params_sha256"]
+    assert digest == summary(here / "run")["params_sha256"]
+    other = folder / "sweeps" / "c" / "trial_0" / "seed_0"  # the control
+    assert digest != summary(other)["params_sha256"]
 
 
 def test_the_same_command_finds_nothing_to_do_and_another_is_refused(swept, command, monkeypatch):
@@ -252,19 +252,18 @@ class Sweep:
 @pytest.mark.timeout(280)
 def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_path, cli):
     write_config(tmp_path, epochs=40, snapshot={"every_epochs": 5, "keep_last": 2})
-    num_trials = long_or(6, 12)
+    num_trials = long_or(4, 12)
     words = (RATES, f"--trials={num_trials}", "--jobs=2", "--sampler=random", "--pruner=none")
 
     first = Sweep(tmp_path, *words)
-    first.wait_for(lambda: first.num_ended() >= 1 and first.running())
+    cut = first.wait_for(lambda: first.num_ended() >= 1 and first.running())
     os.kill(first.process.pid, signal.SIGKILL)
-    first.process.wait()
-    cut = first.running()
-    for run in cut:  # as if the machine had lost its power
+    for run in cut:  # at once, as if the machine had lost its power: a run takes seconds
         os.kill(holder(run), signal.SIGKILL)
+    first.process.wait()
 
     second = Sweep(tmp_path, *words)
-    second.wait_for(lambda: second.num_ended() >= long_or(3, 7) and second.running())
+    second.wait_for(lambda: second.num_ended() >= long_or(2, 7) and second.running())
     os.kill(second.process.pid, signal.SIGKILL)  # the runs themselves go on
     second.process.wait()
 
@@ -281,7 +280,6 @@ def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_pat
         continued = third.folder / name / "seed_0" in cut
         assert ("resuming from" in log) == continued, (name, log)
     # A trial that was cut has the bits of one that was not.
-    assert cut
     cli("train", str(cut[0].with_suffix(".yaml")), "--workdir=again")
     again = summary(tmp_path / "again")
     assert again["params_sha256"] == summary(cut[0])["params_sha256"]

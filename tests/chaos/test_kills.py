@@ -86,7 +86,7 @@ def test_kills_change_nothing(tmp_path):
     trainer, chance = Trainer(tmp_path), random.Random(5)
     run, checkpoints = tmp_path / "killed", tmp_path / "killed" / "checkpoints"
     newest_before, moments = 0, set()
-    num_kills = long_or(8, 50)
+    num_kills = long_or(5, 50)
     for kill in range(num_kills):
         metrics = run / "metrics.jsonl"
         before = size_of(metrics)
