@@ -335,7 +335,7 @@ def resident_mb():
 
 def test_many_runs_in_one_process_leave_nothing_behind(fit):
     """Threads, file descriptors and memory are level."""
-    threads, descriptors, memory, num_runs = [], [], [], long_or(12, 20)
+    threads, descriptors, memory, num_runs = [], [], [], long_or(10, 20)
     for number in range(num_runs):
         fit(epochs=1, workdir=f"run{number}")
         threads.append(threading.active_count())

@@ -154,7 +154,6 @@ def sha256(result):
 def test_a_run_under_augmentation_resumes_to_the_same_bits(train):
     whole = train("whole")
     assert sha256(train("plain", None)) != sha256(whole)
-    assert sha256(train("readers", data_readers=3)) == sha256(whole)
     assert train("stopped", stop_at_step=6).status == "preempted"  # in the middle of an epoch
     assert sha256(train("stopped", resume="latest")) == sha256(whole)
     # As after a kill: the steps after an older snapshot are done again.
@@ -165,15 +164,14 @@ def test_a_run_under_augmentation_resumes_to_the_same_bits(train):
     assert sha256(controls[0]) != sha256(controls[1])
 
 
-@pytest.mark.uncached
 def test_an_elastic_run_under_augmentation_has_the_same_bits_on_any_number_of_devices(train):
     runs = [
         train(f"on {n}", reproducibility="elastic", strategy="mesh", mesh={"data": n})
         for n in (1, long_or(2, 4))
     ]
     assert sha256(runs[0]) == sha256(runs[1])
-    plain = train("plain", None, reproducibility="elastic", strategy="mesh", mesh={"data": 1})
-    assert sha256(plain) != sha256(runs[0])
+    fast = train("fast", strategy="mesh", mesh={"data": 1})  # the control
+    assert sha256(fast) != sha256(runs[0])
 
 
 def test_the_function_belongs_to_the_provenance_of_a_run(train, capfd):

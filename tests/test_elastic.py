@@ -17,7 +17,7 @@ from aetheria.hardware.jax.strategy import select_strategy
 pytestmark = pytest.mark.uncached
 
 LANES, LANE_SIZE = 8, 2
-MANY = long_or(4, 8)  # devices: the lanes' program is compiled for each
+MANY = long_or(2, 8)  # devices: the lanes' program is compiled for each
 MODEL = LinenNormed()  # dropout, batch statistics and a stateful optimizer
 
 
@@ -65,7 +65,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize(
-    ("devices", "mixed_precision"), covering_rows(NUMBERS, default=["4-float32", "2-bfloat16"])
+    ("devices", "mixed_precision"), covering_rows(NUMBERS, default=["2-float32"])
 )
 def test_any_number_of_devices_gives_the_same_bits(devices, mixed_precision):
     want, want_reports, _ = run(make_program(1, mixed_precision=mixed_precision))
@@ -86,7 +86,7 @@ def test_without_lanes_the_bits_depend_on_the_devices():
 def test_a_run_that_moves_to_other_devices_goes_on_bit_equal(path):
     stayed, _, _ = run(make_program(1))
     _, _, arrays = run(make_program(MANY), WINDOWS[:2])
-    program = make_program(2)
+    program = make_program(long_or(1, 2))
 
     def go_on(arrays):
         state = program.import_state(arrays)
@@ -154,7 +154,7 @@ def test_batch_statistics_are_the_mean_over_lanes_by_their_examples():
         only["mask"][:] = 0
         only["mask"][lane] = global_batch["mask"][lane]
         alone.append(run(make_program(1), [only])[2])
-    all_or_none = run(make_program(4), [global_batch])[2]
+    all_or_none = run(make_program(MANY), [global_batch])[2]
     for path in (p for p in before if p.startswith("model_state")):
         mean = (2 * alone[0][path] + 2 * alone[1][path] + alone[2][path]) / 5
         np.testing.assert_allclose(all_or_none[path], mean, rtol=1e-5, atol=1e-6)
@@ -189,12 +189,9 @@ def test_accumulation_on_one_device_gives_the_bits_of_as_many_devices_without(tr
     many = train("many", **on_devices(number), grad_accumulation_steps=1)
     assert one.summary["params_sha256"] == many.summary["params_sha256"]
     assert one.summary["micro_steps"] == number * many.summary["micro_steps"]
-    fast = {"reproducibility": "fast"}
-    control = [
-        train("fast one", **{**on_devices(1), **fast}, grad_accumulation_steps=number),
-        train("fast many", **{**on_devices(number), **fast}, grad_accumulation_steps=1),
-    ]
-    assert len({run.summary["params_sha256"] for run in control}) == 2
+    fast = {**on_devices(number), "reproducibility": "fast"}
+    control = train("fast", **fast, grad_accumulation_steps=1)
+    assert control.summary["params_sha256"] != one.summary["params_sha256"]
 
 
 @only_long

@@ -35,7 +35,7 @@ every_model = pytest.mark.parametrize(
     "model",
     covering(
         MODELS_BY_NAME,
-        default=["transformer_untied", "cnn_batch_norm", "cnn_without_convolutions"],
+        default=["transformer_untied", "cnn_batch_norm"],
     ),
 )
 
@@ -216,21 +216,18 @@ WITHOUT_RULES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("model", "mesh"), covering_rows(WITHOUT_RULES, default=["linen-all", "nnx-fsdp8"])
-)
+@pytest.mark.parametrize(("model", "mesh"), covering_rows(WITHOUT_RULES, default=["nnx-all"]))
 def test_a_model_without_rules_learns_the_same_on_every_mesh(model, mesh):
     want, have = trained_on_one_device(model), trained(compiled(model, mesh))
     for path, array in want.items():
         np.testing.assert_allclose(have[path], array, rtol=2e-3, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.uncached
 def test_an_elastic_run_gives_the_same_bits_with_the_default_rules():
     program = lambda mesh: select_strategy("mesh", mesh, elastic=True).compile(
         LinenWithoutRules(), make_spec(lanes())
     )
-    want, have = (run_lanes(program(mesh)) for mesh in ({"data": 1}, {"data": 2, "fsdp": 2}))
+    want, have = (run_lanes(program(mesh)) for mesh in ({"data": 1}, {"fsdp": 2}))
     assert all(np.array_equal(have[path], array) for path, array in want.items())
 
 
@@ -246,14 +243,13 @@ def run_lanes(program):
 
 
 def test_on_a_mesh_without_fsdp_the_compiled_program_is_the_same_with_and_without_rules():
-    for mesh in ({"data": 1}, {"data": 8}):
-        texts = set()
-        for model in (LinenWithoutRules(), LinenWhole()):
-            program = compiled(model, mesh)
-            chunk = {name: column[None] for name, column in regression().items()}
-            arguments = (program.abstract_state, chunk, 0, 1, program.no_rows)
-            texts.add(program._train_steps.lower(*arguments).as_text())
-        assert len(texts) == 1
+    texts = set()
+    for model in (LinenWithoutRules(), LinenWhole()):
+        program = compiled(model, {"data": 8})
+        chunk = {name: column[None] for name, column in regression().items()}
+        arguments = (program.abstract_state, chunk, 0, 1, program.no_rows)
+        texts.add(program._train_steps.lower(*arguments).as_text())
+    assert len(texts) == 1
 
 
 def test_a_model_that_says_nothing_has_no_rules_of_its_own():

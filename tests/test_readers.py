@@ -195,7 +195,7 @@ def test_a_run_has_the_same_bits_with_any_number_of_readers_and_may_change_it(tm
     )
     resumed = stopped.resume(data_readers=1)
     assert resumed.summary["params_sha256"] == sha256[0]
-    train(tmp_path, "alone", Reads(parallel=False), data_readers=3)
+    train(tmp_path, "alone", Reads(parallel=False), data_readers=3, max_steps=1)
     assert "data_readers: one thread reads the train split, not 3" in capfd.readouterr().out
 
 

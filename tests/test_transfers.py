@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from support.small_programs import STRATEGIES, make_chunk, make_program
 
-pytestmark = pytest.mark.uncached
-
 NUM_SLICES = 4
 
 
-@pytest.fixture(params=STRATEGIES)
+@pytest.fixture(scope="module", params=STRATEGIES)
 def program(request):
     return make_program(request.param, NUM_SLICES)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.long import covering
+from support.long import covering, long_or
 
 from aetheria.build import build_model
 from aetheria.config import make_config
@@ -125,7 +125,7 @@ def test_loss_is_the_sum_of_the_cross_entropies_of_unmasked_tokens():
     logits = np.float64(predict(params, batch["inputs"]))
     right = np.take_along_axis(numpy_softmax(logits), batch["labels"][..., None], -1)[..., 0]
     hits = logits.argmax(-1) == batch["labels"]
-    out = SMALL.loss(params, {}, batch, KEY, False)
+    out = jax.jit(SMALL.loss, static_argnums=4)(params, {}, batch, KEY, False)
     np.testing.assert_allclose(out.total, -np.log(right[[0, 2]]).sum(), rtol=1e-5)
     assert float(out.weight) == 2 * SMALL.max_length
     accuracy = out.metrics["accuracy"]
@@ -203,15 +203,17 @@ def test_remat_changes_memory_and_no_value():
     wide = dataclasses.replace(SMALL, num_layers=5, dropout=0.1, max_length=64)
     params, batch = make_params(wide), make_batch(wide)
     values, bytes_used = {}, {}
-    for remat in ("none", "dots", "full"):
+    policies = ("none", "dots", "full") if long_or(0, 1) else ("none", "full")
+    for remat in policies:
         model = dataclasses.replace(wide, remat=remat)
         program = gradient_program(model, params, batch).compile()
         values[remat] = program(params)
         bytes_used[remat] = program.memory_analysis().temp_size_in_bytes
-    for remat in ("dots", "full"):
+    for remat in policies[1:]:
         close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         jax.tree.map(close, values[remat], values["none"])
-    assert bytes_used["full"] < bytes_used["dots"] < bytes_used["none"]
+    sizes = list(bytes_used.values())
+    assert sizes == sorted({*sizes}, reverse=True), bytes_used
 
 
 # Optimization
@@ -259,7 +261,8 @@ def test_the_large_config_has_1_3_billion_parameters():
 
 def program_lines(**changes):
     model = dataclasses.replace(SMALL, **changes)
-    text = gradient_program(model, make_params(model), make_batch()).as_text()
+    params, _ = jax.eval_shape(model.init, KEY, make_batch())
+    text = gradient_program(model, params, make_batch()).as_text()
     return len(text.splitlines())
 
 

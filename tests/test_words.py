@@ -1,6 +1,7 @@
 """The field's words: wherever one is written, one line says how it is spelled here."""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -126,6 +127,9 @@ def test_a_mistyped_word_is_still_found(answer, tmp_path):
     assert "did you mean 'models'?" in answer("model")
 
 
+options = functools.cache(surface)  # of every command
+
+
 @pytest.mark.parametrize("words", [words for words, _ in _TABLE], ids=lambda words: words[:20])
 def test_every_answer_of_the_table_exists(words, tmp_path, capsys):
     (tmp_path / "plain.yaml").write_text("model_name: SimpleMLP\n")
@@ -139,9 +143,9 @@ def test_every_answer_of_the_table_exists(words, tmp_path, capsys):
             setting = f"--set={meaning.setting('2')}"
             assert main(["train", str(tmp_path / "plain.yaml"), setting, "--print-config"]) == 0
             assert capsys.readouterr().err == ""
-        assert not meaning.option or meaning.option in surface()["train"]
+        assert not meaning.option or meaning.option in options()["train"]
         command = meaning.command.partition(" --")[0].removesuffix(" CONFIG")
-        assert not command or command in surface()
+        assert not command or command in options()
 
 
 def test_every_word_has_one_meaning():

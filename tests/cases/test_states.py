@@ -95,7 +95,7 @@ def test_lanes_merge_complex_statistics_as_their_mean(train):
 
 
 def test_a_hundred_leaves_train_and_are_saved(train):
-    answer = train(model_name="OddState", model_params={"kind": "many"}, max_steps=20)
+    answer = train(model_name="OddState", model_params={"kind": "many"}, max_steps=2)
     assert answer.code == 0, answer.err
     assert summary("runs/case/1")["snapshot_failures"] == []
 

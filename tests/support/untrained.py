@@ -30,7 +30,7 @@ def make_run(
     model = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
     column = example_spec["inputs"]
     batch = {"inputs": np.zeros((1, *column["shape"]), column["dtype"])}
-    weights, state = model.init(jax.random.key(0), batch)
+    weights, state = jax.jit(model.init)(jax.random.key(0), batch)
     arrays = named_leaves({"params": weights, "model_state": state})
     dtype = jnp.bfloat16 if precision else np.float32
     about = About(
