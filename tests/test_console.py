@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from support.long import covering
 from support.runs import DIGITS, REPOSITORY
 
 from aetheria.engine.interfaces import ArraySpec
@@ -122,11 +123,13 @@ def test_a_terminal_that_cannot_draw_again_gets_plain_lines(in_terminal, config_
 
 @pytest.mark.parametrize(
     "environment",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    ],
-    ids=["PYTHONIOENCODING", "LC_ALL"],
+    covering(
+        {
+            "PYTHONIOENCODING": {"PYTHONIOENCODING": "ascii"},
+            "LC_ALL": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        },
+        default=["LC_ALL"],
+    ),
 )
 def test_a_terminal_without_unicode_gets_a_bar_of_ascii(in_terminal, config_file, environment):
     exit_code, shown = in_terminal("train", config_file, "--workdir=run", **environment)

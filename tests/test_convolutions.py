@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support.long import covering
 
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
@@ -58,7 +59,10 @@ def forms(jit, case):
     return [line.split("dim_labels=")[1].split(",")[0] for line in lines]
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+USUAL = ["NHWC", "NCHW", "strided"]  # by default; `--long` has all
+
+
+@pytest.mark.parametrize("name", covering([*CONVOLUTIONS], default=[*USUAL, "grouped"]))
 def test_a_gradient_in_a_loop_is_the_same(name):
     case = make_case(name)
     expected = jax.jit(case.gradients)(*case.arguments)
@@ -69,7 +73,7 @@ def test_a_gradient_in_a_loop_is_the_same(name):
 
 
 # XLA writes the gradient of a grouped kernel in another way, in a loop or not.
-@pytest.mark.parametrize("name", sorted(set(CONVOLUTIONS) - {"grouped"}))
+@pytest.mark.parametrize("name", covering(sorted(set(CONVOLUTIONS) - {"grouped"}), default=USUAL))
 def test_each_convolution_in_a_loop_has_the_librarys_form(name):
     case = make_case(name)
     found = forms(jit_for("cpu"), case)

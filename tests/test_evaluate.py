@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from flax import linen as nn
 from sklearn.metrics import f1_score
+from support.long import covering
 
 import aetheria
 from aetheria import predict
@@ -63,7 +64,7 @@ def averaged(train_once, npz_files):
     )
 
 
-@pytest.mark.parametrize("reproducibility", ["fast", "elastic"])
+@pytest.mark.parametrize("reproducibility", covering(["fast", "elastic"], default=["elastic"]))
 def test_the_numbers_are_those_that_the_run_recorded(reproducibility, train_once, capfd):
     options = {"lanes": 4} if reproducibility == "elastic" else {}
     run = train_once(

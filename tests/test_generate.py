@@ -85,7 +85,7 @@ CACHED = {
 
 @pytest.mark.parametrize(
     ("model", "temperature"),
-    covering_rows(CACHED, default=["unrolled-1.0", "rematerialized-0"]),
+    covering_rows(CACHED, default=["unrolled-1.0"]),
 )
 def test_the_cache_changes_no_token(model, temperature):
     options = {"model": model, "temperature": temperature, "seed": 3}

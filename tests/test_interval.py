@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.long import covering
 from support.runs import without_rate
 
 from aetheria.snapshots import read_snapshot
@@ -14,7 +15,8 @@ def train_lines(done):
     return [line for line in without_rate(done.metrics) if line["split"] == "train"]
 
 
-@pytest.mark.parametrize("level", LEVELS)
+# The fast program resumes within an interval in the test below, too.
+@pytest.mark.parametrize("level", covering(LEVELS, default=["elastic"]))
 def test_a_line_is_the_mean_of_its_interval_and_a_resumed_run_has_the_same(train, level):
     each = train_lines(train("each", reproducibility=level, log_every_steps=1))
     whole = train("whole", reproducibility=level, log_every_steps=7)

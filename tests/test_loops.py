@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from aetheria.models.mlp import SimpleMLP
+from support.long import covering
 from support.runs import DIGITS, REPOSITORY
 
 from aetheria import loops
@@ -41,10 +42,13 @@ def bits(tree: object) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "policy",
-    [
-        {"mixed_precision": False, "grad_accumulation_steps": 4},
-        {"mixed_precision": True, "grad_accumulation_steps": 1},
-    ],
+    covering(
+        {
+            "accumulation": {"mixed_precision": False, "grad_accumulation_steps": 4},
+            "mixed precision": {"mixed_precision": True, "grad_accumulation_steps": 1},
+        },
+        default=["accumulation"],
+    ),
 )
 def test_the_step_of_a_model_has_the_bits_of_the_trainer(train, policy):
     finished = train(**CONFIG, **policy)

@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 import pytest
 from jax.sharding import PartitionSpec as P
-from support.long import covering, covering_rows
+from support.long import covering, covering_rows, long_or
 from support.meshes import SimpleMLP, Whole, bytes_on_each_device
 from support.models import PlainLinear
 from support.programs import make_spec, train_step
@@ -160,8 +160,8 @@ def test_a_mesh_learns_what_one_device_learns(name):
 @pytest.mark.uncached
 def test_every_mesh_begins_with_the_same_bits():
     begins = {}
-    for name, mesh in MESHES.items():
-        program = make_program(mesh)
+    for name in MESHES if long_or(False, True) else ("one", "data2fsdp2tensor2"):
+        program = make_program(MESHES[name])
         begins[name] = on_host(program, program.init())
     want = begins["one"]
     for name, have in begins.items():
@@ -183,9 +183,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "mirrors"), covering_rows(OPTIMIZERS, default=["partition", "adafactor"])
-)
+@pytest.mark.parametrize(("optimizer", "mirrors"), covering_rows(OPTIMIZERS, default=["adafactor"]))
 def test_what_an_optimizer_holds_of_a_parameter_is_split_like_it(optimizer, mirrors):
     class Optimized(SimpleMLP):
         def optimizer(self, total_steps):

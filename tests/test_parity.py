@@ -59,7 +59,7 @@ def largest(compared, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", covering([*CONFIGS], default=["mlp"]))
 def test_many_steps_in_float64_are_the_same(name):
-    num_steps = long_or(60, 200)
+    num_steps = long_or(25, 200)
     compared = compare(name, num_steps, epochs=5, max_steps=200)
     assert compared[-1].first_outside is None
     assert [c.step for c in compared] == [*range(num_steps + 1)]
@@ -96,7 +96,7 @@ CAUGHT = {
 @pytest.mark.parametrize(
     ("name", "control"),
     covering_rows(
-        {"-".join(case): case for case in CAUGHT}, default=["mlp-eps", "cnn-transpose", "lm-clip"]
+        {"-".join(case): case for case in CAUGHT}, default=["mlp-eps", "cnn-transpose", "mlp-clip"]
     ),
 )
 def test_each_trap_is_caught_naming_the_leaf(name, control):
@@ -210,8 +210,9 @@ def test_regression_and_dropout_and_other_shapes_are_the_same():
     assert not compare("mlp", 10, data_name="diabetes", model_params=regression)[
         -1
     ].first_outside, "dropout is left out: each library draws other masks"
-    plain = {"conv_dims": [4], "hidden_dim": 8}
-    assert not compare("cnn", 5, model_params=plain)[-1].first_outside
+    if long_or(0, 1):
+        plain = {"conv_dims": [4], "hidden_dim": 8}
+        assert not compare("cnn", 5, model_params=plain)[-1].first_outside
     untied = {**LM["model_params"], "tied_embeddings": False, "num_layers": 1}
     assert not compare("lm", 5, model_params=untied, remat="full")[-1].first_outside
 

@@ -280,7 +280,7 @@ def test_a_gather_that_computes_is_found(dtype, body, found):
 def test_a_run_moves_between_meshes_and_ends_with_the_bits_of_one_device():
     want = outcome("one", "mlp")[0]
     state, place = None, None
-    for seed, mesh in enumerate(["data2fsdp2", "one", "fsdp2", "data2"]):
+    for seed, mesh in enumerate(["data2fsdp2", "one", "data2fsdp2", "data2"]):
         program = program_of(mesh)
         if place is None:
             state = program.init()

@@ -79,12 +79,12 @@ WAYS = {
     "one device": {},
     "micro-batches": {"grad_accumulation_steps": 4},
     "mesh": {"strategy": "mesh", "mesh": {"data": 2}},
-    "elastic": {"reproducibility": "elastic", "lanes": 4},
+    "elastic": {"reproducibility": "elastic", "lanes": 2},
     "torch": {"strategy": "torch", "grad_accumulation_steps": 2},
 }
 
 
-@pytest.mark.parametrize("way", covering(WAYS, default=["micro-batches", "elastic", "torch"]))
+@pytest.mark.parametrize("way", covering(WAYS, default=["elastic", "torch"]))
 def test_every_part_of_a_step_sees_its_number_and_so_does_a_resumed_run(train, project, way):
     if way.get("strategy") == "torch":
         pytest.importorskip("torch")
@@ -100,6 +100,7 @@ def test_both_backends_and_the_replay_of_a_step_agree(project, command):
     pytest.importorskip("torch")
     (project / "c.yaml").write_text(
         f"model_name: Counting\nmodel_params: {PARAMS}\ndata_name: digits\nbatch_size: 64\n"
+        "grad_accumulation_steps: 2\n"
     )
     said = command("parity", "c.yaml", "--steps=4")
     assert said.returncode == 0, said.stdout + said.stderr

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn
+from support.long import covering_rows
 from support.runs import DIGITS
 
 import aetheria
@@ -85,11 +86,16 @@ def test_counts_that_say_nothing_give_nan():
 
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
-    [
-        ({"mesh": {"data": 2, "fsdp": 2}, "strategy": "mesh"}, 1e-5),
-        ({"reproducibility": "elastic", "mesh": {"data": 2}, "strategy": "mesh"}, 0),
-    ],
-    ids=["mesh", "elastic"],
+    covering_rows(
+        {
+            "mesh": ({"mesh": {"data": 2, "fsdp": 2}, "strategy": "mesh"}, 1e-5),
+            "elastic": (
+                {"reproducibility": "elastic", "mesh": {"data": 2}, "strategy": "mesh"},
+                0,
+            ),
+        },
+        default=["elastic"],
+    ),
 )
 def test_any_number_of_devices_gives_the_scores_of_one(train, changes, tolerance):
     params = {**DIGITS["model_params"], "metrics": ["f1", "auroc", "confusion"]}

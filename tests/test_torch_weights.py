@@ -353,7 +353,7 @@ COMMANDS = {
     ("arguments", "what"),
     covering_rows(
         {name: ([name, *rest], what) for name, (rest, what) in COMMANDS.items()},
-        default=["train", "export"],
+        default=["export"],
     ),
 )
 def test_without_torch_what_needs_it_names_the_extra(

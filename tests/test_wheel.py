@@ -11,6 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from support.long import only_long
 from support.plugin_package import write_wheel
 from support.runs import REPOSITORY
 
@@ -166,6 +167,7 @@ callbacks: [{packaged_callback: {at_step: 2}}]
 """
 
 
+@only_long  # what it adds by entry points, test_plugins shows
 def test_a_package_installed_beside_it_adds_every_kind(python, tmp_path):
     """A model, a dataset, a logger and a callback, by entry points alone."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={python}"]

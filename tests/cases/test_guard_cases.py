@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.long import covering_rows
+from support.long import covering, covering_rows
 
 from aetheria.snapshots import read_snapshot
 
@@ -126,7 +126,7 @@ def debug(run, dump):
     return answer, dict(line.split(maxsplit=1) for line in answer.out.splitlines())
 
 
-@pytest.mark.parametrize("devices", ["one", "elastic"])
+@pytest.mark.parametrize("devices", covering(["one", "elastic"], default=["elastic"]))
 def test_debug_nan_names_the_update_and_the_state(bad_run, run, tmp_path, devices):
     bad_run(model_name="BadUpdate", on_nonfinite="halt", devices=devices)
     answer, said = debug(run, tmp_path / "run" / "dumps" / "nonfinite_step7")

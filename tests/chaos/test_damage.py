@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from support.damage import cut, delete, files_of, flip, largest_file
-from support.long import covering_rows
+from support.long import covering_rows, only_long
 from support.runs import DIGITS
 
 from aetheria.cli.train import TrainCommand
@@ -89,6 +89,7 @@ def test_without_digests_a_flip_is_loaded_wrong(finished, tmp_path, monkeypatch)
     assert wrong > 0
 
 
+@only_long  # test_snapshots resumes past a damaged one, too
 def test_a_run_whose_newest_snapshot_is_damaged_ends_as_if_it_were_not(train):
     whole = train("whole", epochs=3)
     train("run", epochs=3, stop_at_step=60)

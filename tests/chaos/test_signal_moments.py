@@ -125,7 +125,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize(
     ("moment", "signal"),
-    covering_rows(MOMENTS, default=["compile-SIGTERM", "evaluation-SIGINT", "save-SIGUSR1"]),
+    covering_rows(MOMENTS, default=["compile-SIGTERM", "save-SIGUSR1"]),
 )
 def test_a_signal_at_any_moment_ends_with_75_and_costs_nothing(tmp_path, whole, signal, moment):
     start = trainer(tmp_path)
