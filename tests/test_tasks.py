@@ -74,9 +74,9 @@ def test_a_first_model_of_a_dozen_lines_trains_from_a_config(train, tmp_path):
 def test_cross_entropy_and_accuracy_are_those_of_numpy():
     model, labels = make_model(Classifier, 5)(), np.array([0, 4, 2, 1], np.int32)
     batch = make_batch(labels)
-    params, state = model.init(KEY, batch)
-    logits = np.float64(model.predict(params, state, batch["inputs"]))
-    out = model.loss(params, state, batch, KEY, False)
+    params, state = jax.jit(model.init)(KEY, batch)
+    logits = np.float64(jax.jit(model.predict)(params, state, batch["inputs"]))
+    out = jax.jit(model.loss, static_argnums=4)(params, state, batch, KEY, False)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(out.total, -log_p[range(3), labels[:3]].sum(), rtol=1e-5)
     assert out.weight == out.metrics["accuracy"].weight == 3
@@ -88,9 +88,10 @@ def test_cross_entropy_and_accuracy_are_those_of_numpy():
 def test_squared_and_absolute_error_are_those_of_numpy(shape):
     model, labels = make_model(Regressor, 1)(), np.arange(4, dtype=np.float32).reshape(shape)
     batch = make_batch(labels)
-    params, state = model.init(KEY, batch)
-    error = np.float64(model.predict(params, state, batch["inputs"]))[:3, 0] - np.arange(3)
-    out = model.loss(params, state, batch, KEY, False)
+    params, state = jax.jit(model.init)(KEY, batch)
+    outputs = jax.jit(model.predict)(params, state, batch["inputs"])
+    error = np.float64(outputs)[:3, 0] - np.arange(3)
+    out = jax.jit(model.loss, static_argnums=4)(params, state, batch, KEY, False)
     np.testing.assert_allclose(out.total, (error**2).sum(), rtol=1e-5)
     np.testing.assert_allclose(out.metrics["mae"].total, abs(error).sum(), rtol=1e-5)
     with pytest.raises(AetheriaError, match="predict_proba: expected a model with classes"):

@@ -116,11 +116,10 @@ WINDOW = {"inputs": ROWS, "labels": ROWS.sum(2), "mask": np.ones((1, 8), np.floa
 
 
 def losses(noisy, train, keys):
-    params, state = noisy.init(jax.random.key(0), {"inputs": ROWS[0]})
+    params, state = jax.jit(noisy.init)(jax.random.key(0), {"inputs": ROWS[0]})
     batch = {name: column[0] for name, column in WINDOW.items()}
-    return [
-        float(noisy.loss(params, state, batch, jax.random.key(key), train).total) for key in keys
-    ]
+    loss = jax.jit(noisy.loss, static_argnums=4)
+    return [float(loss(params, state, batch, jax.random.key(key), train).total) for key in keys]
 
 
 def test_rng_streams_of_any_name_follow_the_steps_key():
