@@ -135,8 +135,14 @@ def test_several_mistakes_are_reported_at_once(refused, config):
         (("train", "config.yaml", "--output-dir=x"), "did you mean --workdir?"),
         (("train", "config.yaml", "--resum=latest"), "did you mean --resume?"),
         (("snapshots", "run", "--epochs=3"), "got --epochs; see aetheria snapshots --help"),
-        (("prove", "elastc", "c.yaml"), "aetheria prove: expected one of elastic, resume, got"),
-        (("prove",), "expected one of elastic, resume, got none; see aetheria prove --help"),
+        (
+            ("prove", "elastc", "c.yaml"),
+            "aetheria prove: expected one of elastic, replay, resume, got",
+        ),
+        (
+            ("prove",),
+            "expected one of elastic, replay, resume, got none; see aetheria prove --help",
+        ),
         (("train", "a.yaml", "b.yaml"), "expected no further argument, got 'b.yaml'"),
         (("train", "config.yaml", "--overwrite=false"), "--overwrite: expected no value, got 'f"),
         (("train", "config.yaml", "--no-overwrite"), "expected an option of this command, got --n"),

@@ -275,8 +275,7 @@ class Engine(Generic[State, Report, Totals]):
         if needs_host or schedule.is_fetch_due(progress):
             frozen = self._reports.fetch_all(progress, self._now.metrics)
             if self._checks is not None:
-                taken = progress if frozen is None else frozen.progress
-                self._checks.pass_up_to(taken.step)
+                self._checks.pass_up_to(self._reports.known_step)
             self._stop.agree()
         return frozen
 

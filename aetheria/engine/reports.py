@@ -50,6 +50,7 @@ class TrainReports(Generic[State, Report, Totals]):
         interval: metric -> sums of the last report that was fetched; None: none was.
         epoch: the means over the epoch that the run is in.
         last: the metrics that were last emitted; None: none yet.
+        known_step: the step up to which all is known to have gone well, by the last fetched report.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrainReports(Generic[State, Report, Totals]):
         self._unfetched: list[tuple[Progress, Report]] = []
         self.num_skipped = 0
         self.last: TrainMetrics | None = None
+        self.known_step = 0
         self.interval: Mapping[str, Sums] | None = None
         self.epoch = EpochMeans()
         self.start(Progress())
@@ -103,6 +105,7 @@ class TrainReports(Generic[State, Report, Totals]):
             fetched = self._program.fetch(report)
             guard, self.interval = fetched.guard, _as_sums(fetched.sums)
             assert guard is not None, "a train report carries the guard's counters"
+            self.known_step = guard.step
             frozen = guard.frozen_step > 0 or guard.consecutive_skips >= self._max_consecutive_skips
             frozen |= guard.failed_check
             if not frozen:

@@ -1,5 +1,6 @@
 """Faults of devices, planted: one bit of one array flips."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,32 +22,32 @@ def flip_bit(tree: Any, rng: np.random.Generator) -> Any:
 
 
 @dataclass
-class FaultyLanes:
-    """In the place of what computes lanes: the device number `place` returns a gradient with a
-    flipped bit, at its call number `call` from when it is armed; at each call, if that is None.
-    """
+class Lanes:
+    """In the place of what computes lanes: a gradient for which `is_wrong` has a flipped bit."""
 
     function: Any
     rng: np.random.Generator
-    place: int = -1
-    call: int | None = 0
-    num_calls: int = 0
-
-    def arm(self, place: int, call: int | None = 0) -> None:
-        self.place, self.call, self.num_calls = place, call, 0
+    is_wrong: Callable[[int], bool] = lambda place: False
 
     def __call__(self, place: int, *arguments: Any, **options: Any) -> Any:
         sums = self.function(place, *arguments, **options)
-        if place != self.place:
-            return sums
-        self.num_calls += 1
-        if self.call is None or self.num_calls - 1 == self.call:
-            sums = sums._replace(grads=flip_bit(sums.grads, self.rng))
+        if self.is_wrong(place):
+            return sums._replace(grads=flip_bit(sums.grads, self.rng))
         return sums
 
     @property
     def traced(self) -> Any:
         return self.function.traced
+
+
+class FaultyLanes(Lanes):
+    """The device number `place` is wrong at its call number `call` from when it is armed; at each
+    call, if that is None.
+    """
+
+    def arm(self, place: int, call: int | None = 0) -> None:
+        calls = itertools.count()
+        self.is_wrong = lambda at: at == place and call in (None, next(calls))
 
 
 def plant(
@@ -61,13 +62,12 @@ def plant(
     faults: dict[int, int] = {}
     now: list[int] = []
     rng = np.random.default_rng(3)
-    compute, watch = ElasticProgram._lane_sums, SpotCheck.watch
+    init, watch = ElasticProgram.__init__, SpotCheck.watch
 
-    def lane_sums(program: Any, place: int, *arguments: Any) -> Any:
-        sums = compute(program, place, *arguments)
-        if place != device or not now or faults.get(now[0], 0) < 1:
-            return sums
-        return sums._replace(grads=flip_bit(sums.grads, rng))
+    def make(program: Any, *arguments: Any) -> None:
+        init(program, *arguments)
+        is_wrong = lambda place: place == device and bool(now) and faults.get(now[0], 0) > 0
+        program._lane_gradient = Lanes(program._lane_gradient, rng, is_wrong)
 
     def watched(check: Any, step: int, gradients: Iterator[Any]) -> Iterator[Any]:
         now[:] = [step]
@@ -76,6 +76,6 @@ def plant(
             faults[step] = faults.get(step, 0) - 1
             now.clear()
 
-    set_attribute(ElasticProgram, "_lane_sums", lane_sums)
+    set_attribute(ElasticProgram, "__init__", make)
     set_attribute(SpotCheck, "watch", watched)
     return faults.__setitem__

@@ -262,7 +262,8 @@ class ElasticProgram:
         """Dispatches the gradients of one device's lanes, one after the other."""
         for row in range(place * self._share, (place + 1) * self._share):
             batch = {name: column[row] for name, column in global_batch.items()}
-            yield self._lane_sums(place, replica, np.int32(self._first_lane + row), batch)
+            lane = np.int32(self._first_lane + row)
+            yield self._lane_gradient(place, replica, lane, batch, variant=_shapes(batch))
 
     def _lane_sums(
         self, place: int, replica: TrainState, lane: np.int32, batch: Columns
