@@ -20,7 +20,6 @@ import aetheria
 from aetheria.data.datasets import digits
 from aetheria.engine.record import ImportedFrom
 from aetheria.errors import AetheriaError
-from aetheria.events import PhaseChanged
 from aetheria.hardware.virtual_devices import flags_for_devices
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.run_lock import RunLock
@@ -200,7 +199,7 @@ def test_a_run_resumed_with_another_config_replays_each_part_under_its_own(train
 @pytest.mark.parametrize("step", covering([23, 69], default=[69]))
 def test_an_evaluation_that_was_cut_short_replays_on_both_sides(train, step):
     config = {"epochs": 3, "log_every_steps": 23}
-    stopper = {f"{__name__}:Stopper": {"step": step}}
+    stopper = {"support.stopper:Stopper": {"step": step}}
     stopped = train("run", **config, callbacks=[stopper])
     assert stopped.exit_code == 75 and replay(stopped.run_dir, Choice()).holds
     resumed = train("run", **config, resume="latest")
@@ -208,18 +207,6 @@ def test_an_evaluation_that_was_cut_short_replays_on_both_sides(train, step):
     assert verdict.holds
     evaluated = next(r for r in verdict.rows if r.interval.start_step == r.interval.end_step)
     assert (evaluated.interval.end_step, evaluated.num_lines) == (step, 2)
-
-
-class Stopper:
-    """Callback: asks for a stop, as a signal does, when the evaluation at a step begins."""
-
-    def __init__(self, context, step):
-        self._stop, self._step = context.stop, step
-
-    def notify(self, event):
-        evaluates = isinstance(event, PhaseChanged) and event.target == "evaluating"
-        if evaluates and event.progress.step == self._step:
-            self._stop.request("signal SIGTERM", preempt=True)
 
 
 @pytest.mark.parametrize("action", covering(["skip", "halt", "rollback"], default=["rollback"]))

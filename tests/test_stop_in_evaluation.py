@@ -7,24 +7,12 @@ from support.long import covering
 from support.metric_files import csv_rows, curve
 from support.runs import without_rate
 
-from aetheria.events import EvaluationCompleted, PhaseChanged
+from aetheria.events import EvaluationCompleted
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.store import list_snapshots
 
 PATIENCE = {"early_stopping": {"patience": 2, "min_delta": 9.0}}  # worse each time but the first
 LOUD = {"loggers": ["jsonl", "csv", "tensorboard"], "epochs": 3, "log_every_steps": 23}
-
-
-class Stopper:
-    """Callback: asks for a stop, as a signal does, when the evaluation at a step begins."""
-
-    def __init__(self, context, step):
-        self._stop, self._step = context.stop, step
-
-    def notify(self, event):
-        evaluates = isinstance(event, PhaseChanged) and event.target == "evaluating"
-        if evaluates and event.progress.step == self._step:
-            self._stop.request("signal SIGTERM", preempt=True)
 
 
 class Counter:
@@ -41,7 +29,7 @@ class Counter:
 
 
 def stopper(step):
-    return {f"{__name__}:Stopper": {"step": step}}
+    return {"support.stopper:Stopper": {"step": step}}
 
 
 def curves(run):

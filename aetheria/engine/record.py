@@ -201,6 +201,11 @@ class RunRecord:
         return said
 
     @property
+    def machine(self) -> JsonObject:
+        """Processor, devices, number of processes; empty: they are not recorded."""
+        return {} if self.provenance is None else self.provenance.machine
+
+    @property
     def is_elastic(self) -> bool:
         """Whether the bits of the run do not depend on the number of devices."""
         return self.config.get("reproducibility") == "elastic"

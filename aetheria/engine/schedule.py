@@ -110,8 +110,10 @@ class Schedule:
         return (progress.step - self.fetch_lag) % self.log_every_steps == 0
 
     def is_eval_due(self, progress: Progress) -> bool:
-        if self.is_finished(progress):
-            return True
+        return self.is_finished(progress) or self.is_on_eval_cadence(progress)
+
+    def is_on_eval_cadence(self, progress: Progress) -> bool:
+        """Whether an evaluation is due, wherever the run ends."""
         if self.eval_every_steps is None:
             return self.ends_epoch(progress)
         return progress.step % self.eval_every_steps == 0

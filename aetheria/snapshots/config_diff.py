@@ -1,7 +1,7 @@
 """What a changed config, a changed default or a changed environment means for a resumed run."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from aetheria.config import MODEL_KEYS, Config
 from aetheria.engine.record import RunRecord
@@ -77,6 +77,13 @@ def config_changes(before: RunRecord, now: RunRecord) -> Iterator[Change]:
     for key in ("loggers", "callbacks"):
         if old.get(key) == new[key]:
             yield from _listener_changes(key, before, now)
+
+
+def with_all_keys(record: RunRecord) -> RunRecord:
+    """The record with every key of a config: of those that an older release did not have, the
+    defaults, which they stand for.
+    """
+    return replace(record, config={**Config(model_name="").to_dict(), **record.config})
 
 
 def _resolved_changes(key: str, before: RunRecord, now: RunRecord) -> Iterator[Change]:

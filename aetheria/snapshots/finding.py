@@ -84,6 +84,14 @@ def _retention(infos: Sequence[SnapshotInfo]) -> Retention:
     return Retention()
 
 
+def find_in_parent(parent: Path, name: str) -> Path | None:
+    """The snapshot of a run, or of a folder of snapshots, that another run was forked from; None:
+    it is gone.
+    """
+    places = (parent / CHECKPOINTS / name, parent / name)
+    return next((path for path in places if path.is_dir()), None)
+
+
 def forked_from(fork: Path) -> tuple[Path, Path] | None:
     """The run and the snapshot that a fork started from; None if the folder holds no fork.
 
@@ -95,9 +103,8 @@ def forked_from(fork: Path) -> tuple[Path, Path] | None:
         parent, name = Path(lineage["run"]), lineage["snapshot"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    for path in (parent / CHECKPOINTS / name, parent / name):
-        if path.is_dir():
-            return parent, path
+    if (path := find_in_parent(parent, name)) is not None:
+        return parent, path
     raise SnapshotError(
         f"--resume: expected {name} in {parent}, which {fork} was forked from and has no snapshot "
         "beyond, got nothing there; put it back, or fork another snapshot into a new folder"

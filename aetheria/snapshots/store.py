@@ -112,13 +112,12 @@ class SnapshotStore:
         assert not self.busy(), "a save is under way"
         newest, damaged = find_newest(self._folder, up_to_step)
         left = [path for path, _ in damaged]
-        if newest is None and up_to_step is not None:
-            newest, damaged = find_newest(self._folder)
-            left = [path for path, _ in damaged]
-        elif newest is not None:
-            found = newest.record.progress.step
-            left += [i.path for i in list_snapshots(self._folder) if (i.step or 0) > found]
-        for path in dict.fromkeys(left):
+        if up_to_step is not None:
+            if newest is None:
+                return self.read_newest()
+            later = [i.path for i in list_snapshots(self._folder) if (i.step or 0) > up_to_step]
+            left += [path for path in later if path not in left]
+        for path in left:
             quarantine(path)
         self._kept = [kept for kept in self._kept if kept.path not in left]
         return newest

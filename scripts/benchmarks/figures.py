@@ -111,22 +111,26 @@ def table(report: Mapping[str, Any]) -> str:
     if fastest := report.get("over_fastest_by_hand"):
         lines.append(f"  aetheria / the fastest loop by hand: {_text(fastest)}")
     if guard := report.get("guard"):
-        low, high = guard["quartiles"]
         lines.append(
-            f"  a step's time with the guard / without: {guard['time_ratio']:.3f} (quartiles "
-            f"{low:.3f} to {high:.3f} of {guard['num_bouts']} bouts)"
+            f"  a step's time with the guard / without: {_bouts_text(guard)}"
             f"{_verdict(guard['bar'], guard['time_ratio'], least=False)}"
         )
     if checked := report.get("checked"):
-        low, high = checked["quartiles"]
         lines.append(
-            f"  a step's time with a spot check / without: {checked['time_ratio']:.3f} (quartiles "
-            f"{low:.3f} to {high:.3f} of {checked['num_bouts']} bouts); one in {CHECK_EVERY} costs "
-            f"{checked['cost']:.2%}, stated {checked['stated']:.2%}"
+            f"  a step's time with a spot check / without: {_bouts_text(checked)}; one in "
+            f"{CHECK_EVERY} costs {checked['cost']:.2%}, stated {checked['stated']:.2%}"
             f"{_verdict(checked['bar'], abs(checked['cost'] - checked['stated']), least=False)}"
         )
     lines += [f"  {name}: FAILED" for name in report.get("failures", {})]
     return "\n".join(lines)
+
+
+def _bouts_text(found: Mapping[str, Any]) -> str:
+    low, high = found["quartiles"]
+    return (
+        f"{found['time_ratio']:.3f} (quartiles {low:.3f} to {high:.3f} of {found['num_bouts']} "
+        "bouts)"
+    )
 
 
 def saves_table(sizes: Mapping[str, Mapping[str, Any]]) -> str:

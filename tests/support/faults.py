@@ -57,25 +57,26 @@ def plant(
     in the process, compute its lanes wrong at the spot check after that step.
     """
     from aetheria.hardware.jax.elastic import ElasticProgram
-    from aetheria.hardware.jax.spot_check import SpotCheck
+    from aetheria.hardware.jax.spot_check import CheckedStep
 
     faults: dict[int, int] = {}
     now: list[int] = []
     rng = np.random.default_rng(3)
-    init, watch = ElasticProgram.__init__, SpotCheck.watch
+    init, watch = ElasticProgram.__init__, CheckedStep.watch
 
     def make(program: Any, *arguments: Any) -> None:
         init(program, *arguments)
         is_wrong = lambda place: place == device and bool(now) and faults.get(now[0], 0) > 0
         program._lane_gradient = Lanes(program._lane_gradient, rng, is_wrong)
 
-    def watched(check: Any, step: int, gradients: Iterator[Any]) -> Iterator[Any]:
+    def watched(check: Any, place: int, gradients: Iterator[Any]) -> Iterator[Any]:
+        step = check._step
         now[:] = [step]
-        yield from watch(check, step, gradients)
-        if len(check._own) == len(check._mine):
+        yield from watch(check, place, gradients)
+        if len(check._own) == len(check._check._mine):
             faults[step] = faults.get(step, 0) - 1
             now.clear()
 
     set_attribute(ElasticProgram, "__init__", make)
-    set_attribute(SpotCheck, "watch", watched)
+    set_attribute(CheckedStep, "watch", watched)
     return faults.__setitem__

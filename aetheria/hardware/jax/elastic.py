@@ -29,7 +29,7 @@ from aetheria.hardware.jax.placement import place_state
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.run_ahead import RunAhead
 from aetheria.hardware.jax.shards import Shards, wait_on_cpu
-from aetheria.hardware.jax.spot_check import SpotCheck
+from aetheria.hardware.jax.spot_check import CheckedStep, SpotCheck
 from aetheria.hardware.jax.state import LaneSums, LaneTotals, Replicas
 from aetheria.hardware.jax.step import make_eval_step
 from aetheria.hardware.jax.transfers import all_transfers, no_implicit_transfers, sends_to_device
@@ -201,9 +201,11 @@ class ElasticProgram:
         """Takes one step if the devices agree, else freezes every replica before it; each is
         donated.
         """
+        assert self._check is not None, "the spec asked for checks"
         global_batch = {name: column[start] for name, column in arrays.items()}
         with sends_to_device():
-            state, report = self._train_step(state, global_batch, since, checked=step)
+            check = self._check.at(step)
+            state, report = self._train_step(state, global_batch, since, check)
         self._ahead.follow(report)
         return state, report
 
@@ -225,8 +227,7 @@ class ElasticProgram:
         state: Replicas,
         global_batch: Columns,
         since: StepOutput | None,
-        *,
-        checked: int | None = None,
+        check: CheckedStep | None = None,
     ) -> tuple[Replicas, StepOutput]:
         """Gradients with whole parameters, their sum, then the update with a whole state.
 
@@ -234,18 +235,17 @@ class ElasticProgram:
             state: donated.
             global_batch: this process's lanes of it.
             since: the report of the steps before.
-            checked: where the devices check each other: the steps taken before; None: they do not.
+            check: of this step; None: the devices do not check each other.
         """
-        check = self._check if checked is not None else None
         whole = self._shards.gather(state, "params", free=True)
         parts = []
         for place, replica in enumerate(whole):
             gradients = self._gradients(_without_optimizer(replica), global_batch, place)
-            if check is not None and checked is not None:
-                gradients = check.watch(checked, gradients)
+            if check is not None:
+                gradients = check.watch(place, gradients)
             parts.append(tree_sum(gradients, partial(self._add_lanes, place)))
-        if check is not None and checked is not None:
-            whole = check.mark(checked, whole, global_batch)
+        if check is not None:
+            whole = check.mark(whole, global_batch)
         totals = self._over_devices(parts)
         if self._shards.is_split:
             wait_on_cpu(totals)
@@ -268,7 +268,9 @@ class ElasticProgram:
     def _lane_sums(
         self, place: int, replica: TrainState, lane: np.int32, batch: Columns
     ) -> LaneSums:
-        return self._lane_gradient(place, replica, lane, batch, variant=_shapes(batch))
+        """The lane again, for a check, of a whole state."""
+        seen = _without_optimizer(replica)
+        return self._lane_gradient(place, seen, lane, batch, variant=_shapes(batch))
 
     def eval_step(
         self, state: Replicas, batch: Columns, totals: LaneTotals | None = None

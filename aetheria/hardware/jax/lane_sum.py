@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aetheria.hardware.jax.lanes import add_lanes
 from aetheria.hardware.jax.mesh import Device
-from aetheria.hardware.jax.shards import on_each_device, wait_on_cpu
+from aetheria.hardware.jax.shards import join_rows, on_each_device, wait_on_cpu
 from aetheria.hardware.jax.state import LaneSums
 
 _AXIS = "lanes"
@@ -42,10 +42,7 @@ class DeviceSum:
         wait_on_cpu(parts)
         sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
 
-        def join(*leaves: jax.Array) -> jax.Array:
-            shape = (self._num_devices, *leaves[0].shape[1:])
-            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
-
+        join = lambda *leaves: join_rows(leaves, sharding)
         total = self._butterfly(jax.tree.map(join, *parts))
         leaves, treedef = jax.tree.flatten(total)
         views = [on_each_device(leaf, self._mine) for leaf in leaves]

@@ -180,6 +180,14 @@ def gather_on_first(arrays: Mapping[str, jax.Array], gather: Gather) -> Leaves:
     return held
 
 
+def join_rows(rows: Sequence[jax.Array], over: NamedSharding) -> jax.Array:
+    """Makes rows [1, ...], one on each device of this process, a part of one array [devices, ...];
+    copies nothing.
+    """
+    shape = (over.mesh.size, *rows[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, over, list(rows))
+
+
 def on_each_device(array: jax.Array, devices: Sequence[Device]) -> list[jax.Array]:
     """Takes what each device holds of an array, without a copy."""
     held = {shard.device: shard.data for shard in array.addressable_shards}

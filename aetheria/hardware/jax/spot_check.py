@@ -15,19 +15,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aetheria.engine.interfaces import Mismatch, Place
 from aetheria.hardware.jax.digest import WORDS, digest
 from aetheria.hardware.jax.each_device import EachDevice
+from aetheria.hardware.jax.exchange import Exchange
 from aetheria.hardware.jax.mesh import Device, name_device
-from aetheria.hardware.jax.shards import on_each_device, wait_on_cpu
+from aetheria.hardware.jax.shards import wait_on_cpu
 from aetheria.hardware.jax.state import LaneSums, Replicas
 from aetheria.hardware.layout.counters import FROZEN, STEP
 from aetheria.hardware.layout.state import TrainState
 from aetheria.hardware.layout.trees import Columns
 
-_AXIS = "devices"
 # The columns of a table u32 [devices, 6]: the digests of the device's replica, of its own lane, and
 # of its partner's lane as this device computed it.
 _REPLICA, _OWN, _OTHER = (slice(WORDS * i, WORDS * (i + 1)) for i in range(3))
@@ -52,9 +51,8 @@ class SpotCheck:
     """The checks of one program. All processes make the same calls.
 
     Args:
-        devices: all of the mesh, a power of two, in its order; those of a process follow each
-            other. The partner of a device is half of them away: of several processes, in another
-            one. A single device is its own partner: then the same lane is computed twice.
+        devices: all of the mesh, in its order; see `Exchange`. Where a single device is its own
+            partner, the same lane is computed twice.
         mine: those of this process.
         lane_gradient: what computes a lane.
         num_lanes: of a global batch.
@@ -75,18 +73,18 @@ class SpotCheck:
         self._devices, self._mine, self._lane_gradient = devices, mine, lane_gradient
         self._share, self._first = num_lanes // len(devices), devices.index(mine[0])
         self._num_lanes, self._seed, self._shared = num_lanes, seed, shared
-        self._distance = len(devices) // 2
-        mesh = Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
-        self._over, whole = NamedSharding(mesh, PartitionSpec(_AXIS)), PartitionSpec()
-        # Copies, by which every device comes to hold what all have.
-        self._gather = jax.jit(lambda rows: rows, out_shardings=NamedSharding(mesh, whole))
-        self._swap = self._make_swap(mesh)
-        self._digest_lane = EachDevice(jax.jit(_digest_tree), mine)
-        self._digest_replica = EachDevice(jax.jit(self._digest_shared), mine)
+        self._exchange = Exchange(devices, mine)
+        # Functions of their own, as EachDevice needs them.
+        digest_lane, digest_leaves = (lambda tree: digest(jax.tree.leaves(tree)) for _ in range(2))
+        self._digest_lane = EachDevice(jax.jit(digest_lane), mine)
+        self._digest_leaves = EachDevice(jax.jit(digest_leaves), mine)
         self._row = EachDevice(jax.jit(lambda *parts: jnp.concatenate(parts)[None]), mine)
-        self._mark = EachDevice(jax.jit(partial(mark, self._distance)), mine)
+        self._mark = EachDevice(jax.jit(partial(mark, len(devices) // 2)), mine)
         self._known = self._nothing_known()
-        self._own: list[jax.Array] = []
+
+    def at(self, step: int) -> "CheckedStep":
+        """The check of the step after `step`."""
+        return CheckedStep(self, step)
 
     def row(self, step: int) -> int:
         """Which of a device's lanes is computed again in the step after `step`: drawn by the run's
@@ -95,38 +93,33 @@ class SpotCheck:
         chance = np.random.default_rng([self._seed, step])
         return int(chance.integers(self._num_lanes)) % self._share
 
-    def watch(self, step: int, gradients: Iterator[LaneSums]) -> Iterator[LaneSums]:
-        """Passes on the lanes of the next device, and digests the one that is checked, before it is
-        added to others.
-        """
-        place, row = len(self._own), self.row(step)
-        for number, sums in enumerate(gradients):
-            if number == row:
-                self._own.append(self._digest_lane(place, sums))
-            yield sums
+    def digest_lane(self, place: int, sums: LaneSums) -> jax.Array:
+        """Digests what a device of this process has computed of a lane: u32 [2]."""
+        return self._digest_lane(place, sums)
 
-    def mark(self, step: int, whole: Replicas, batch: Columns) -> Replicas:
+    def mark(
+        self, step: int, own: Sequence[jax.Array], whole: Replicas, batch: Columns
+    ) -> Replicas:
         """Computes the partners' lanes, compares, and freezes the states if anything differs.
 
         Args:
             step: steps taken before.
+            own: the digest of the checked lane of each device of this process.
             whole: the states, their parameters whole.
             batch: this process's lanes of the global batch.
         """
         row, rows = self.row(step), []
-        batches = self._partners_batches(row, batch)
-        own, self._own = self._own, []
+        batches = self._exchange.swap(self._rows_of(row, batch))
         for place, (replica, other) in enumerate(zip(whole, batches, strict=True)):
-            lane = self._lane(self._partner(self._first + place), row)
-            sums = self._lane_gradient(place, _seen_by_a_lane(replica), lane, other)
-            shared = jax.tree.leaves(replica)
+            lane = self._lane(self._exchange.partner(self._first + place), row)
+            leaves = jax.tree.leaves(replica)
             parts = [
-                self._digest_replica(place, [shared[i] for i in self._shared]),
+                self._digest_leaves(place, [leaves[i] for i in self._shared]),
                 own[place],
-                self._digest_lane(place, sums),
+                self._digest_lane(place, self._lane_gradient(place, replica, lane, other)),
             ]
             rows.append(self._row(place, *parts, variant=len(parts)))
-        tables, marked = self._gathered(rows), []
+        tables, marked = self._exchange.gather(rows), []
         for place, (replica, table) in enumerate(zip(whole, tables, strict=True)):
             known = self._known[place]
             counters, known = self._mark(place, replica.counters, table, known, np.int32(step))
@@ -146,22 +139,21 @@ class SpotCheck:
         """
         table, self._known = np.asarray(self._known[0].table), self._nothing_known()
         replicas = [tuple(row) for row in table[:, _REPLICA].tolist()]
+        indices = range(len(self._devices))
         if len(set(replicas)) > 1:
-            indices = range(len(self._devices))
             return self._outvoted("the state", replicas, indices, is_of_state=True)
         row = self.row(step)
-        batches, doubtful = self._all_batches(row, batch), []
-        for index in range(len(self._devices)):
-            partner = self._partner(index)
+        batches, doubtful = self._exchange.share(self._rows_of(row, batch)), []
+        for index in indices:
+            partner = self._exchange.partner(index)
             seen = [tuple(table[index, _OWN].tolist()), tuple(table[partner, _OTHER].tolist())]
             if seen[0] == seen[1]:
                 continue
-            lane, other = self._lane(index, row), batches[index]
-            rows = []
+            lane, rows = self._lane(index, row), []
             for place, replica in enumerate(whole):
-                sums = self._lane_gradient(place, _seen_by_a_lane(replica), lane, other)
+                sums = self._lane_gradient(place, replica, lane, batches[index])
                 rows.append(self._row(place, self._digest_lane(place, sums), variant=1))
-            again = np.asarray(self._gathered(rows)[0]).tolist()
+            again = np.asarray(self._exchange.gather(rows)[0]).tolist()
             what = f"the gradient of lane {int(lane)}"
             votes = [*seen, *map(tuple, again)]
             doubtful.append(self._outvoted(what, votes, [index, partner], is_of_state=False))
@@ -199,9 +191,6 @@ class SpotCheck:
         places = dict.fromkeys(Place(name_device(device), device.process_index) for device in wrong)
         return Mismatch(what, tuple(places), decided, is_of_state)
 
-    def _partner(self, index: int) -> int:
-        return index ^ self._distance
-
     def _lane(self, index: int, row: int) -> np.int32:
         return np.int32(index * self._share + row)
 
@@ -210,56 +199,31 @@ class SpotCheck:
         places = range(len(self._mine))
         return [{n: c[place * self._share + row] for n, c in batch.items()} for place in places]
 
-    def _partners_batches(self, row: int, batch: Columns) -> list[Columns]:
-        mine = self._rows_of(row, batch)
-        if len(self._mine) == len(self._devices):
-            return [mine[self._partner(place)] for place in range(len(mine))]
-        swapped = self._swap(self._joined(mine))
-        views = {name: on_each_device(column, self._mine) for name, column in swapped.items()}
-        return [
-            {name: _from_bits(view[place], mine[0][name])[0] for name, view in views.items()}
-            for place in range(len(mine))
-        ]
 
-    def _all_batches(self, row: int, batch: Columns) -> list[Columns]:
-        mine = self._rows_of(row, batch)
-        if len(self._mine) == len(self._devices):
-            return mine
-        whole = {
-            name: _from_bits(self._gather(column).addressable_shards[0].data, mine[0][name])
-            for name, column in self._joined(mine).items()
-        }
-        return [{n: c[index] for n, c in whole.items()} for index in range(len(self._devices))]
+class CheckedStep:
+    """The check of one step.
 
-    def _joined(self, batches: Sequence[Columns]) -> dict[str, jax.Array]:
-        """The batches of all devices, one array of bits [devices, bytes] for each column: to be
-        moved, and nothing else.
+    Args:
+        check: of the program.
+        step: steps taken before.
+    """
+
+    def __init__(self, check: SpotCheck, step: int):
+        self._check, self._step, self._row = check, step, check.row(step)
+        self._own: list[jax.Array] = []
+
+    def watch(self, place: int, gradients: Iterator[LaneSums]) -> Iterator[LaneSums]:
+        """Passes on the lanes of a device of this process, and digests the one that is checked,
+        before it is added to others.
         """
-        return {name: self._join([_to_bits(each[name]) for each in batches]) for name in batches[0]}
+        for number, sums in enumerate(gradients):
+            if number == self._row:
+                self._own.append(self._check.digest_lane(place, sums))
+            yield sums
 
-    def _join(self, rows: Sequence[jax.Array | np.ndarray]) -> jax.Array:
-        placed = [jax.device_put(row, device) for row, device in zip(rows, self._mine, strict=True)]
-        shape = (len(self._devices), *rows[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, self._over, placed)
-
-    def _gathered(self, rows: Sequence[jax.Array]) -> list[jax.Array]:
-        """The rows [1, n] of all devices, on each device of this process: [devices, n]."""
-        wait_on_cpu(rows)
-        return on_each_device(self._gather(self._join(rows)), self._mine)
-
-    def _digest_shared(self, leaves: Sequence[jax.Array]) -> jax.Array:
-        return digest(leaves)
-
-    def _make_swap(self, mesh: Mesh) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
-        pairs = [(index, self._partner(index)) for index in range(len(self._devices))]
-        spec = PartitionSpec(_AXIS)
-
-        def swap(columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return jax.tree.map(lambda c: jax.lax.ppermute(c, _AXIS, pairs), columns)
-
-        return jax.jit(
-            jax.shard_map(swap, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        )
+    def mark(self, whole: Replicas, batch: Columns) -> Replicas:
+        """Compares, when all lanes were watched; see `SpotCheck.mark`."""
+        return self._check.mark(self._step, self._own, whole, batch)
 
 
 def mark(
@@ -284,21 +248,3 @@ def mark(
     frozen = jnp.where(fails, -(step + 1), counters[FROZEN])
     kept = jnp.where(before.failed, before.table, table)
     return counters.at[FROZEN].set(frozen), Verdicts(kept, before.failed | fails)
-
-
-def _to_bits(column: np.ndarray) -> np.ndarray:
-    """u8 [1, bytes]."""
-    return np.ascontiguousarray(column).reshape(1, -1).view(np.uint8)
-
-
-def _from_bits(bits: jax.Array, like: np.ndarray) -> np.ndarray:
-    """The inverse of `_to_bits`, of several rows."""
-    return np.asarray(bits).view(like.dtype).reshape(-1, *like.shape)
-
-
-def _seen_by_a_lane(state: TrainState) -> TrainState:
-    return state._replace(opt_state=())
-
-
-def _digest_tree(tree: LaneSums) -> jax.Array:
-    return digest(jax.tree.leaves(tree))

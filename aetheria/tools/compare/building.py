@@ -11,21 +11,21 @@ from pathlib import Path
 from aetheria.build import build_feed, build_schedule, is_elastic, prepare_environment
 from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.provenance import model_params, recorded_model, versions
+from aetheria.build.recorded_data import find_recorded_data
 from aetheria.build.run import build_spec
 from aetheria.config import Config
 from aetheria.config.checking import make_config
 from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, SingleProcess
 from aetheria.engine.record import RunRecord
-from aetheria.errors import AetheriaError, HardwareError, RegistryError
+from aetheria.errors import AetheriaError, HardwareError
 from aetheria.hardware.jax.environment import describe_processor
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.model.by_name import remake_model
 from aetheria.model.precision import Precision
-from aetheria.plugins import DATA, GIVEN
+from aetheria.plugins import GIVEN
 from aetheria.plugins.bounded import build_described
-from aetheria.plugins.import_path import is_import_path
 from aetheria.tools.compare.operations import StepParts
 
 _PACKAGES = ("jax", "jaxlib")
@@ -67,7 +67,7 @@ class Side:
 
 def prepare(records: Sequence[RunRecord], environ: MutableMapping[str, str] = os.environ) -> None:
     """Sets what must be set before jax starts: as many virtual devices as the runs had."""
-    counts = [_num_devices(record) for record in records if _platform(record) == "cpu"]
+    counts = [_num_devices(record) for record in records if record.machine.get("platform") == "cpu"]
     most = max(counts, default=1)
     if most > max(1, num_virtual_devices(environ) or 1):
         environ["XLA_FLAGS"] = flags_for_devices(environ, most)
@@ -117,26 +117,15 @@ def other_than_here(record: RunRecord) -> Iterator[str]:
         then = record.versions.get(name, here[name])
         if then != here[name]:
             yield f"with {name} {here[name]}, not {then}"
-    machine = {} if record.provenance is None else record.provenance.machine
     for name, value in describe_processor().items():
-        if name in _PROCESSOR and machine.get(name, value) != value:
-            yield f"on {name} {value}, not {machine[name]}"
+        if name in _PROCESSOR and record.machine.get(name, value) != value:
+            yield f"on {name} {value}, not {record.machine[name]}"
 
 
 def _own_data(config: Config, project: Path, where: Path) -> str:
     if config.data_name == GIVEN:
         raise AetheriaError("a program gave its data as objects, which no folder holds")
-    for value in (config.data_name, *config.data_params.values()):
-        if is_import_path(value):
-            try:
-                DATA.find_recorded(value, project, str(where))
-            except RegistryError as error:
-                raise RegistryError(
-                    f"{where}: expected a dataset that is registered, got the import path "
-                    f"{value!r}, which a file may not choose; if you trust it, give --data-name "
-                    f"{config.data_name}"
-                ) from error
-    return DATA.find_recorded(config.data_name, project, str(where))
+    return find_recorded_data(config, project, str(where))
 
 
 def _on_its_devices(config: Config, record: RunRecord) -> tuple[Config, str]:
@@ -160,10 +149,5 @@ def _num_devices(record: RunRecord) -> int:
 
 
 def _machine_number(record: RunRecord, name: str) -> int:
-    machine = {} if record.provenance is None else record.provenance.machine
-    said = machine.get(name)
+    said = record.machine.get(name)
     return said if isinstance(said, int) and said > 0 else 1
-
-
-def _platform(record: RunRecord) -> object:
-    return None if record.provenance is None else record.provenance.machine.get("platform")

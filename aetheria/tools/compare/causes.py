@@ -6,23 +6,13 @@ runs part before what was there already, and then a fixed order of kinds.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from aetheria.tools.compare.comparison import APPLIED, Comparison
 from aetheria.tools.compare.recorded import DATA_KEYS, Difference, Group
 from aetheria.tools.compare.sentences import ADVICE, TEXTS, counted, values
 
-_ORDER: Sequence[Group] = (
-    "seed",
-    "config",
-    "origin",
-    "data",
-    "code",
-    "settings",
-    "devices",
-    "versions",
-    "machine",
-    "git",
-)
+_ORDER = get_args(Group)  # the most likely first
 
 
 @dataclass(frozen=True, kw_only=True)

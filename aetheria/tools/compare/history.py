@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from aetheria.config.files import BESIDE_CONFIG
 from aetheria.engine.record import (
     ForkedFrom,
     ImportedFrom,
@@ -161,7 +162,7 @@ def _own_stretches(info: RunInfo, first_step: int, problems: list[str]) -> list[
 
 def _newest_record(info: RunInfo, problems: list[str]) -> RunRecord | None:
     """What the run's last process recorded in files; None: there is no config."""
-    config = {k: v for k, v in info.config.items() if k not in ("resolved", "lineage")}
+    config = {k: v for k, v in info.config.items() if k not in BESIDE_CONFIG}
     if not config:
         return None
     known = next((r for r in map(_record_of, reversed(info.snapshots)) if r is not None), None)

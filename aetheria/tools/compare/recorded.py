@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aetheria.config import Config
 from aetheria.engine.record import CodeDigest, DataFingerprint, ImportedFrom, Lineage, RunRecord
-from aetheria.engine.typed_json import JsonObject, to_json
+from aetheria.engine.typed_json import JsonObject
 from aetheria.snapshots.changes import Change, differences
-from aetheria.snapshots.config_diff import config_changes
+from aetheria.snapshots.config_diff import config_changes, with_all_keys
 from aetheria.tools.compare.history import History
 
+# In this order, one of them is taken for a cause.
 Group = Literal[
     "seed",
     "config",
@@ -116,7 +116,7 @@ def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
     elastic = a.is_elastic and b.is_elastic
     # Of a record without resolved arguments, the config alone can be compared.
     resolved = {} if a.resolved is not None and b.resolved is not None else {"resolved": None}
-    for change in config_changes(*(replace(_whole(each), **resolved) for each in (a, b))):
+    for change in config_changes(*(replace(with_all_keys(each), **resolved) for each in (a, b))):
         key = change.path.split(".")[0]
         group, matters = "config", change.kind != "free"
         if key == "seed":
@@ -135,13 +135,6 @@ def _of_config(a: RunRecord, b: RunRecord) -> Iterator[Difference]:
             matters = not elastic  # lanes take their place
         for path, *texts in _items(a, b, change):
             yield _difference(group, path, *texts, matters=matters)
-
-
-def _whole(record: RunRecord) -> RunRecord:
-    """The record with the keys that an older release did not have: what they stand for."""
-    defaults = to_json(Config(model_name="").to_dict())
-    assert isinstance(defaults, dict)
-    return replace(record, config={**defaults, **record.config})
 
 
 def _items(a: RunRecord, b: RunRecord, change: Change) -> Iterator[tuple[str, str, str]]:
@@ -164,9 +157,10 @@ def _same_data(a: RunRecord, b: RunRecord) -> bool:
 
 def _mesh(record: RunRecord) -> Mapping[str, object]:
     """The mesh of a run; where the config leaves it out, all devices on the axis `data`."""
-    machine = {} if record.provenance is None else record.provenance.machine
     mesh = record.config.get("mesh")
-    return mesh if isinstance(mesh, Mapping) and mesh else {"data": machine.get("num_devices")}
+    if isinstance(mesh, Mapping) and mesh:
+        return mesh
+    return {"data": record.machine.get("num_devices")}
 
 
 def _of_origin(a: Lineage | None, b: Lineage | None) -> Iterator[Difference]:

@@ -18,6 +18,7 @@ from aetheria.build import (
 from aetheria.build.data import check_batch_fits
 from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.provenance import model_params, recorded_model
+from aetheria.build.recorded_data import find_recorded_data
 from aetheria.build.run import build_spec
 from aetheria.config import Config
 from aetheria.config.checking import make_config
@@ -29,12 +30,11 @@ from aetheria.engine.interfaces import SingleProcess, Snapshot
 from aetheria.engine.record import SnapshotRecord
 from aetheria.engine.stall_timer import StallTimer
 from aetheria.engine.stop import StopSignal
-from aetheria.errors import AetheriaError, HardwareError, RegistryError
+from aetheria.errors import AetheriaError, HardwareError
 from aetheria.model.by_name import remake_model
 from aetheria.model.model import Model
-from aetheria.plugins import DATA, GIVEN
+from aetheria.plugins import GIVEN
 from aetheria.plugins.bounded import build_described
-from aetheria.plugins.import_path import is_import_path
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
 from aetheria.snapshots.run_folder import newest_runs
@@ -221,17 +221,7 @@ def _own_data(config: Config, request: EvaluationRequest, where: str) -> str:
             f"{where}: expected a run that names its dataset, got one that a program gave its data "
             "as objects; give --data FILE, or in Python aetheria.predict.evaluate(…, data)"
         )
-    for value in (config.data_name, *config.data_params.values()):
-        if is_import_path(value):
-            try:
-                DATA.find_recorded(value, request.project, where)
-            except RegistryError as error:
-                raise RegistryError(
-                    f"{where}: expected a dataset that is registered, got the import path "
-                    f"{value!r}, which a file may not choose; if you trust it, give "
-                    f"--data-name {config.data_name}"
-                ) from error
-    return DATA.find_recorded(config.data_name, request.project, where)
+    return find_recorded_data(config, request.project, where)
 
 
 def _choose(feed: Feed, split: str) -> tuple[Feed, dict[str, str]]:

@@ -11,6 +11,7 @@ from aetheria.engine.record import RunRecord, SnapshotRecord
 from aetheria.engine.typed_json import JsonObject, to_json
 from aetheria.hardware.layout.counters import IGNORE_UNTIL
 from aetheria.observe.loggers.records import RATES
+from aetheria.training.run_info import mapping
 
 _COUNTERS = "counters"  # the leaf of the guard
 # What a snapshot says of its run that the replay makes anew, as a path into the record.
@@ -209,8 +210,8 @@ def record_differences(
 def _parts(record: SnapshotRecord) -> dict[str, dict[str, object]]:
     engine = to_json(replace(record.engine, pending=None, passed_check=None))
     return {
-        "progress": dict(_object(to_json(record.progress))),
-        "engine": dict(_object(engine)),
+        "progress": dict(mapping(to_json(record.progress))),
+        "engine": dict(mapping(engine)),
         "listeners": dict(record.listeners),
         "run": _run_parts(record.run),
     }
@@ -257,7 +258,3 @@ def _shown(value: object) -> str:
 
 def _told(recorded: str, replayed: str) -> str:
     return f"{recorded} in the record, {replayed} replayed"
-
-
-def _object(value: object) -> JsonObject:
-    return value if isinstance(value, Mapping) else {}

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aetheria.config import Config
 from aetheria.config.files import BESIDE_CONFIG, RUN_CONFIG
 from aetheria.engine.record import RunRecord
 from aetheria.errors import SnapshotError
 from aetheria.observe.goodput import Session, read_goodput
 from aetheria.snapshots.changes import Change
-from aetheria.snapshots.config_diff import config_changes
+from aetheria.snapshots.config_diff import config_changes, with_all_keys
 from aetheria.snapshots.retention import SnapshotInfo
 from aetheria.snapshots.store import read_record
 from aetheria.tools.prove.replay.differences import Difference
@@ -90,12 +89,7 @@ def _changes(before: RunRecord, now: RunRecord) -> list[Change]:
     """What differs in the configs as they are written, and in the arguments as the code resolved
     them, but for what changes no number.
     """
-    now = _whole(now)
+    now = with_all_keys(now)
     written = (replace(record, resolved=None) for record in (before, now))
     changes = [*config_changes(*written), *config_changes(before, now)]
     return list({each.path: each for each in changes if each.kind != "free"}.values())
-
-
-def _whole(record: RunRecord) -> RunRecord:
-    """The record with every key of a config: an older release did not have some."""
-    return replace(record, config={**Config(model_name="").to_dict(), **record.config})

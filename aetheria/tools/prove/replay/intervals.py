@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aetheria.engine.record import ForkedFrom
 from aetheria.errors import AetheriaError, SnapshotError
+from aetheria.snapshots.finding import find_in_parent
 from aetheria.snapshots.retention import SnapshotInfo
 from aetheria.snapshots.run_folder import CHECKPOINTS, some, what_is_there
 from aetheria.snapshots.store import list_snapshots, read_record
@@ -144,22 +145,14 @@ def _before_first(info: SnapshotInfo) -> tuple[Interval | None, str | None]:
             f"that leads to {info.path.name} from the weights of {lineage.file}, which the run "
             "folder does not hold"
         )
-    for path in _places(lineage):
-        if path.is_dir():
-            return (
-                Interval(start=path, start_step=lineage.step, end=info.path, end_step=info.step),
-                None,
-            )
+    path = find_in_parent(Path(lineage.run), lineage.snapshot)
+    if path is not None:
+        start_step = lineage.step
+        return Interval(start=path, start_step=start_step, end=info.path, end_step=info.step), None
     return None, (
         f"that leads to {info.path.name} from {lineage.snapshot} of {lineage.run}, which is not "
         "there"
     )
-
-
-def _places(lineage: ForkedFrom) -> list[Path]:
-    """Where the snapshot that a run was forked from may lie."""
-    parent = Path(lineage.run)
-    return [parent / CHECKPOINTS / lineage.snapshot, parent / lineage.snapshot]
 
 
 def _runs_there(folder: Path) -> str:

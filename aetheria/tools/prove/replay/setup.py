@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aetheria.build.recorded_data import find_recorded_data
 from aetheria.config import Config
 from aetheria.config.checking import make_config
 from aetheria.engine.record import RunRecord
-from aetheria.errors import AetheriaError, HardwareError, RegistryError
+from aetheria.errors import AetheriaError, HardwareError
 from aetheria.hardware.jax.cpu.threads import NUM_THREADS
-from aetheria.plugins import DATA, GIVEN, MODELS
-from aetheria.plugins.import_path import is_import_path
+from aetheria.plugins import GIVEN, MODELS
 
 _RUNS_AGAIN = "early_stopping"
 _LOGGER = "jsonl"
@@ -60,7 +60,7 @@ def replayed_config(record: RunRecord, where: str, setup: Setup) -> Config:
     return replace(
         config,
         model_name=model_name,
-        data_name=setup.data_name or _own_data(config, setup.project, where),
+        data_name=setup.data_name or find_recorded_data(config, setup.project, where),
         spot_check_every=0,  # the replay is a check itself
         loggers=(_LOGGER,),
         callbacks=tuple(item for item in config.callbacks if _name_of(item) == _RUNS_AGAIN),
@@ -77,14 +77,18 @@ def count_devices(record: RunRecord, setup: Setup) -> int:
     """How many devices a replay takes, if there are so many."""
     if setup.num_devices is not None:
         return setup.num_devices
-    count = _machine(record).get("num_devices")
+    count = record.machine.get("num_devices")
     count = count if isinstance(count, int) else 1
-    return min(count, NUM_THREADS) if record.is_elastic and _platform(record) == "cpu" else count
+    return (
+        min(count, NUM_THREADS)
+        if record.is_elastic and record.machine.get("platform") == "cpu"
+        else count
+    )
 
 
 def topology(record: RunRecord) -> tuple[object, ...]:
     """What the bits of a run depend on where its reproducibility is fast; empty: they do not."""
-    machine = _machine(record)
+    machine = record.machine
     return () if record.is_elastic else tuple(machine.get(name) for name in _TOPOLOGY)
 
 
@@ -92,7 +96,7 @@ def check_topology(record: RunRecord, where: str, setup: Setup) -> None:
     """Raises HardwareError if a run whose bits depend on its devices is to be compared bit for bit
     and cannot be replayed in one process, or with the requested number of devices.
     """
-    machine = _machine(record)
+    machine = record.machine
     if record.is_elastic or setup.tolerance is not None:
         return
     if (processes := machine.get("num_processes", 1)) != 1:
@@ -114,7 +118,7 @@ def check_devices(recorded: RunRecord, here: RunRecord, where: str, setup: Setup
     """Raises HardwareError if the bits of a run depend on devices that are not here."""
     if recorded.is_elastic or setup.tolerance is not None:
         return
-    if _machine(recorded) and topology(recorded) != topology(here):
+    if recorded.machine and topology(recorded) != topology(here):
         platform, count, _ = topology(here)
         raise _not_here(recorded, where, f"{count} of {platform}")
 
@@ -148,35 +152,12 @@ def place(config: Config, record: RunRecord, where: str, setup: Setup) -> Config
 
 
 def _not_here(record: RunRecord, where: str, got: str) -> HardwareError:
-    machine = _machine(record)
+    machine = record.machine
     return HardwareError(
         f"{where}: expected the devices of its record, {machine.get('num_devices')} of "
         f"{machine.get('platform')}, since the bits of reproducibility fast depend on them, got "
         f"{got}; replay it where these are, or compare within a --tolerance"
     )
-
-
-def _own_data(config: Config, project: Path, where: str) -> str:
-    """The name of the run's dataset, if it and its arguments choose no code that is not known."""
-    for value in (config.data_name, *config.data_params.values()):
-        if is_import_path(value):
-            try:
-                DATA.find_recorded(value, project, where)
-            except RegistryError as error:
-                raise RegistryError(
-                    f"{where}: expected a dataset that is registered, got the import path "
-                    f"{value!r}, which a file may not choose; if you trust it, give "
-                    f"--data-name {config.data_name}"
-                ) from error
-    return DATA.find_recorded(config.data_name, project, where)
-
-
-def _machine(record: RunRecord) -> Mapping[str, object]:
-    return {} if record.provenance is None else record.provenance.machine
-
-
-def _platform(record: RunRecord) -> object:
-    return _machine(record).get("platform")
 
 
 def _name_of(listener: object) -> object:

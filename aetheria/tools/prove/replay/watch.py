@@ -99,11 +99,7 @@ class ReplaySchedule(Schedule):
             return Schedule.is_eval_due(self, progress)
         if self.unevaluated:
             return False
-        if Schedule.is_finished(self, progress):
-            return True
-        if self.eval_every_steps is None:
-            return self.ends_epoch(progress)
-        return progress.step % self.eval_every_steps == 0
+        return Schedule.is_finished(self, progress) or self.is_on_eval_cadence(progress)
 
 
 class ExamplesRead:
