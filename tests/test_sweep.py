@@ -15,6 +15,7 @@ from support.runs import DIGITS
 
 optuna = pytest.importorskip("optuna")
 
+from aetheria.snapshots.run_lock import RunLock  # noqa: E402
 from aetheria.snapshots.store import list_snapshots  # noqa: E402
 from aetheria.tools.sweep.space import Choice, Range, grid_of, read_space  # noqa: E402
 
@@ -287,6 +288,9 @@ def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_pat
 
 @pytest.mark.slow
 def test_a_sweep_that_is_signalled_stops_with_snapshots_and_goes_on(tmp_path):
+    """It goes on although another process has the run when its own process asks for it: so does
+    the run of a sweep that was killed, some seconds after it was started.
+    """
     write_config(tmp_path, epochs=100, snapshot={"every_epochs": 10})
     first = Sweep(tmp_path, RATES, "--trials=1")
     first.wait_for(first.running)
@@ -295,6 +299,15 @@ def test_a_sweep_that_is_signalled_stops_with_snapshots_and_goes_on(tmp_path):
     assert results(first.folder)["counts"]["running"] == 1
     stopped = summary(first.folder / "trial_0" / "seed_0")
     assert (stopped["exit_code"], stopped["reason"]) == (75, "signal SIGTERM")
-    assert Sweep(tmp_path, RATES, "--trials=1").process.wait(60) == 0
-    log = (first.folder / "trial_0" / "seed_0.log").read_text()
-    assert f"(step {stopped['steps']}, " in log and results(first.folder)["counts"]["complete"] == 1
+    run = first.folder / "trial_0" / "seed_0"
+    log, lock = run.with_suffix(".log"), RunLock(run)
+    before = log.stat().st_size
+    run.with_suffix(".yaml").unlink()  # written again when a process of the run is started
+    second = Sweep(tmp_path, RATES, "--trials=1")
+    second.wait_for(run.with_suffix(".yaml").exists)
+    lock.acquire()
+    second.wait_for(lambda: "held by process" in log.read_text()[before:])
+    lock.release()
+    assert second.process.wait(60) == 0
+    assert f"(step {stopped['steps']}, " in log.read_text()
+    assert results(first.folder)["counts"]["complete"] == 1

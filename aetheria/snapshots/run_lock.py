@@ -27,6 +27,7 @@ LOCK, HOLDER = "run.lock", "holder.json"
 HEARTBEAT_SECONDS = 10.0
 # A holder on another host counts as dead when its heartbeat is older than this.
 DEAD_AFTER_SECONDS = 60.0
+EXPECTED_FREE = "expected a run folder that no process holds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +264,8 @@ def _inode(folder: Path) -> int:
 def _refusal(folder: Path, holder: Holder | None) -> SnapshotError:
     if holder is None:
         return SnapshotError(
-            f"{folder}: expected a run folder that no process holds, got one held by a process "
-            "that is not visible here; wait for it, or choose another --workdir"
+            f"{folder}: {EXPECTED_FREE}, got one held by a process that is not visible here; wait "
+            "for it, or choose another --workdir"
         )
     wait = f"wait for it, stop it (kill {holder.pid}), or choose another --workdir"
     if holder.host != socket.gethostname():
@@ -272,6 +273,4 @@ def _refusal(folder: Path, holder: Holder | None) -> SnapshotError:
             "wait for it, or choose another --workdir; without a sign of life from it for "
             f"{DEAD_AFTER_SECONDS:.0f} s it counts as dead"
         )
-    return SnapshotError(
-        f"{folder}: expected a run folder that no process holds, got one held by {holder}; {wait}"
-    )
+    return SnapshotError(f"{folder}: {EXPECTED_FREE}, got one held by {holder}; {wait}")

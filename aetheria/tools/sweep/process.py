@@ -75,9 +75,12 @@ class RunProcess:
         status, reason = (_summary(self.run_dir).get(name) for name in ("status", "reason"))
         if code != ExitCode.USER_ERROR and reason and status != "completed":
             return " ".join(str(reason).split())[:300]
+        return self.last_line()[:300] or f"exit code {code}"
+
+    def last_line(self) -> str:
+        """The last line that the run printed."""
         lines = self._log.read_text(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return last[:300] or f"exit code {code}"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class MetricReader:
