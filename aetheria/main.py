@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> MainCommand:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, trains, and returns the exit code."""
-    return run_command(parse, sys.argv[1:] if argv is None else argv)
+    return run_command(parse, argv)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`aetheria …`: an argument vector becomes a command; a mistake is one line and exit code 2."""
 
+import gc
 import logging
 import sys
 import traceback
@@ -13,14 +14,19 @@ from aetheria.errors import AetheriaError, ExitCode
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, executes, and returns the exit code."""
-    return run_command(parse, sys.argv[1:] if argv is None else argv)
+    return run_command(parse, argv)
 
 
-def run_command(parser: Callable[[Sequence[str]], Command], argv: Sequence[str]) -> int:
-    """Executes the command that `parser` makes of `argv`. Prints each problem of an AetheriaError
-    on a line, and of an exception in the user's code only the user's frames; `--traceback` prints
-    all frames.
+def run_command(parser: Callable[[Sequence[str]], Command], argv: Sequence[str] | None) -> int:
+    """Executes the command that `parser` makes of `argv` (None: that of the process). Prints each
+    problem of an AetheriaError on a line, and of an exception in the user's code only the user's
+    frames; `--traceback` prints all frames.
     """
+    if argv is None:
+        # Most objects that a start makes stay, and the default thresholds visit them again and
+        # again: a fifteenth of the time to the first step of a small model.
+        gc.set_threshold(50_000, 20, 50)
+        argv = sys.argv[1:]
     command = None
     with safe_output():
         try:

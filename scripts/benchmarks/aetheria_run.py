@@ -10,7 +10,7 @@ from typing import Any
 from aetheria.cli.train import TrainCommand
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
-from benchmarks.clock import Clock
+from benchmarks.clock import Clock, time_listeners
 from benchmarks.report import read_spec, write_speed
 
 CADENCE = 100
@@ -50,16 +50,19 @@ def main() -> None:
     folder = Path(spec["folder"])
     file = folder / "bench.json"
     file.write_text(json.dumps(make_config(spec)))
+    time_listeners()
     assert TrainCommand(config_file=file, workdir=folder / "run").execute() == os.EX_OK
     last = CADENCE + spec["num_steps"]
-    (started_at, _), (ended, loss) = Clock.marks[CADENCE], Clock.marks[last]
+    (started_at, _, heard), (ended, loss, heard_in_all) = Clock.marks[CADENCE], Clock.marks[last]
+    times = ended.since(started_at)
     write_speed(
         spec,
         num_steps=spec["num_steps"],
-        times=ended.since(started_at),
+        times=times,
         num_params=count_params(folder / "run"),
         loss=loss,
         packages=("jax", "flax", "optax"),
+        listening=(heard_in_all - heard) / times.wall,
     )
 
 

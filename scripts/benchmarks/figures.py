@@ -87,6 +87,7 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "cpu_ms_per_step": statistics.median(each["cpu_ms_per_step"] for each in results),
         "peak_rss_mib": statistics.median(each["peak_rss_mib"] for each in results),
         "loss": statistics.median(each["loss"] for each in results),
+        "listening": statistics.median(each["listening"] for each in results),
         "num_params": results[0]["num_params"],
         "versions": results[0]["versions"],
     }
@@ -103,6 +104,8 @@ def table(report: Mapping[str, Any]) -> str:
             f"{each['cpu_ms_per_step']:8.3f} ms of CPU a step {each['peak_rss_mib']:6.0f} MiB   "
             f"loss {each['loss']:.3f}"
         )
+    if listened := report["contestants"].get("listened"):
+        lines.append(f"  of its time, listeners kept the loop for {listened['listening']:.3%}")
     for ratio in report["ratios"]:
         lines.append(
             f"  {ratio['of']} / {ratio['over']}: {_text(ratio)}, by CPU time {_text(ratio['cpu'])}"

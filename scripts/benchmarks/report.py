@@ -51,8 +51,11 @@ def write_speed(
     num_params: int,
     loss: float,
     packages: Sequence[str],
+    listening: float = 0.0,
 ) -> None:
-    """Writes a contestant's figures: its speed, its memory, and what shows that it did the work."""
+    """Writes a contestant's figures: its speed, its memory, and what shows that it did the work;
+    and for what share of the time listeners kept the loop.
+    """
     write(
         spec,
         {
@@ -61,6 +64,7 @@ def write_speed(
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "num_params": num_params,
             "loss": loss,
+            "listening": listening,
             "versions": {name: importlib.metadata.version(name) for name in packages},
         },
     )

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from aetheria.engine.interfaces import ArraySpec, DeviceMemory, GuardCounters, HostReport
 from aetheria.hardware.jax.compiler import TraceCounter, begin_to_compile, jit_for
+from aetheria.hardware.jax.cpu.memory import give_back_freed_memory
 from aetheria.hardware.jax.export import make_export
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.operations import Operations, count_operations
@@ -252,6 +253,7 @@ class JaxProgram:
         if self._wait_for_train_steps is not None:
             self._wait_for_train_steps()
             self._wait_for_train_steps = None
+            give_back_freed_memory()
         with sends_to_device():
             rows = self._rows_of_no_step if since is None else since.values
             chunk = arrays
