@@ -91,6 +91,7 @@ def figures(rate, size=10):
         "steps_per_second": rate,
         "cpu_ms_per_step": 1000 / rate,
         "peak_rss_mib": 1.0,
+        "listening": 0.0,
         "loss": 0.5,
         "num_params": size,
         "versions": {},
