@@ -59,6 +59,7 @@ from support.compile_cache import (  # noqa: E402
 from support.order import by_file  # noqa: E402
 from support.runs import DIGITS, Finished  # noqa: E402
 from support.scratch import use_memory  # noqa: E402
+from support.shared_programs import own_programs, shared_programs  # noqa: E402
 from support.slurm_lab import SlurmLab, reason_to_skip  # noqa: E402
 
 LONG_TIMEOUT = 1800  # seconds for one test; the default is in pyproject.toml
@@ -107,22 +108,33 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The session's cache, but for modules with the marker `uncached`."""
+    """The session's cache and shared programs, but for modules with the marker `uncached`."""
+    if is_uncached(request.node):
+        with no_cache():
+            yield
+        return
     optimized = request.node.get_closest_marker("optimized") is not None
-    with no_cache() if is_uncached(request.node) else session_cache(optimized=optimized):
+    alone = long.long_or(False, True) or has_own_programs(request.node)
+    with session_cache(optimized=optimized), nullcontext() if alone else shared_programs():
         yield
 
 
 @pytest.fixture(autouse=True)
 def compilation_of_one_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """As the marker `uncached` of a single test of a module says."""
-    alone = is_uncached(request.node) and not is_uncached(request.node.getparent(pytest.Module))
-    with no_cache() if alone else nullcontext():
+    """As the markers of a single test of a module say."""
+    module = request.node.getparent(pytest.Module)
+    uncached = is_uncached(request.node) and not is_uncached(module)
+    own = has_own_programs(request.node) and not has_own_programs(module)
+    with no_cache() if uncached else nullcontext(), own_programs() if own else nullcontext():
         yield
 
 
 def is_uncached(node: pytest.Item | pytest.Collector) -> bool:
     return node.get_closest_marker("uncached") is not None
+
+
+def has_own_programs(node: pytest.Item | pytest.Collector) -> bool:
+    return is_uncached(node) or node.get_closest_marker("own_programs") is not None
 
 
 @pytest.fixture(autouse=True)

@@ -197,6 +197,7 @@ def test_an_example_that_was_changed_in_place_is_named_by_the_fingerprint(table,
     )
 
 
+@pytest.mark.own_programs  # two records, of which each is computed by its program
 def test_an_example_that_differs_between_two_files_is_named_by_its_values(table, train, capsys):
     table("data.npz")
     table("changed.npz", changed=17)

@@ -33,6 +33,8 @@ DEFAULT = ["cpu", "mesh2x2x2"]  # the second splits over every axis
 every_strategy = pytest.mark.parametrize("strategy", covering([*STRATEGIES], default=DEFAULT))
 MICRO_BATCH = 8
 
+pytestmark = pytest.mark.own_programs  # counts what each of them compiles
+
 
 @dataclass(frozen=True)
 class Split(LinenNormed):

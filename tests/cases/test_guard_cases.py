@@ -87,6 +87,7 @@ def test_an_update_or_a_state_that_is_not_finite_is_never_written(
         assert summary["reason"] == reason
 
 
+@pytest.mark.own_programs
 @pytest.mark.parametrize("model", ["BadUpdate", "BadState"])
 def test_without_the_check_the_snapshots_hold_them(bad_run, monkeypatch, model):
     """The control."""
