@@ -224,6 +224,7 @@ def test_rules_that_cannot_be_are_refused_in_one_line(rules, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.own_programs  # of two models that are equal but for their rules
 def test_the_first_rule_that_matches_counts_and_shadowed_ones_may_stay():
     program = make_program({"fsdp": 2}, Ruled(("w", P("fsdp")), ("", P())))
     assert bytes_on_each_device(program.init().params) == [4 + 6 * 4 // 2] * 2

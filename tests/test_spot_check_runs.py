@@ -12,6 +12,8 @@ from support.runs import DIGITS, Finished, without_rate
 
 from aetheria.snapshots import read_snapshot
 
+pytestmark = pytest.mark.own_programs  # faults are put into a program
+
 CHECKED = {
     "reproducibility": "elastic",
     "strategy": "mesh",

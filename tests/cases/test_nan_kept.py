@@ -206,6 +206,7 @@ def test_training_skips_it_and_evaluation_shows_it(name, elastic):
     assert np.isnan(loss)
 
 
+@pytest.mark.own_programs
 def test_the_control_predicts_and_evaluates_as_if_nothing_were_wrong(monkeypatch):
     monkeypatch.setattr(compiler, "_OPTIONS", {"cpu": BROKEN["fused"]})
     assert buckets_that_drop("SimpleMLP", [1, 64]) == [64]

@@ -11,6 +11,8 @@ from aetheria.errors import ModelError
 from aetheria.model.metrics import TracedShapes, traced_shapes
 from aetheria.plugins.user_code import describe, is_users
 
+pytestmark = pytest.mark.own_programs  # its frames are of the user alone
+
 # What the contract forbids: one line, exit 2. The second word of each is the hook's name or file.
 REFUSED = {
     "Broadcasts": ("wrong.py:", "weighted", "got [batch, batch]", "squeeze"),

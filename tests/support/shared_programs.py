@@ -7,7 +7,6 @@ with the marker `uncached`, nor those with the marker `own_programs`, which chan
 made of.
 """
 
-import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -18,6 +17,12 @@ from unittest.mock import patch
 import numpy as np
 
 _MOST = 8  # programs that are kept
+
+
+class _Switch:
+    """Whether programs are shared now."""
+
+    is_on = True
 
 
 @contextmanager
@@ -37,24 +42,16 @@ def shared_programs() -> Iterator[None]:
 @contextmanager
 def own_programs() -> Iterator[None]:
     """Every run makes its own program meanwhile."""
-    from aetheria.hardware.jax.strategy import ElasticStrategy, MeshStrategy
-
-    with (
-        patch.object(MeshStrategy, "compile", _unshared(MeshStrategy.compile)),
-        patch.object(ElasticStrategy, "compile", _unshared(ElasticStrategy.compile)),
-    ):
+    with patch.object(_Switch, "is_on", False):
         yield
-
-
-def _unshared(compile_program: Callable[..., Any]) -> Callable[..., Any]:
-    return getattr(compile_program, "__wrapped__", compile_program)
 
 
 def _sharing(compile_new: Callable[..., Any], kept: OrderedDict[Hashable, Any]) -> Any:
     from aetheria.hardware.jax.run_ahead import RunAhead
 
-    @functools.wraps(compile_new)
     def compile(strategy: Any, model: Any, spec: Any) -> Any:
+        if not _Switch.is_on:
+            return compile_new(strategy, model, spec)
         key = (type(strategy), strategy.mesh, type(model), model, *_parts(spec))
         try:
             program = kept.pop(key, None)
