@@ -5,9 +5,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from aetheria.models.mlp import SimpleMLP
 from support.long import covering, covering_rows
+from support.programs import make_spec
 from support.runs import TESTS
+from support.shared_programs import own_programs, shared_programs
+
+from aetheria.hardware.jax.strategy import select_strategy
 
 pytestmark = pytest.mark.uncached
 
@@ -30,6 +36,27 @@ def imported_tests(source: str) -> set[str]:
         for part in module.split(".")
         if part.startswith("test_") or part == "conftest"
     }
+
+
+def test_a_program_is_shared_by_runs_that_are_compiled_for_the_same_and_no_others():
+    strategy, example = select_strategy("cpu", {}), {"mask": np.ones((1, 4), np.float32)}
+
+    def compile(rate: float = 0.1, **spec):
+        return strategy.compile(SimpleMLP(learning_rate=rate), make_spec(made, **spec))
+
+    made = {**example, "inputs": np.ones((1, 4, 3), np.float32), "labels": np.zeros((1, 4), int)}
+    assert compile() is not compile()
+    with shared_programs():
+        first = compile()
+        others = [compile(rate=0.2), compile(seed=1), compile(total_steps=11)]
+        made["inputs"] = 2 * made["inputs"]
+        others.append(compile())
+        made["inputs"] = made["inputs"] / 2
+        with own_programs():
+            others.append(compile())
+        assert first not in others
+        assert compile() is first
+    assert compile() is not first
 
 
 def test_no_test_imports_a_test():
