@@ -47,6 +47,7 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     ids = "".join(page.read_text() for page in (tmp_path / "reference").rglob("index.html"))
     public = [*aetheria.__all__, *(f"loops.{name}" for name in loops.__all__)]
     assert [name for name in public if f'id="aetheria.{name}"' not in ids] == []
+    assert all('role="dialog" aria-label="Search"' in page.read_text() for page in pages.values())
     guide = (tmp_path / "how-to" / "model" / "index.html").read_text()
     assert '<span class="filename">models/small.py</span>' in guide
 

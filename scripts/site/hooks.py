@@ -3,6 +3,7 @@
 - The pages in the root of the repository (CONTRIBUTING, …) are pages of the site.
 - A link to a file of the repository that is no page leads to the repository.
 - A code block that names its file has that name as its title.
+- The search has a name for screen readers, which the theme leaves out.
 - An entry `folder/*` of the navigation stands for the folder's pages that have no other entry.
 """
 
@@ -52,6 +53,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{start}{posixpath.relpath(uri, posixpath.dirname(source) or '.')}{anchor})"
 
     return _LINK.sub(relink, _FENCE.sub(r'```\1 title="\2"', markdown))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Names the search."""
+    return _named_search(output)
+
+
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """Names the search of the page for wrong addresses."""
+    return _named_search(output)
+
+
+def _named_search(output: str) -> str:
+    return output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
 
 
 def _entries(nav: Any) -> Iterator[str]:
