@@ -281,7 +281,7 @@ def test_metric_lines_that_were_changed_are_told_by_equal_snapshots(base, tmp_pa
 
 def test_what_is_missing_or_damaged_is_said_and_the_rest_is_compared(base, tmp_path, capsys):
     other = copy(base, tmp_path)
-    file = largest_file(other / "checkpoints" / "snapshot_ep1" / "state")
+    file = largest_file(other / "checkpoints" / "snapshot_ep1")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

@@ -39,12 +39,16 @@ def imported_tests(source: str) -> set[str]:
 
 
 def test_a_program_is_shared_by_runs_that_are_compiled_for_the_same_and_no_others():
-    strategy, example = select_strategy("cpu", {}), {"mask": np.ones((1, 4), np.float32)}
+    made = {
+        "inputs": np.ones((1, 4, 3), np.float32),
+        "labels": np.zeros((1, 4), int),
+        "mask": np.ones((1, 4), np.float32),
+    }
 
     def compile(rate: float = 0.1, **spec):
-        return strategy.compile(SimpleMLP(learning_rate=rate), make_spec(made, **spec))
+        model = SimpleMLP(learning_rate=rate)
+        return select_strategy("cpu", {}).compile(model, make_spec(made, **spec))
 
-    made = {**example, "inputs": np.ones((1, 4, 3), np.float32), "labels": np.zeros((1, 4), int)}
     assert compile() is not compile()
     with shared_programs():
         first = compile()

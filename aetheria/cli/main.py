@@ -24,7 +24,7 @@ def run_command(parser: Callable[[Sequence[str]], Command], argv: Sequence[str] 
     """
     if argv is None:
         # Most objects that a start makes stay, and the default thresholds visit them again and
-        # again: a fifteenth of the time to the first step of a small model.
+        # again: a twentieth of a short run of a small model.
         gc.set_threshold(50_000, 20, 50)
         argv = sys.argv[1:]
     command = None

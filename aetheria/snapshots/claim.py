@@ -8,19 +8,10 @@ from pathlib import Path
 
 from aetheria.errors import SnapshotError
 from aetheria.snapshots.run_folder import cannot_write, look
-from aetheria.snapshots.run_lock import EXPECTED_FREE, RunLock
+from aetheria.snapshots.run_lock import RunLock
 from aetheria.snapshots.run_plan import RunPlan
 
-_EXPECTED_UNCHANGED = "expected what was there when this start began"
-
-
-def is_refusal(error: str) -> bool:
-    """Whether the error of another process says that a third one had its run folder.
-
-    >>> is_refusal("runs/1: expected a run folder that no process holds, got one held by process 7")
-    True
-    """
-    return EXPECTED_FREE in error or _EXPECTED_UNCHANGED in error
+EXPECTED_UNCHANGED = "expected what was there when this start began"
 
 
 @contextlib.contextmanager
@@ -81,7 +72,7 @@ def _take_folder(plan: RunPlan, made: list[Path]) -> tuple[RunPlan, RunLock]:
     if plan.found is not None and plan.found != look(folder):
         lock.release()
         raise SnapshotError(
-            f"{folder}: {_EXPECTED_UNCHANGED}, got the work of another process, which has ended "
+            f"{folder}: {EXPECTED_UNCHANGED}, got the work of another process, which has ended "
             "since; start again"
         )
     return replace(plan, lock=lock, notes=tuple(notes)), lock

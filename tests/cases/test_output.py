@@ -327,6 +327,7 @@ def test_a_file_that_is_removed_is_written_anew_with_all_that_was_in_it(tmp_path
     assert (folder / "lines").read_bytes() == b"one\ntwo\n"
 
 
+@pytest.mark.own_programs  # without a trace, its start would still be written at step 2
 @pytest.mark.parametrize(("how", "code"), [("remove", 0), ("rename", 0), ("replace by a file", 1)])
 def test_a_run_folder_that_vanishes_is_said_and_written_anew(train, tmp_path, how, code):
     answer = train(
@@ -339,8 +340,7 @@ def test_a_run_folder_that_vanishes_is_said_and_written_anew(train, tmp_path, ho
     assert answer.code == code, answer.err
     run = tmp_path / "run"
     if code == 0:
-        *others, line = answer.lines
-        assert all("starts: not written" in other for other in others)  # what was written then
+        (line,) = answer.lines
         assert "removed or renamed under the run" in line
         records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
         assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 3, 4]

@@ -7,14 +7,11 @@ with the marker `uncached`, nor those with the marker `own_programs`, which chan
 made of.
 """
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
-
-import numpy as np
 
 _MOST = 8  # programs that are kept
 
@@ -59,8 +56,7 @@ def _sharing(compile_new: Callable[..., Any], kept: OrderedDict[Hashable, Any]) 
             return compile_new(strategy, model, spec)
         if program is None:
             program = compile_new(strategy, model, spec)
-        elif hasattr(program, "_ahead"):
-            program._ahead = RunAhead()  # how fast the run before was
+        program._ahead = RunAhead()  # knows how fast the run before was
         kept[key] = program
         while len(kept) > _MOST:
             kept.popitem(last=False)
@@ -73,16 +69,10 @@ def _parts(spec: Any) -> tuple[Hashable, ...]:
     """What a program depends on, of its spec and of JAX's options."""
     import jax
 
-    fields = {**vars(spec), "example_global_batch": _digest(spec.example_global_batch)}
+    example = spec.example_global_batch.items()
+    columns = tuple((name, str(a.dtype), a.shape, a.tobytes()) for name, a in example)
+    fields = {**vars(spec), "example_global_batch": columns}
     if spec.chunk_size is not None:
         fields["chunk_size"] = tuple(map(spec.chunk_size, (1, 4, 32)))
     options = ("jax_enable_x64", "jax_disable_most_optimizations", "jax_compilation_cache_dir")
     return *fields.items(), *((name, jax.config.values.get(name)) for name in options)
-
-
-def _digest(columns: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, column in columns.items():
-        digest.update(f"{name} {column.dtype} {column.shape}".encode())
-        digest.update(np.ascontiguousarray(column))
-    return digest.hexdigest()

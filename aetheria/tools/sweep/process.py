@@ -15,6 +15,8 @@ from aetheria.config import Config
 from aetheria.config.files import to_yaml
 from aetheria.engine.typed_json import JsonObject
 from aetheria.errors import ExitCode
+from aetheria.snapshots.claim import EXPECTED_UNCHANGED
+from aetheria.snapshots.run_lock import EXPECTED_FREE
 from aetheria.training.run_info import read_object
 
 _METRICS = "metrics.jsonl"
@@ -75,10 +77,15 @@ class RunProcess:
         status, reason = (_summary(self.run_dir).get(name) for name in ("status", "reason"))
         if code != ExitCode.USER_ERROR and reason and status != "completed":
             return " ".join(str(reason).split())[:300]
-        return self.last_line()[:300] or f"exit code {code}"
+        return self._last_line()[:300] or f"exit code {code}"
 
-    def last_line(self) -> str:
-        """The last line that the run printed."""
+    def was_refused(self) -> bool:
+        """Whether the run has ended since another process had its folder."""
+        refusals = (EXPECTED_FREE, EXPECTED_UNCHANGED)
+        line = self._last_line() if self._process.returncode == ExitCode.USER_ERROR else ""
+        return any(expected in line for expected in refusals)
+
+    def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from aetheria.config import Config
 from aetheria.errors import ExitCode
-from aetheria.snapshots.claim import is_refusal
 from aetheria.snapshots.run_lock import living_holder
 from aetheria.tools.sweep.process import MetricReader, RunProcess, is_complete, result_of
 from aetheria.tools.sweep.results import mean_and_spread
@@ -125,7 +124,7 @@ class TrialInProgress:
             return self._finish_pruned()
         if code == ExitCode.PREEMPTED or self._stopping:
             return self._leave()
-        if code == ExitCode.USER_ERROR and is_refusal(process.last_line()):
+        if process.was_refused():
             # A process of a sweep that was killed has the run. It locks the folder some seconds
             # after its start, so that this trial may have begun before that.
             return True

@@ -45,7 +45,7 @@ def keep_freed_memory(environ: Mapping[str, str]) -> bool:
 
 def give_back_freed_memory() -> None:
     """Returns freed blocks to the kernel, once: what the compilers have left, a hundred megabytes
-    after a small model (28 ms), would else stay with the process to its end.
+    after a small model (some 30 ms), would else stay with the process to its end.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
