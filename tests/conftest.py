@@ -48,6 +48,10 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # read whe
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 pytest.register_assert_rewrite("support")
 
+from support.gpu import hide_gpus  # noqa: E402
+
+hide_gpus()
+
 from support import long  # noqa: E402
 from support.compile_cache import (  # noqa: E402
     make_cache,

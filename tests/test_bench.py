@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support.gpu import has_gpu
 from support.long import only_long
 from support.runs import REPOSITORY
 
@@ -77,9 +78,7 @@ def test_a_wrong_request_is_refused_in_one_line(arguments, message, capsys):
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_exit_2():
-    import jax
-
-    if any(device.platform == "gpu" for device in jax.devices()):
+    if has_gpu():
         pytest.skip("this machine has a GPU")
     done = bench("--device=gpu", "--works=mlp", "--pairs=1", "--steps=100")
     assert (done.returncode, done.stdout) == (2, "")

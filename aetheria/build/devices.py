@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from aetheria.build.model import is_elastic
+from aetheria.build.model import is_deterministic, is_elastic
 from aetheria.build.processes import process_group
 from aetheria.config import Config
 from aetheria.data import Feed
@@ -26,6 +26,7 @@ def build_strategy(config: Config, peers: Peers) -> Strategy[AnyProgram]:
         host="" if group is None else group.host,
         listen=None if group is None else group.listen,
         device_ids=None if group is None else group.device_ids,
+        deterministic=is_deterministic(config),
     )
 
 

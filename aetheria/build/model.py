@@ -74,6 +74,11 @@ def is_elastic(config: Config) -> bool:
     return config.reproducibility == "elastic"
 
 
+def is_deterministic(config: Config) -> bool:
+    """Whether a run's bits may not depend on the process that computes them."""
+    return config.reproducibility != "none"
+
+
 def check_decomposes(model: Model, config: Config, num_processes: int) -> None:
     """Raises ConfigError if a batch would be cut whose loss is not a sum over its examples."""
     if model.decomposes:

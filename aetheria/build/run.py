@@ -17,7 +17,7 @@ from aetheria.build.listeners import (
     list_choices,
     replace_console,
 )
-from aetheria.build.model import build_model, check_decomposes
+from aetheria.build.model import build_model, check_decomposes, is_deterministic
 from aetheria.build.processes import build_manager, build_stop
 from aetheria.build.provenance import (
     describe_provenance,
@@ -293,6 +293,7 @@ def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:
         seed=config.seed,
         mixed_precision=config.mixed_precision,
         max_consecutive_skips=config.max_consecutive_skips,
+        deterministic=is_deterministic(config),
         spot_checks=config.spot_check_every > 0,
         chunk_size=feed.chunk_size,
         peak_flops=config.peak_flops,

@@ -113,7 +113,8 @@ class Config:
             fsdp: 4}`; an axis that is left out has size 1; empty: all devices on `data`.
         seed: Determines the initial parameters, the order of examples and dropout.
         reproducibility: `fast`: the same bits on the same devices; `elastic`: the same bits on
-            any number of devices and processes.
+            any number of devices and processes; `none`: on a GPU, kernels that are measured to be
+            the fastest, others in every process: a run that is resumed differs by rounding.
         lanes: With `elastic`: the number of lanes, a power of two. A lane is a fixed slice of
             every global batch, the unit of elastic reproducibility; at most this many devices can
             share a global batch.
@@ -167,7 +168,7 @@ class Config:
     mesh: dict[str, PositiveInt] = _field({}, "free")
     # JAX keeps 32 bits of a seed: a larger seed would repeat the run of a smaller one.
     seed: Annotated[int, Limits(0, 2**32 - 1)] = _field(0, "schedule")
-    reproducibility: Literal["fast", "elastic"] = _field("fast", "schedule")
+    reproducibility: Literal["fast", "elastic", "none"] = _field("fast", "schedule")
     lanes: PositiveInt = _field(8, "schedule")
     on_nonfinite: Literal["skip", "halt", "rollback"] = _field("skip", "schedule")
     max_consecutive_skips: PositiveInt = _field(10, "schedule")

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
-from aetheria.hardware.jax.cpu.rewriting import Around, rewrite
+from aetheria.hardware.jax.cpu.rewriting import Around, Rules, rewrite
 from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -25,6 +25,9 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
     # They were no slower than fused ones for SimpleCNN and the small Transformer, measured on a
     # machine with other load.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
+    # By default XLA takes the kernels that it measures to be fastest, others in every process, and
+    # adds in any order: two processes had other bits after the first step (jax 0.11.2, one H200).
+    "gpu": {"xla_gpu_deterministic_ops": "True"},
 }
 
 
@@ -44,10 +47,17 @@ class Jit(Protocol):
     ) -> jax.stages.Wrapped: ...
 
 
-def jit_for(platform: str) -> Jit:
-    """Makes `jax.jit` for functions of arrays, with the options and forms of a platform."""
-    options = compiler_options_for(platform)
-    rules = {**WIDE_SUMS, **(LIBRARY_CONVOLUTIONS if platform == "cpu" else {})}
+def jit_for(platform: str, *, deterministic: bool = True) -> Jit:
+    """Makes `jax.jit` for functions of arrays, with the options and forms of a platform.
+
+    Args:
+        platform: such as `cpu`.
+        deterministic: whether every process computes the same bits; else a GPU takes what is
+            fastest.
+    """
+    free = platform == "gpu" and not deterministic
+    options = {} if free else compiler_options_for(platform)
+    rules = WIDE_SUMS if free else {**WIDE_SUMS, **_forms_of(platform)}
 
     def jit(
         function: Callable[..., Any],
@@ -60,6 +70,14 @@ def jit_for(platform: str) -> Jit:
         return jax.jit(rewrite(function, rules, around), compiler_options=chosen, **how)
 
     return jit
+
+
+def _forms_of(platform: str) -> Rules:
+    if platform == "gpu":
+        from aetheria.hardware.jax.gpu.row_sums import ROW_SUMS
+
+        return ROW_SUMS
+    return LIBRARY_CONVOLUTIONS if platform == "cpu" else {}
 
 
 def compiler_options_for(platform: str) -> Mapping[str, str]:

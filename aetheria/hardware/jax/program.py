@@ -81,7 +81,7 @@ class JaxProgram:
         self._example = {name: column[0] for name, column in spec.example_global_batch.items()}
         self._traces = TraceCounter("train_step", "eval_step")
         platform = mesh.devices.flat[0].platform
-        jit = jit_for(platform)
+        jit = jit_for(platform, deterministic=spec.deterministic)
         self._init = jit(
             make_init(model, self.optimizer, precision),
             compiler_options=init_options(platform),

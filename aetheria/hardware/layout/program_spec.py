@@ -34,6 +34,7 @@ class ProgramSpec:
         max_consecutive_skips: non-finite global batches in a row after which the state freezes.
         chunk_size: the most steps in a call -> the global batches in each chunk of the data; None:
             not known, so that nothing is compiled before the first chunk.
+        deterministic: whether every process computes the same bits, also on a GPU.
         spot_checks: whether the devices check each other at some steps.
         peak_flops: operations a second of one device at most; 0: not known; None: that of its kind.
         layer_statistics: what reports say of each layer; None: nothing.
@@ -45,6 +46,7 @@ class ProgramSpec:
     mixed_precision: bool | str
     max_consecutive_skips: int
     chunk_size: Callable[[int], int] | None = None
+    deterministic: bool = True
     spot_checks: bool = False
     peak_flops: float | None = None
     layer_statistics: LayerStatistics | None = None

@@ -6,6 +6,7 @@
 import atexit
 import contextlib
 import datetime
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def select_torch_strategy(
     host: str,
     listen: Callable[[], socket.socket] | None,
     device_ids: Sequence[int] | None,
+    deterministic: bool = True,
 ) -> TorchStrategy:
     """Takes a GPU if there is one, else the CPU; and joins the other processes, if there are any.
 
@@ -95,6 +97,7 @@ def select_torch_strategy(
         host: the address of process 0.
         listen: opens a socket at a free port of that address; None: there are no other processes.
         device_ids: the GPUs that this process may take, of which it takes the first; None: all.
+        deterministic: whether a GPU gives the same bits in every process, as a CPU does.
 
     Raises:
         HardwareError: the mesh is not the ranks', or this process has no GPU of its own.
@@ -106,6 +109,8 @@ def select_torch_strategy(
             "processes as are wanted"
         )
     device = _choose_device(device_ids)
+    if deterministic and device.type == "cuda":
+        _take_deterministic_kernels()
     if listen is not None and not dist.is_initialized():
         _join(peers, host, listen, device)
     return TorchStrategy("torch", Ranks(device, peers.index, peers.count))
@@ -122,6 +127,17 @@ def _choose_device(device_ids: Sequence[int] | None) -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def _take_deterministic_kernels() -> None:
+    """In all of this process: PyTorch has no other way. By default two processes had other
+    gradients of SimpleCNN (torch 2.11, one H200).
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch asks for it
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    # An operation that has none warns, by its name.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and for bugs alone
 
 
 def _join(

@@ -112,7 +112,9 @@ class Parity:
         from aetheria.tools.parity.traps import TRAPS
 
         tamper = TRAPS[self.control] if self.control else lambda *_: None
-        with jax.enable_x64(self.precision == "float64"):
+        # Both on the CPU: a GPU rounds products of float32 to ten bits.
+        cpu = jax.devices("cpu")[0]
+        with jax.enable_x64(self.precision == "float64"), jax.default_device(cpu):
             yield from self._run(tamper)
 
     def _run(self, tamper: Tamper) -> Iterator[Comparison]:
@@ -160,7 +162,7 @@ class JaxSide:
         precision = Precision.parse(spec.mixed_precision)
         optimizer = optimizer_of(model, spec.total_steps)
         example = {name: column[0] for name, column in spec.example_global_batch.items()}
-        jit = jit_for(jax.default_backend())  # compiled as for training
+        jit = jit_for("cpu")  # compiled as for training
         gradient = make_gradient(model, precision)
 
         def gradient_at(step: jax.Array, *arguments: Any) -> Any:

@@ -81,13 +81,22 @@ def export_stablehlo(
             "batch_size": batch_size,
             "max_batch_size": MAX_BATCH_SIZE,
             "platforms": [*platforms],
-            "compiler_options": {p: dict(o) for p in platforms if (o := compiler_options_for(p))},
+            "compiler_options": {
+                backend: dict(options)
+                for backend in map(_backend, platforms)
+                if (options := compiler_options_for(backend))
+            },
             "calling_convention_version": first.calling_convention_version,
             "versions": versions(),
             "files": {f.name: _digest(f) for f in sorted(folder.iterdir())},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return arrays
+
+
+def _backend(platform: str) -> str:
+    """JAX's name of the backend that runs a platform of `jax.export`."""
+    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def to_object(value: object) -> dict[str, Any]:
