@@ -461,3 +461,50 @@ def test_inputs_that_are_no_floats_are_not_cast():
     cast = MIXED.cast_batch(batch)["inputs"]
     assert cast["tokens"] is batch["inputs"]["tokens"]
     assert cast["image"].dtype == jnp.bfloat16
+
+
+def faults(global_batch):
+    """Windows of each kind that the guard judges differently, good ones in between."""
+    bad = functools.partial(with_value, global_batch, index=BAD_MICRO_BATCH)
+    padding = {**global_batch, "mask": np.zeros_like(global_batch["mask"])}
+    big = {**global_batch, "labels": global_batch["labels"] * np.float32(1e30)}
+    return [
+        global_batch,
+        bad(column="inputs", value=np.nan),
+        global_batch,
+        padding,
+        bad(column="labels", value=np.inf),
+        big,  # its loss is finite in float32, its gradient is not in float16
+        global_batch,
+        bad(column="mask", value=np.nan),
+        bad(column="mask", value=np.nan),
+        global_batch,
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("examined", [0, FOREVER], ids=["freezes", "skips"])
+def test_a_step_that_branches_and_one_that_selects_do_the_same(precision, examined):
+    """A CPU takes the one, a GPU the other, where a branch would wait for the host."""
+    precision = Precision.parse(f"params=float32,compute={precision}")
+    global_batch = make_window(valid(8, 8, 8, 8))
+    init = jax.jit(make_init(MOMENTUM, MOMENTUM.optimizer(1), precision))
+    states = [init(jax.random.key(0), {n: a[0] for n, a in global_batch.items()})] * 2
+    states = [s._replace(counters=unfreeze(s.counters, examined)) for s in states]
+    steps = [
+        jax.jit(make_train_step(MOMENTUM, MOMENTUM.optimizer(1), precision, 2, branches=branches))
+        for branches in (True, False)
+    ]
+    assert [" cond[" in str(step.trace(states[0], global_batch).jaxpr) for step in steps] == [
+        True,
+        False,
+    ]
+    seen = set()
+    for window in faults(global_batch):
+        (states[0], one), (states[1], other) = (
+            step(state, window) for step, state in zip(steps, states, strict=True)
+        )
+        assert equal(states[0], states[1])
+        assert equal(one, other)
+        seen.add((int(states[0].counters[NUM_SKIPPED]), int(states[0].counters[CONSECUTIVE])))
+    assert len(seen) > 1, "the control: some windows were skipped"

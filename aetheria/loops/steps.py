@@ -127,7 +127,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepReport]:
         fitted = fit_optimizer(model, optimizer, state.params, state.opt_state)
-        update = make_guarded_update(fitted, max_consecutive_skips)
+        update = make_guarded_update(fitted, max_consecutive_skips, branches=_branches())
         cut = {
             name: _cut(name, jnp.asarray(column), grad_accumulation_steps)
             for name, column in batch.items()
@@ -206,7 +206,7 @@ def make_update(
         optimizer: the one that the state was made with.
         max_consecutive_skips: skips in a row after which no update changes anything.
     """
-    guarded = make_guarded_update(optimizer, max_consecutive_skips)
+    guarded = make_guarded_update(optimizer, max_consecutive_skips, branches=_branches())
 
     def update(
         state: TrainState, grads: Params, loss: jax.Array, model_state: ModelState | None = None
@@ -230,6 +230,10 @@ def step_key(state: TrainState) -> jax.Array:
     taken. A resumed loop has the same keys.
     """
     return _step_key(state.base_key, state.counters[STEP])
+
+
+def _branches() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _never_frozen(state: TrainState) -> TrainState:

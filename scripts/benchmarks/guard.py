@@ -77,7 +77,10 @@ def make_bouts(spec: dict[str, Any]) -> tuple[Bout, Bout]:
     model, feed, program = make_parts(config)
     optimizer, precision = model.optimizer(TOTAL_STEPS), Precision.parse(config.mixed_precision)
     chunk = next(feed.train_chunks(0, program.steps_per_call))
-    guarded = make_train_step(model, optimizer, precision, config.max_consecutive_skips)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    guarded = make_train_step(
+        model, optimizer, precision, config.max_consecutive_skips, branches=on_cpu
+    )
     unguarded = make_unguarded_step(model, optimizer, precision)
     make = lambda step: Bout(step, program.init(), chunk, program.no_rows)
     return make(guarded), make(unguarded)

@@ -71,7 +71,8 @@ class ElasticProgram:
         self._share = self._num_lanes // len(devices)
         self._first_lane = devices.index(mine[0]) * self._share
         self._traces = TraceCounter(*first.num_compilations)
-        precision, jit = Precision.parse(spec.mixed_precision), jit_for(mine[0].platform)
+        precision, platform = Precision.parse(spec.mixed_precision), mine[0].platform
+        jit = jit_for(platform)
         gradient = jit(
             make_lane_gradient(model, precision), around=self._traces.around("train_step")
         )
@@ -83,7 +84,9 @@ class ElasticProgram:
         self._over_devices = DeviceSum(devices, mine)
         add = make_adder(first.train_rows)
         max_skips = spec.max_consecutive_skips
-        update = make_lane_update(first.optimizer, max_skips, add, layers=first.layers)
+        update = make_lane_update(
+            first.optimizer, max_skips, add, layers=first.layers, branches=platform == "cpu"
+        )
         self._update = EachDevice(jit(update, donate_argnums=0), mine)
         # The report is the first device's; the others add to nothing.
         self._no_rows = [jax.device_put(first.no_rows, device) for device in mine]

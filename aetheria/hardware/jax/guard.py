@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from aetheria.hardware.jax.choice import choose
 from aetheria.hardware.layout.counters import (
     CONSECUTIVE,
     FROZEN,
@@ -69,10 +70,12 @@ class Guard:
     Attributes:
         max_consecutive_skips: skips in a row after which the state freezes in any case.
         growth_period: good steps in a row after which the loss scale doubles.
+        branches: as `choose` takes it.
     """
 
     max_consecutive_skips: int
     growth_period: int = GROWTH_PERIOD
+    branches: bool = True
 
     def judge(
         self,
@@ -91,7 +94,7 @@ class Guard:
             norm: f32 [], the norm of its summed, scaled gradients.
             finite_state: bool [], whether its model state is finite where the one before was.
             finite_update: given `factor` and `grad_norm`, whether what the update would write is
-                finite, bool []. Asked only where nothing else speaks against the update.
+                finite, bool []. It counts only where nothing else speaks against the update.
         """
         counters, loss_scale = numbers
         factor = unscale(jnp.where(sums.weight > 0, 1 / sums.weight, 0), loss_scale)
@@ -103,8 +106,11 @@ class Guard:
         # Statistics of no example, such as a mean, need not be finite, and are not kept.
         finite_state = ~has_weight | finite_state
         may_count = finite_gradient & finite_state & ~frozen & has_weight
-        would_stay_finite = jax.lax.cond(
-            may_count, lambda: finite_update(factor, grad_norm), lambda: jnp.bool_(True)
+        would_stay_finite = choose(
+            self.branches,
+            may_count,
+            lambda: finite_update(factor, grad_norm),
+            lambda: jnp.bool_(True),
         )
         counts = may_count & would_stay_finite
         finite = finite_gradient & finite_state & would_stay_finite

@@ -77,15 +77,20 @@ def make_lane_update(
     *,
     growth_period: int = GROWTH_PERIOD,
     layers: "LayerRows | None" = None,
+    branches: bool = True,
 ) -> Callable[[TrainState, LaneSums, jax.Array], tuple[TrainState, StepOutput]]:
     """Builds `update(state, sums of all lanes, rows) -> (state, report)`: the train step's second
     half; `rows` are those of the interval so far, to which `add` adds this step's, with `layers`
-    also theirs.
+    also theirs; `branches` as `choose` takes it.
 
     The new model state is the mean of the lanes', weighted by their examples.
     """
     update = make_update(
-        optimizer, max_consecutive_skips, growth_period=growth_period, layers=layers
+        optimizer,
+        max_consecutive_skips,
+        growth_period=growth_period,
+        layers=layers,
+        branches=branches,
     )
 
     def lane_update(

@@ -97,6 +97,7 @@ class JaxProgram:
                 precision,
                 spec.max_consecutive_skips,
                 layers=signature.layers,
+                branches=platform == "cpu",
             )
         )
         self._train_steps = jit(

@@ -42,6 +42,7 @@ def make_train_step(
     *,
     growth_period: int = GROWTH_PERIOD,
     layers: "LayerRows | None" = None,
+    branches: bool = True,
 ) -> TrainStep:
     """Builds `train_step(state, global_batch) -> (state, report)`.
 
@@ -58,11 +59,15 @@ def make_train_step(
     An optimizer that takes extra arguments is given `grad_norm`, the global gradient norm, so that
     clipping need not read every gradient a second time, and `value`, the mean loss.
 
-    With `layers`, the report also has their rows.
+    With `layers`, the report also has their rows; `branches` as `choose` takes it.
     """
     gradient = make_gradient(model, precision)
     update = make_update(
-        optimizer, max_consecutive_skips, growth_period=growth_period, layers=layers
+        optimizer,
+        max_consecutive_skips,
+        growth_period=growth_period,
+        layers=layers,
+        branches=branches,
     )
 
     def train_step(state: TrainState, global_batch: Batch) -> tuple[TrainState, StepOutput]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aetheria.hardware.jax.choice import choose
 from aetheria.hardware.jax.finite import stays_finite
 from aetheria.hardware.jax.guard import Guard, Numbers, Verdict
 from aetheria.hardware.layout.loss_scale import GROWTH_PERIOD, LossScale, scale_row
@@ -34,11 +35,12 @@ def make_update(
     *,
     growth_period: int = GROWTH_PERIOD,
     layers: "LayerRows | None" = None,
+    branches: bool = True,
 ) -> UpdateFunction:
     """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: judges, then
-    applies the verdict. With `layers`, the report also has their rows.
+    applies the verdict. With `layers`, the report also has their rows; `branches` as in `choose`.
     """
-    guard = Guard(max_consecutive_skips, growth_period)
+    guard = Guard(max_consecutive_skips, growth_period, branches)
     optimize = _make_optimize(optimizer)
 
     def update(
@@ -46,9 +48,13 @@ def make_update(
     ) -> tuple[TrainState, StepOutput]:
         # Computed twice: first only for the guard to look at, then to be kept. Keeping the first
         # beside what it replaces takes the memory of a second state, and on a CPU no less time.
-        def updated(factor: jax.Array, grad_norm: jax.Array) -> tuple[Params, optax.OptState]:
-            loss = sums.total / sums.weight
-            return optimize(state.params, state.opt_state, grads, factor, grad_norm, loss)
+        def updated(
+            factor: jax.Array, grad_norm: jax.Array, after: jax.Array | None = None
+        ) -> tuple[Params, optax.OptState]:
+            given = state.params, state.opt_state, grads
+            if after is not None and not branches:  # else XLA would keep what the guard looked at
+                given, _ = jax.lax.optimization_barrier((given, after))
+            return optimize(*given, factor, grad_norm, sums.total / sums.weight)
 
         def finite_update(factor: jax.Array, grad_norm: jax.Array) -> jax.Array:
             old = state.params, state.opt_state
@@ -67,7 +73,11 @@ def make_update(
 
             new_params = lambda: updated(verdict.factor, verdict.grad_norm)[0]
             report = add_layer_rows(layers, report, verdict, state, grads, new_params)
-        return apply(verdict, state, updated, model_state), report
+        take = lambda: (
+            *updated(verdict.factor, verdict.grad_norm, verdict.counts),
+            model_state,
+        )
+        return apply(verdict, state, take, branches), report
 
     return update
 
@@ -75,22 +85,14 @@ def make_update(
 def apply(
     verdict: Verdict,
     state: TrainState,
-    updated: Callable[[jax.Array, jax.Array], tuple[Params, optax.OptState]],
-    model_state: ModelState,
+    take: Callable[[], tuple[Params, optax.OptState, ModelState]],
+    branches: bool,
 ) -> TrainState:
-    """Makes the state after a step: the updated one where the global batch counts, else the old
+    """Makes the state after a step: what `take` makes where the global batch counts, else the old
     one; the guard's numbers are new in any case.
     """
-
-    def take() -> tuple[Params, ModelState, optax.OptState]:
-        params, opt_state = updated(verdict.factor, verdict.grad_norm)
-        return params, model_state, opt_state
-
-    def keep() -> tuple[Params, ModelState, optax.OptState]:
-        return state.params, state.model_state, state.opt_state
-
-    # cond, not where on every leaf: it skips the update's work, and is far cheaper on a CPU.
-    params, model_state, opt_state = jax.lax.cond(verdict.counts, take, keep)
+    keep = lambda: (state.params, state.opt_state, state.model_state)
+    params, opt_state, model_state = choose(branches, verdict.counts, take, keep)
     return state._replace(
         params=params,
         model_state=model_state,

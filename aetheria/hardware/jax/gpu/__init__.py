@@ -1,1 +1,1 @@
-"""What XLA computes slowly on a GPU where it has to give the same bits, in forms that it does not."""
+"""What XLA computes slowly on a GPU where it has to give the same bits, in other forms."""

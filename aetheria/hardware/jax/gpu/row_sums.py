@@ -1,7 +1,8 @@
 """Sums of rows by their number, as the gradient of an embedding, as a product with ones and zeros.
 
-A GPU adds them with atomics, in any order. To give the same bits, XLA sorts all their numbers first:
-a step of a Transformer of width 1024 took 1.30 times as long (jax 0.11.2, one H200).
+A GPU adds them with atomics, in any order. To give the same bits, XLA sorts all numbers first: a
+step of a Transformer of width 1024 and 8,192 tokens took 1.29 times as long as without this demand,
+with the product 1.12 times (jax 0.11.2, one H200).
 """
 
 import math
