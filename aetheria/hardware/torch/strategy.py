@@ -137,7 +137,8 @@ def _take_deterministic_kernels() -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     # An operation that has none warns, by its name.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and for bugs alone
+    deterministic = torch.utils.deterministic  # fills new memory, against bugs
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _join(
