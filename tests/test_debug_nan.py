@@ -309,7 +309,7 @@ def test_a_damaged_dump_is_not_believed(dump, command, tmp_path):
 
 def test_a_dump_holds_the_window_and_the_state_it_met(dump, train):
     from aetheria.snapshots import read_snapshot
-    from aetheria.snapshots.dumps import read_dump
+    from aetheria.tools.nan.dump import read_dump
 
     held = read_dump(dump)
     global_batch = held.global_batch

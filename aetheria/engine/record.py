@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from aetheria.engine.record_0_1_0 import upgrade_snapshot
 from aetheria.engine.typed_json import JsonObject, read_json, to_json
 from aetheria.errors import SnapshotError, shown
 from aetheria.events import Histogram, Progress
@@ -250,7 +249,13 @@ class SnapshotRecord:
             NewerRecordError: a newer release wrote it.
             SnapshotError: it is no record; one line names the field.
         """
-        return read_json(cls, current_layout(value, upgrade_snapshot), "record")
+
+        def upgrade(old: JsonObject) -> JsonObject:
+            from aetheria.engine.record_0_1_0 import upgrade_snapshot
+
+            return upgrade_snapshot(old)
+
+        return read_json(cls, current_layout(value, upgrade), "record")
 
 
 def current_layout(value: object, upgrade: Callable[[JsonObject], JsonObject]) -> JsonObject:

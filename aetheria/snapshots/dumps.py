@@ -1,4 +1,4 @@
-"""Dumps of non-finite global batches: what `aetheria debug nan` replays.
+"""Writes dumps of non-finite global batches, which `aetheria debug nan` reads and replays.
 
 A dump is written as a snapshot is, digests included. It holds the state before the step, the global
 batch itself, and a record of where in which run that was. The optimizer's part of the state is left
@@ -10,25 +10,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aetheria.engine.interfaces import UPDATE_OR_STATE, DataFeed
-from aetheria.engine.record import SCHEMA_VERSION, NewerRecordError, RunRecord, current_layout
-from aetheria.engine.record_0_1_0 import upgrade_dump
-from aetheria.engine.typed_json import JsonObject, read_json, to_json
-from aetheria.errors import SnapshotError
-from aetheria.snapshots.snapshot_files import (
-    damaged,
-    one_line,
-    read_checkpoint,
-    write_checkpoint,
-)
+from aetheria.engine.record import SCHEMA_VERSION, RunRecord
+from aetheria.engine.typed_json import to_json
+from aetheria.snapshots.snapshot_files import one_line, write_checkpoint
 
 KIND = "nonfinite"
-_GLOBAL_BATCH = "window"
+GLOBAL_BATCH = "window"
 _LEFT_OUT = "opt_state"  # most of the bytes, and no part of a loss or a gradient
 _MAX_DUMPS = 3  # of a run: the first failures tell most
 
@@ -56,22 +48,6 @@ class DumpRecord:
     indices: tuple[int, ...]
     total_steps: int | None = None
     run: RunRecord
-
-
-class Dump(NamedTuple):
-    """A verified dump in host memory.
-
-    Attributes:
-        path: its folder.
-        arrays: leaf path -> array, of the state before the step.
-        global_batch: column name -> [grad_accumulation_steps, micro_batch, ...].
-        record: where in which run that was.
-    """
-
-    path: Path
-    arrays: Mapping[str, np.ndarray]
-    global_batch: Mapping[str, np.ndarray]
-    record: DumpRecord
 
 
 class NonFiniteDumps:
@@ -123,7 +99,7 @@ class NonFiniteDumps:
         whole = record.what == UPDATE_OR_STATE
         kept = {n: a for n, a in arrays.items() if whole or n.split("/")[0] != _LEFT_OUT}
         global_batch = self._global_batch(record.examples_seen)
-        columns = {f"{_GLOBAL_BATCH}/{name}": column for name, column in global_batch.items()}
+        columns = {f"{GLOBAL_BATCH}/{name}": column for name, column in global_batch.items()}
         written = to_json(record)
         assert isinstance(written, dict)
         shutil.rmtree(path, ignore_errors=True)  # of an earlier start of this run
@@ -138,30 +114,6 @@ class NonFiniteDumps:
         return {name: np.asarray(column[0]) for name, column in arrays.items()}
 
 
-def read_dump(path: Path) -> Dump:
-    """Reads and verifies a dump.
-
-    Raises:
-        SnapshotError: there is none, it is damaged, or it is a snapshot.
-    """
-    if not (path / "manifest").is_dir():
-        raise SnapshotError(
-            "dump: expected a folder that a non-finite global batch left in a run's dumps/, got "
-            f"{path}; name one of these"
-        )
-    everything, said = read_checkpoint(path)
-    if said.get("kind") != KIND:
-        raise SnapshotError(
-            f"dump: expected a dump of a non-finite global batch, got {path}, a snapshot; name a "
-            "folder in the run's dumps/"
-        )
-    record = _read_record(path, said)
-    prefix = f"{_GLOBAL_BATCH}/"
-    columns = {n: a for n, a in everything.items() if n.startswith(prefix)}
-    arrays = {n: a for n, a in everything.items() if n not in columns}
-    return Dump(path, arrays, {n.removeprefix(prefix): a for n, a in columns.items()}, record)
-
-
 def newest_dump(run_dir: Path) -> str | None:
     """The newest dump of a run; None if it has none."""
     prefix = f"{KIND}_step"
@@ -171,12 +123,3 @@ def newest_dump(run_dir: Path) -> str | None:
         if path.name.removeprefix(prefix).isdecimal()
     }
     return steps[max(steps)] if steps else None
-
-
-def _read_record(path: Path, said: JsonObject) -> DumpRecord:
-    try:
-        return read_json(DumpRecord, current_layout(said, upgrade_dump), "record")
-    except NewerRecordError:
-        raise
-    except SnapshotError as error:
-        raise damaged(path, error) from error

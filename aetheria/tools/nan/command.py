@@ -10,7 +10,7 @@ from aetheria.cli.flag import Argument
 from aetheria.errors import ExitCode
 
 if TYPE_CHECKING:
-    from aetheria.snapshots.dumps import Dump
+    from aetheria.tools.nan.dump import Dump
     from aetheria.tools.nan.replay import Finding
 
 
@@ -41,7 +41,7 @@ class DebugNanCommand(ModelFields):
         Raises:
             AetheriaError: the folder is not a dump, it is damaged, or its model cannot be built.
         """
-        from aetheria.snapshots.dumps import read_dump
+        from aetheria.tools.nan.dump import read_dump
         from aetheria.tools.nan.text import describe
 
         dump = read_dump(self.dump)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from aetheria.engine.interfaces import LOSS_OR_GRADIENT, UPDATE_OR_STATE
-from aetheria.snapshots.dumps import Dump, DumpRecord
+from aetheria.snapshots.dumps import DumpRecord
+from aetheria.tools.nan.dump import Dump
 from aetheria.tools.nan.origin import Origin
 from aetheria.tools.nan.replay import Finding
 
