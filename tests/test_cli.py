@@ -82,6 +82,8 @@ print("imported:", *sorted(frameworks & {name.split(".")[0] for name in sys.modu
         ("model_name=SimpelMLP", "use 'SimpleMLP'"),
         ("data_name=digit", "use 'digits'"),
         ("loggers=[jsonnl]", "use 'jsonl'"),
+        ("loggers=jsonl, console", "write a list, as [jsonl, console]"),
+        ("callbacks=early_stopping,profiler", "as [early_stopping, profiler]"),
         ("model_params.hidden_dims=3", "did you mean 'hidden_dim'?"),
         ("model_params.hidden_dim=big", "expected a whole number, got 'big'"),
         ("model_params.input_dim=10", "input_dim: expected 64"),

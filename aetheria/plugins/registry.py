@@ -199,6 +199,8 @@ class Registry:
         lowered = {known.lower(): known for known in names}
         hint = lowered.get(name.lower()) or (near[0] if near else None)
         advice = f"use {hint!r}" if hint else "use one of these, or pkg.mod:Name"
+        if "," in name and self._kind in ("logger", "callback"):
+            advice = f"write a list, as [{', '.join(map(str.strip, name.split(',')))}]"
         broken = "".join(
             f"; {file} could not be imported ({type(error).__name__}: {error})"
             for file, error in self._failed.items()
