@@ -148,7 +148,7 @@ def same_threads() -> Iterator[None]:
     """
     from aetheria.hardware.jax.cpu.threads import BLAS_THREADS
 
-    names = ("NPROC", *BLAS_THREADS)
+    names = ("NPROC", "JAX_PLATFORMS", *BLAS_THREADS)
     before = {name: os.environ[name] for name in names if name in os.environ}
     yield
     for name in names:

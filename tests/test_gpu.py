@@ -8,6 +8,7 @@ import pytest
 import yaml
 from support.gpu import REASON_TO_SKIP, has_gpu
 from support.programs import make_spec
+from support.runs import DIGITS
 
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
@@ -140,6 +141,16 @@ def test_another_process_on_a_gpu_computes_the_bits_of_a_run(cli, tmp_path, chan
     done = cli("prove", "replay", "run", *options, as_user=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 steps on cuda:0: the same bits" in done.stdout
+
+
+def test_what_a_cpu_trained_is_computed_again_on_a_cpu_beside_a_gpu(cli, tmp_path):
+    config = {**DIGITS, "max_steps": 6, "strategy": "cpu"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cli("train", "config.yaml", "--workdir=run", as_user=True).returncode == 0
+    done = cli("prove", "replay", "run", "--all", "--data-name=digits", as_user=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = cli("prove", "elastic", "config.yaml", "--steps=3", "--devices=1,2", as_user=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_many_threads_get_the_predictions_on_a_gpu_that_one_gets(tmp_path):

@@ -217,4 +217,5 @@ def test_places_are_named_by_devices_and_processes():
     assert [len(options) for options in Place(8, 2).options()] == [3, 3]
     laid_out = Place(8, 2, mesh={"data": 2, "fsdp": 4})
     assert laid_out.name == "2 x 4 (data=2, fsdp=4)"
+    assert Place(8).environment()["JAX_PLATFORMS"] == "cpu"  # where there is a GPU, too
     assert [*Place(8).settings, *laid_out.settings] == ["mesh={data: 8}", "mesh={data: 2, fsdp: 4}"]

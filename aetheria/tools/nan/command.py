@@ -1,5 +1,6 @@
 """`aetheria debug nan`: why a global batch gave a non-finite loss, gradient, update or state."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,15 +52,21 @@ class DebugNanCommand(ModelFields):
         return int(ExitCode.FAILED if finding is None else ExitCode.OK)
 
     def _find(self, dump: "Dump") -> "Finding | None":
+        import jax
+
         from aetheria.build import is_elastic
         from aetheria.build.provenance import model_params, recorded_model
         from aetheria.config import make_config
+        from aetheria.hardware.virtual_devices import stay_where_it_was
         from aetheria.model.by_name import remake_model
         from aetheria.plugins.bounded import build_described
         from aetheria.plugins.discovery import find_project
         from aetheria.tools.nan.replay import Replay
 
         record = dump.record
+        stay_where_it_was(os.environ, record.run.machine)
+        if "JAX_PLATFORMS" in os.environ:  # jax came with what reads a dump, but has not started
+            jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
         config = make_config(record.run.config, str(self.dump))
         said = recorded_model(record.run)._replace(
             name=self.model or config.model_name, params=model_params(config)

@@ -15,7 +15,7 @@ from typing import Any
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.hardware.virtual_devices import flags_for_devices
+from aetheria.hardware.virtual_devices import flags_for_devices, hide_gpus
 from aetheria.observe.loggers.records import RATES
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot
@@ -125,6 +125,7 @@ class Place:
         own = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         if self.devices is None:
             return own
+        hide_gpus(own)
         flags = flags_for_devices(os.environ, self.devices // self.processes)
         threads = {} if self.threads is None else {"NPROC": str(self.threads)}  # read by XLA
         return {**own, "XLA_FLAGS": flags, **threads}

@@ -12,7 +12,11 @@ from typing import Any
 
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
+from aetheria.hardware.virtual_devices import (
+    flags_for_devices,
+    num_virtual_devices,
+    stay_where_it_was,
+)
 from aetheria.snapshots.store import read_record
 from aetheria.tools.prove.replay.intervals import Interval
 from aetheria.tools.prove.replay.replayed import plain, read_interval
@@ -129,6 +133,7 @@ def replay_in_child(group: Group, answer: Answer) -> None:
     count = count_devices(group.record, group.setup)
     # Not the programs that the run itself compiled: they may be what is wrong.
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    stay_where_it_was(environment, group.record.machine)
     if count > (num_virtual_devices(os.environ) or 1):
         environment["XLA_FLAGS"] = flags_for_devices(os.environ, count)
     with subprocess.Popen(
