@@ -20,6 +20,7 @@ from support.tiny_mlp import (
     valid,
 )
 
+from aetheria.hardware.jax import update
 from aetheria.hardware.jax.gradient import make_gradient
 from aetheria.hardware.jax.guard import unfreeze
 from aetheria.hardware.jax.step import make_eval_step, make_train_step
@@ -508,3 +509,13 @@ def test_a_step_that_branches_and_one_that_selects_do_the_same(precision, examin
         assert equal(one, other)
         seen.add((int(states[0].counters[NUM_SKIPPED]), int(states[0].counters[CONSECUTIVE])))
     assert len(seen) > 1, "the control: some windows were skipped"
+
+
+def test_a_large_state_branches_in_any_case(monkeypatch):
+    global_batch = make_window(valid(8, 8, 8, 8))
+    state = make_state(MOMENTUM, global_batch)
+    learned = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    for most, branches in ((learned, False), (learned - 1, True)):
+        monkeypatch.setattr(update, "_MOST_SELECTED", most)
+        step = make_train_step(MOMENTUM, MOMENTUM.optimizer(1), FLOAT32, 2, branches=False)
+        assert (" cond[" in str(jax.make_jaxpr(step)(state, global_batch))) == branches

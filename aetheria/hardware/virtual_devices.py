@@ -1,11 +1,8 @@
-"""The variables that leave jax the CPU alone, or split it into several virtual devices; jax reads
-them when it starts.
-"""
+"""The XLA flag that splits a CPU into several virtual devices; jax reads it when it starts."""
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 
-_PLATFORMS = "JAX_PLATFORMS"
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -27,21 +24,3 @@ def flags_for_devices(environ: Mapping[str, str], count: int) -> str:
     """
     flags = [f for f in environ.get("XLA_FLAGS", "").split() if not f.startswith(_FLAG)]
     return " ".join([*flags, f"{_FLAG}={count}"])
-
-
-def hide_gpus(environ: MutableMapping[str, str]) -> None:
-    """Hides GPUs from jax, unless the user has chosen its platforms.
-
-    >>> environ, chosen = {}, {"JAX_PLATFORMS": "cuda"}
-    >>> hide_gpus(environ), hide_gpus(chosen), environ, chosen
-    (None, None, {'JAX_PLATFORMS': 'cpu'}, {'JAX_PLATFORMS': 'cuda'})
-    """
-    environ.setdefault(_PLATFORMS, "cpu")
-
-
-def stay_where_it_was(environ: MutableMapping[str, str], machine: Mapping[str, object]) -> None:
-    """Leaves jax the CPU alone if a run, of whose record `machine` is part, had no other device: a
-    GPU rounds otherwise, so that nothing would be as it was.
-    """
-    if machine.get("platform") == "cpu":
-        hide_gpus(environ)

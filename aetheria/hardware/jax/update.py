@@ -28,6 +28,10 @@ UpdateFunction: TypeAlias = Callable[
     [TrainState, Params, Sums, ModelState], tuple[TrainState, StepOutput]
 ]
 
+# Bytes of parameters and optimizer state. To select takes up to as much memory again; where there
+# is more, a step takes far longer than the host waits for a branch.
+_MOST_SELECTED = 2**28
+
 
 def make_update(
     optimizer: optax.GradientTransformation,
@@ -38,27 +42,29 @@ def make_update(
     branches: bool = True,
 ) -> UpdateFunction:
     """Builds `update(state, summed gradients, sums, model_state) -> (state, report)`: judges, then
-    applies the verdict. With `layers`, the report also has their rows; `branches` as in `choose`.
+    applies the verdict. With `layers`, the report also has their rows; `branches` as in `choose`,
+    except that a large state always branches.
     """
-    guard = Guard(max_consecutive_skips, growth_period, branches)
     optimize = _make_optimize(optimizer)
 
     def update(
         state: TrainState, grads: Params, sums: Sums, model_state: ModelState
     ) -> tuple[TrainState, StepOutput]:
+        learned = jax.tree.leaves((state.params, state.opt_state))
+        branch = branches or sum(leaf.nbytes for leaf in learned) > _MOST_SELECTED
+        guard = Guard(max_consecutive_skips, growth_period, branch)
+
         # Computed twice: first only for the guard to look at, then to be kept. Keeping the first
         # beside what it replaces takes the memory of a second state, and on a CPU no less time.
         def updated(
-            factor: jax.Array, grad_norm: jax.Array, after: jax.Array | None = None
+            state: TrainState, grads: Params, factor: jax.Array, grad_norm: jax.Array
         ) -> tuple[Params, optax.OptState]:
-            given = state.params, state.opt_state, grads
-            if after is not None and not branches:  # else XLA would keep what the guard looked at
-                given, _ = jax.lax.optimization_barrier((given, after))
-            return optimize(*given, factor, grad_norm, sums.total / sums.weight)
+            loss = sums.total / sums.weight
+            return optimize(state.params, state.opt_state, grads, factor, grad_norm, loss)
 
         def finite_update(factor: jax.Array, grad_norm: jax.Array) -> jax.Array:
-            old = state.params, state.opt_state
-            return stays_finite(updated(factor, grad_norm), old, state.params)
+            new, old = updated(state, grads, factor, grad_norm), (state.params, state.opt_state)
+            return stays_finite(new, old, state.params)
 
         verdict = guard.judge(
             Numbers(state.counters, state.loss_scale),
@@ -71,13 +77,12 @@ def make_update(
         if layers is not None:
             from aetheria.hardware.jax.layer_statistics import add_layer_rows
 
-            new_params = lambda: updated(verdict.factor, verdict.grad_norm)[0]
+            new_params = lambda: updated(state, grads, verdict.factor, verdict.grad_norm)[0]
             report = add_layer_rows(layers, report, verdict, state, grads, new_params)
-        take = lambda: (
-            *updated(verdict.factor, verdict.grad_norm, verdict.counts),
-            model_state,
-        )
-        return apply(verdict, state, take, branches), report
+        if not branch:  # else XLA would keep what the guard has looked at
+            state, grads, _ = jax.lax.optimization_barrier((state, grads, verdict.counts))
+        take = lambda: (*updated(state, grads, verdict.factor, verdict.grad_norm), model_state)
+        return apply(verdict, state, take, branch), report
 
     return update
 

@@ -19,9 +19,10 @@ from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, HardwareError
+from aetheria.hardware.hidden_gpus import hide_gpus
 from aetheria.hardware.jax.environment import describe_processor
 from aetheria.hardware.layout.signature import make_signature
-from aetheria.hardware.virtual_devices import flags_for_devices, hide_gpus, num_virtual_devices
+from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.model.by_name import remake_model
 from aetheria.model.precision import Precision
 from aetheria.plugins import GIVEN

@@ -57,7 +57,7 @@ class DebugNanCommand(ModelFields):
         from aetheria.build import is_elastic
         from aetheria.build.provenance import model_params, recorded_model
         from aetheria.config import make_config
-        from aetheria.hardware.virtual_devices import stay_where_it_was
+        from aetheria.hardware.hidden_gpus import stay_where_it_was
         from aetheria.model.by_name import remake_model
         from aetheria.plugins.bounded import build_described
         from aetheria.plugins.discovery import find_project

@@ -15,7 +15,8 @@ from typing import Any
 from aetheria.engine.interfaces import Snapshot
 from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.hardware.virtual_devices import flags_for_devices, hide_gpus
+from aetheria.hardware.hidden_gpus import hide_gpus
+from aetheria.hardware.virtual_devices import flags_for_devices
 from aetheria.observe.loggers.records import RATES
 from aetheria.snapshots import read_snapshot
 from aetheria.snapshots.finding import find_snapshot

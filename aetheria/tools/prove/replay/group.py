@@ -12,11 +12,8 @@ from typing import Any
 
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, ExitCode
-from aetheria.hardware.virtual_devices import (
-    flags_for_devices,
-    num_virtual_devices,
-    stay_where_it_was,
-)
+from aetheria.hardware.hidden_gpus import stay_where_it_was
+from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
 from aetheria.snapshots.store import read_record
 from aetheria.tools.prove.replay.intervals import Interval
 from aetheria.tools.prove.replay.replayed import plain, read_interval
