@@ -369,6 +369,10 @@ def test_a_record_of_other_devices_or_of_an_import_path_is_refused(copied):
     rewrite(snapshot, run=replace(run, provenance=replace(run.provenance, machine=machine)))
     with pytest.raises(AetheriaError, match="expected the devices of its record, 1 of gpu, since"):
         replay(copied, Choice())
+    free = replace(run, config={**run.config, "reproducibility": "none"})
+    rewrite(snapshot, run=replace(free, provenance=replace(run.provenance, machine=machine)))
+    with pytest.raises(AetheriaError, match="got none, with which a GPU gives other bits"):
+        replay(copied, Choice())
     machine |= {"num_processes": 2, "num_devices": 2}
     rewrite(snapshot, run=replace(run, provenance=replace(run.provenance, machine=machine)))
     with pytest.raises(AetheriaError, match="got reproducibility fast and 2 processes; compare wi"):

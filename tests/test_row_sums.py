@@ -74,6 +74,13 @@ def test_a_sum_of_too_many_rows_stays_a_scatter(monkeypatch):
     assert "dot_general" not in operations(gradient, table)
 
 
+def test_a_sum_of_narrow_rows_stays_a_scatter():
+    count = jax.grad(lambda t: jnp.sum(jnp.sin(t[NUMBERS])))
+    assert "dot_general" in operations(count, jnp.zeros(256))
+    assert "dot_general" not in operations(count, jnp.zeros(257))
+    assert "dot_general" in operations(count, jnp.zeros((257, 2)))
+
+
 def test_a_gpu_gives_the_same_bits_unless_it_is_left_free():
     assert compiler.compiler_options_for("gpu") == {"xla_gpu_deterministic_ops": "True"}
     gradient, table = gradient_of(LOOK_UPS["take"])

@@ -1,6 +1,6 @@
-"""Leaves jax the CPU alone, where it computes again what a CPU computed.
+"""Keeps jax from GPUs where it computes again what a CPU has computed.
 
-jax reads the variable when it starts.
+It reads the variable when it starts.
 """
 
 from collections.abc import Mapping, MutableMapping

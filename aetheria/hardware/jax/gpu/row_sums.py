@@ -15,9 +15,11 @@ from jax import numpy as jnp
 from aetheria.hardware.jax.cpu.rewriting import Equation, Rules
 from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
 
-# Beyond these numbers of rows the product takes longer than the sort, at a nanosecond a number: by
-# the makers' rates of an H100, in bfloat16 and in float32.
+# Beyond these numbers of rows the product takes longer than the sort, at a nanosecond a number, by
+# the makers' rates of an H100, in bfloat16 and in float32; and for narrow rows by its memory, as
+# the ones and zeros have to be written and read.
 _MOST_ROWS = {2: 2**17, 4: 2**14}  # bytes of a number -> rows
+_MOST_ROWS_OF_ONE = 256  # for each number of a row
 _MOST_ONES = 2**29  # elements of the factor of ones and zeros
 
 
@@ -39,6 +41,7 @@ def _adds_rows(eqn: Equation) -> bool:
         and not how.operand_batching_dims
         and rows.shape[dims:] == total.shape[1:]
         and total.shape[0] <= _MOST_ROWS[2 if narrow else 4]
+        and total.shape[0] <= _MOST_ROWS_OF_ONE * math.prod(total.shape[1:])
         and math.prod(numbers.shape) * total.shape[0] <= _MOST_ONES
     )
 

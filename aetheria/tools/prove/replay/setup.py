@@ -105,6 +105,11 @@ def check_topology(record: RunRecord, where: str, setup: Setup) -> None:
             f"not depend on it, got reproducibility fast and {processes} processes; compare within "
             "a --tolerance"
         )
+    if record.config.get("reproducibility") == "none" and machine.get("platform") == "gpu":
+        raise HardwareError(
+            f"{where}: expected reproducibility fast or elastic, got none, with which a GPU gives "
+            "other bits in every process; compare within a --tolerance"
+        )
     recorded = machine.get("num_devices", 1)
     if setup.num_devices not in (None, recorded):
         raise HardwareError(
