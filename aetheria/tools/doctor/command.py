@@ -105,7 +105,8 @@ def _devices() -> Iterator[Finding]:
     advice = ""
     if wanted and all(device.platform == "cpu" for device in devices):
         advice = "there is an NVIDIA driver: pip install 'aetheria[cuda]' to train on the GPU"
-    yield Finding("devices", name_devices(devices), advice)
+    kinds = sorted({device.device_kind for device in devices if device.platform != "cpu"})
+    yield Finding("devices", ", ".join([name_devices(devices), *kinds]), advice)
 
 
 def _step() -> Iterator[Finding]:
