@@ -11,6 +11,7 @@ from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram
 from aetheria.engine.record import SnapshotRecord
 from aetheria.errors import ConfigError, HardwareError
+from aetheria.hardware.failures import is_out_of_memory
 from aetheria.hardware.jax.program import JaxProgram
 from aetheria.hardware.jax.step_memory import device_limit, step_memory
 from aetheria.snapshots.sizes import size_text
@@ -108,6 +109,6 @@ def _peak(program: AnyProgram) -> int | None:
     try:
         return step_memory(program.trace_train_step().lower().compile()).peak
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if is_out_of_memory(error):
             return None
         raise

@@ -35,14 +35,21 @@ def run_command(parser: Callable[[Sequence[str]], Command], argv: Sequence[str] 
             logging.getLogger("absl").setLevel(logging.ERROR)
             return command.execute()
         except AetheriaError as error:
-            if getattr(command, "traceback", False):
-                traceback.print_exception(error)
-            for problem in error.problems:
-                print(" ".join(problem.split()), file=sys.stderr)
-            return int(ExitCode.USER_ERROR)
+            return _report(error, error, command)
         except Exception as error:
+            from aetheria.hardware.failures import users_mistake
             from aetheria.plugins.user_code import print_user_error  # 0.1 s, for an error alone
 
+            if mistake := users_mistake(error):
+                return _report(mistake, error, command)
             if getattr(command, "traceback", False) or not print_user_error(error):
                 raise
             return int(ExitCode.FAILED)
+
+
+def _report(mistake: AetheriaError, error: Exception, command: Command | None) -> int:
+    if getattr(command, "traceback", False):
+        traceback.print_exception(error)
+    for problem in mistake.problems:
+        print(" ".join(problem.split()), file=sys.stderr)
+    return int(ExitCode.USER_ERROR)

@@ -181,13 +181,18 @@ class TrainingSession:
             tell = tell_of_signal if leads else ignore_signal
             with stop_on_signals(run.stop, again, tell), watchdog.watching():
                 outcome = run.execute()
-        except BaseException as error:
+        except BaseException as raised:
+            from aetheria.hardware.failures import users_mistake  # for an error alone
+
+            error = users_mistake(raised) or raised
             if leads:
                 summary = summarize_failure(run, error, self._seconds())
                 _write_summary(folder, summary)
                 self.screen.break_off(summary, folder)
             if peers.count > 1 and isinstance(error, AetheriaError):
                 exit_together(peers, error, whole=self.traceback)  # the others would wait
+            if error is not raised:
+                raise error from raised
             raise
         ended = Ended(
             outcome.status,
