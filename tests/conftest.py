@@ -143,8 +143,8 @@ def has_own_programs(node: pytest.Item | pytest.Collector) -> bool:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """An elastic run in this process sets the number of threads, also of what the next test starts
-    in a process of its own.
+    """An elastic run in this process sets the number of threads, and a comparison the platforms,
+    also of what the next test starts in a process of its own.
     """
     from aetheria.hardware.jax.cpu.threads import BLAS_THREADS
 

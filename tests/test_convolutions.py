@@ -12,7 +12,7 @@ from support.long import covering
 
 from aetheria.hardware.jax.compiler import jit_for
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
-from aetheria.hardware.jax.cpu.rewriting import rewrite
+from aetheria.hardware.jax.rewriting import rewrite
 
 pytestmark = pytest.mark.uncached
 

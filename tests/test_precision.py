@@ -28,11 +28,11 @@ from aetheria.config import make_config
 from aetheria.config.precision_policy import parse_policy
 from aetheria.errors import ConfigError, SnapshotError
 from aetheria.hardware.jax.compiler import jit_for
-from aetheria.hardware.jax.cpu.rewriting import rewrite
-from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
 from aetheria.hardware.jax.guard import unfreeze
+from aetheria.hardware.jax.rewriting import rewrite
 from aetheria.hardware.jax.step import make_train_step
 from aetheria.hardware.jax.strategy import select_strategy
+from aetheria.hardware.jax.wide_sums import WIDE_SUMS
 from aetheria.hardware.layout.counters import CONSECUTIVE
 from aetheria.hardware.layout.loss_scale import GOOD_STEPS, SCALE
 from aetheria.hardware.layout.state import TrainState, make_init

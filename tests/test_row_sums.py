@@ -7,9 +7,9 @@ import pytest
 from jax import lax
 
 from aetheria.hardware.jax import compiler
-from aetheria.hardware.jax.cpu.rewriting import rewrite
 from aetheria.hardware.jax.gpu import row_sums
 from aetheria.hardware.jax.gpu.row_sums import ROW_SUMS
+from aetheria.hardware.jax.rewriting import rewrite
 
 ROWS, WIDTH = 7, 5
 NUMBERS = np.array([[3, 0, 3], [6, 3, 1]])

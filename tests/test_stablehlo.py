@@ -148,6 +148,9 @@ def test_one_program_may_serve_several_platforms(exported, tmp_path):
     assert command.execute() == 0
     program = jax.export.deserialize(bytearray((to / "predict.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
+    # By the names of JAX's backends, with which its script looks them up.
+    about = json.loads((to / "manifest.json").read_text())
+    assert set(about["compiler_options"]) == {"cpu", "gpu"}
 
 
 @dataclass(frozen=True)

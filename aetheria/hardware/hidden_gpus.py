@@ -16,9 +16,15 @@ def hide_gpus(environ: MutableMapping[str, str]) -> None:
     environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def stay_where_it_was(environ: MutableMapping[str, str], machine: Mapping[str, object]) -> None:
-    """Hides GPUs if a run, of whose record `machine` is part, had none: a GPU rounds otherwise, so
-    that nothing would be as it was.
+def stay_where_it_was(environ: MutableMapping[str, str], *machines: Mapping[str, object]) -> None:
+    """Hides GPUs if the runs, of whose records the machines are part, had none: a GPU rounds
+    otherwise, so that nothing would be as it was.
+
+    >>> alone, beside = {}, {}
+    >>> stay_where_it_was(alone, {"platform": "cpu"}, {"platform": "cpu"})
+    >>> stay_where_it_was(beside, {"platform": "cpu"}, {"platform": "gpu"})
+    >>> alone, beside
+    ({'JAX_PLATFORMS': 'cpu'}, {})
     """
-    if machine.get("platform") == "cpu":
+    if all(machine.get("platform") == "cpu" for machine in machines):
         hide_gpus(environ)

@@ -14,8 +14,8 @@ import jax
 from jax.sharding import Mesh
 
 from aetheria.hardware.jax.cpu.convolutions import LIBRARY_CONVOLUTIONS
-from aetheria.hardware.jax.cpu.rewriting import Around, Rules, rewrite
-from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
+from aetheria.hardware.jax.rewriting import Around, Rules, rewrite
+from aetheria.hardware.jax.wide_sums import WIDE_SUMS
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
     # By default XLA gives products, sums and maxima on a CPU to a library (YNNPACK). Its sums are

@@ -19,7 +19,7 @@ from aetheria.data import Feed
 from aetheria.engine.interfaces import AnyProgram, SingleProcess
 from aetheria.engine.record import RunRecord
 from aetheria.errors import AetheriaError, HardwareError
-from aetheria.hardware.hidden_gpus import hide_gpus
+from aetheria.hardware.hidden_gpus import stay_where_it_was
 from aetheria.hardware.jax.environment import describe_processor
 from aetheria.hardware.layout.signature import make_signature
 from aetheria.hardware.virtual_devices import flags_for_devices, num_virtual_devices
@@ -72,8 +72,7 @@ def prepare(records: Sequence[RunRecord], environ: MutableMapping[str, str] = os
     most = max(counts, default=1)
     if most > max(1, num_virtual_devices(environ) or 1):
         environ["XLA_FLAGS"] = flags_for_devices(environ, most)
-    if len(counts) == len(records):
-        hide_gpus(environ)
+    stay_where_it_was(environ, *(record.machine for record in records))
     configs = [make_config(record.config, "compare") for record in records]
     # With more devices than cores, threads must be many; that of two kinds of runs comes first.
     chosen = next((each for each in configs if not is_elastic(each)), configs[0])

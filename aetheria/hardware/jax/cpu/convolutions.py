@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from aetheria.hardware.jax.cpu.rewriting import Equation, Rules
+from aetheria.hardware.jax.rewriting import Equation, Rules
 
 
 def _library_form(eqn: Equation) -> Callable[..., jax.Array]:

@@ -12,8 +12,8 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from aetheria.hardware.jax.cpu.rewriting import Equation, Rules
-from aetheria.hardware.jax.cpu.wide_sums import WIDE_SUMS
+from aetheria.hardware.jax.rewriting import Equation, Rules
+from aetheria.hardware.jax.wide_sums import WIDE_SUMS
 
 # Beyond these numbers of rows the product takes longer than the sort, at a nanosecond a number, by
 # the makers' rates of an H100, in bfloat16 and in float32; and for narrow rows by its memory, as

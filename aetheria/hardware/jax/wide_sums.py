@@ -13,7 +13,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from aetheria.hardware.jax.cpu.rewriting import Equation, Rule, Rules
+from aetheria.hardware.jax.rewriting import Equation, Rule, Rules
 
 
 def _widened(bind: Callable[..., jax.Array]) -> Rule:
