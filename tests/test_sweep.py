@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -284,6 +285,32 @@ def test_a_sweep_that_is_killed_twice_loses_no_trial_and_runs_none_twice(tmp_pat
     cli("train", str(cut[0].with_suffix(".yaml")), "--workdir=again")
     again = summary(tmp_path / "again")
     assert again["params_sha256"] == summary(cut[0])["params_sha256"]
+
+
+@pytest.mark.slow
+def test_a_refusal_is_known_though_the_process_that_has_the_run_writes_after_it(tmp_path):
+    from aetheria.config.files import load_config
+    from aetheria.tools.sweep.process import RunProcess
+
+    run = tmp_path / "run"
+    write_config(tmp_path)
+    config = load_config(tmp_path / "c.yaml", [])
+
+    def ended(config):
+        process = RunProcess(run, config, tmp_path, {})
+        process._process.wait(100)
+        with run.with_suffix(".log").open("a") as log:
+            log.write("writes           jsonl; a snapshot takes 14.56 KB\n")
+        return process
+
+    lock = RunLock(run)
+    lock.acquire()
+    refused = ended(config)
+    lock.release()
+    assert (refused.exit_code(), refused.was_refused()) == (2, True)
+    # The control: what another start was told is in the same log.
+    wrong = ended(replace(config, data_name="nothing"))
+    assert (wrong.exit_code(), wrong.was_refused()) == (2, False)
 
 
 @pytest.mark.slow

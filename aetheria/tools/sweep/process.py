@@ -41,6 +41,7 @@ class RunProcess:
         file.write_text(to_yaml(config), encoding="utf-8")
         command = [sys.executable, "-m", "aetheria", "train", str(file), f"--workdir={run_dir}"]
         with self._log.open("a") as output:
+            self._begins_at = output.tell()
             self._process = subprocess.Popen(
                 [*command, f"--project={project}", "--resume=auto"],
                 env={**os.environ, **environment},
@@ -81,12 +82,18 @@ class RunProcess:
 
     def was_refused(self) -> bool:
         """Whether the run has ended since another process had its folder."""
-        refusals = (EXPECTED_FREE, EXPECTED_UNCHANGED)
-        line = self._last_line() if self._process.returncode == ExitCode.USER_ERROR else ""
-        return any(expected in line for expected in refusals)
+        if self._process.returncode != ExitCode.USER_ERROR:
+            return False
+        # Not the last line: the process that has the folder writes into the same log.
+        said = self._said()
+        return any(expected in said for expected in (EXPECTED_FREE, EXPECTED_UNCHANGED))
+
+    def _said(self) -> str:
+        """What was printed since the start of the process."""
+        return self._log.read_bytes()[self._begins_at :].decode(errors="replace")
 
     def _last_line(self) -> str:
-        lines = self._log.read_text(errors="replace").split("\n")
+        lines = self._said().split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
