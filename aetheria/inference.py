@@ -90,6 +90,8 @@ class Predictor:
             script or a notebook, or has fields that no snapshot can hold.
         averaged: whether to predict with the averaged parameters where the run kept some.
         data_parallel: whether all devices of this process share every batch; else one computes it.
+        copy: whether an answer is an array of its own. False saves a small model the time of the
+            copy: an answer is then read-only, and a view of what JAX has computed.
 
     Raises:
         AetheriaError: no such model or snapshot, a damaged snapshot, or weights that do not fit.
@@ -110,6 +112,7 @@ class Predictor:
         model: Model | None = None,
         averaged: bool = True,
         data_parallel: bool = False,
+        copy: bool = True,
     ):
         if checkpoint_path is None:
             raise AetheriaError("checkpoint_path: expected a snapshot, got none; give its path")
@@ -123,7 +126,7 @@ class Predictor:
         self._max_batch_size, self._min_batch_size = max_batch_size, min_batch_size
         self._batch_sizes, self._project = tuple(batch_sizes), project
         self._input_shape = input_shape
-        self._averaged, self._data_parallel = averaged, data_parallel
+        self._averaged, self._data_parallel, self._copy = averaged, data_parallel, copy
         self._process = os.getpid()
         self._loaded = self._load(str(checkpoint_path), None)
 
@@ -379,6 +382,7 @@ class Predictor:
             "model": self._model,
             "averaged": self._averaged,
             "data_parallel": self._data_parallel,
+            "copy": self._copy,
         }
         return bound(type(self), **options), ()
 
@@ -410,6 +414,7 @@ class Predictor:
             max_batch_size=self._max_batch_size,
             min_batch_size=self._min_batch_size,
             data_parallel=self._data_parallel,
+            copy=self._copy,
         )
         return build_described(build, where, len(source.arrays))
 

@@ -416,6 +416,23 @@ def test_one_example_has_one_answer(classifier, images):
     assert classifier.predict(images[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("num_rows", [1, 5, 64])
+def test_an_answer_may_be_written_to_unless_it_is_no_copy(runs, classifier, images, num_rows):
+    """Twice: the second call of a batch size that is a power of two takes a shorter way."""
+    lending = Predictor(checkpoint_path=runs["classifier"], copy=False)
+    lending = pickle.loads(pickle.dumps(lending))
+    rows = images[:num_rows].copy()
+    for _ in range(2):
+        answer, lent = classifier.predict(rows), lending.predict(rows)
+        assert answer.flags.writeable and not lent.flags.writeable
+        before = lent.copy()
+        np.testing.assert_array_equal(lent, answer)
+        rows[:], answer[:] = 0, np.nan
+        lending.predict(rows)
+        np.testing.assert_array_equal(lent, before)
+        rows[:] = images[:num_rows]
+
+
 def test_tensors_of_pytorch_and_data_frames_are_arrays(classifier, images):
     torch, pandas = pytest.importorskip("torch"), pytest.importorskip("pandas")
     expected = classifier.predict(images[:3])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from aetheria.models.mlp import SimpleMLP
+from support.compile_cache import no_cache, unoptimized
 from support.long import covering, covering_rows
 from support.programs import make_spec
 from support.runs import TESTS
@@ -61,6 +62,18 @@ def test_a_program_is_shared_by_runs_that_are_compiled_for_the_same_and_no_other
         assert first not in others
         assert compile() is first
     assert compile() is not first
+
+
+def test_only_what_is_compiled_without_optimizations_is_compiled_quickly():
+    from jax._src import compiler
+
+    options = lambda: dict(compiler.get_compile_options(1, 1).env_option_overrides)
+    assert options() == {}, "a module that proves bits compiles as its users do"
+    with unoptimized():
+        assert "xla_cpu_parallel_codegen_split_count" in options()
+        with no_cache():
+            assert options() == {}
+    assert options() == {}
 
 
 def test_no_test_imports_a_test():

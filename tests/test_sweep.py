@@ -30,6 +30,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+STEPS_PER_EPOCH = 23  # of the digits
+
+
 def write_config(folder, **changes):
     (folder / "c.yaml").write_text(yaml.safe_dump({**DIGITS, "epochs": 1, **changes}))
 
@@ -238,11 +241,15 @@ class Sweep:
         return found
 
     def running(self):
-        """The runs that are under way and have a snapshot."""
+        """The runs that are under way and have a snapshot, of the first half of their epochs: one
+        that is about to end may have ended before it is killed.
+        """
+        half = yaml.safe_load((self.folder.parent.parent / "c.yaml").read_text())["epochs"] // 2
         return [
             path.parent
             for path in self.folder.glob("trial_*/seed_0/holder.json")
-            if list_snapshots(path.parent / "checkpoints")
+            if (found := list_snapshots(path.parent / "checkpoints"))
+            and (found[-1].step or 0) <= half * STEPS_PER_EPOCH
             and not (path.parent / "summary.json").exists()
         ]
 

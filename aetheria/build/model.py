@@ -44,6 +44,7 @@ def build_predict_program(
     max_batch_size: int,
     min_batch_size: int = 1,
     data_parallel: bool = False,
+    copy: bool = True,
 ) -> "PredictProgram":
     """Makes the prediction program of a model.
 
@@ -55,6 +56,7 @@ def build_predict_program(
         max_batch_size: larger batches are cut into pieces of this size.
         min_batch_size: smaller batches are padded to this size.
         data_parallel: whether all devices of this process share a piece.
+        copy: whether an answer may be written to.
     """
     from aetheria.hardware.jax.prediction import PredictProgram
 
@@ -66,6 +68,7 @@ def build_predict_program(
         max_batch_size=max_batch_size,
         min_batch_size=min_batch_size,
         data_parallel=data_parallel,
+        copy=copy,
     )
 
 

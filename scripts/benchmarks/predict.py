@@ -1,7 +1,8 @@
 """What a `Predictor` costs beside the compiled function alone, in alternating bouts of a process.
 
 By hand is `jax.jit` of the model's `predict` with Aetheria's compiler options, whose answer is made
-a NumPy array: what a program without Aetheria would do.
+a NumPy array: what a program without Aetheria would do. Such an array is read-only, as are the
+answers of a `Predictor` with `copy=False`; by default a `Predictor` copies them.
 """
 
 import json
@@ -28,7 +29,7 @@ _NUM_BATCHES = 10  # of 256 rows
 
 
 class Bench:
-    """A model trained for a few steps, and two ways to predict with it."""
+    """A model trained for a few steps, and the ways to predict with it."""
 
     def __init__(self, spec: Mapping[str, Any]):
         folder = Path(spec["folder"])
@@ -44,7 +45,12 @@ class Bench:
             lambda inputs, params, state: model.predict(params, state, inputs)
         )
         by_hand = lambda rows: np.asarray(jitted(rows, weights.params, weights.model_state))
-        self.ways: dict[str, Call] = {"ours": predictor.predict, "by hand": by_hand}
+        lending = Predictor(checkpoint_path=folder / "run", copy=False)
+        self.ways: dict[str, Call] = {
+            "ours": predictor.predict,
+            "by hand": by_hand,
+            "ours, no copy": lending.predict,
+        }
         with np.load(spec["data"]) as columns:
             self.inputs = columns["inputs"][:BATCH]
         for call in self.ways.values():

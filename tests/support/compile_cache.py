@@ -17,13 +17,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from support.scratch import scratch_root
 
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
 _UNOPTIMIZED = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # of the environment; in lower case JAX's option
+
+# XLA's older emitters of kernels, where jax still has them: the newer go through MLIR, which takes
+# half of the CPU that is left without optimizations.
+_QUICK = {"xla_cpu_parallel_codegen_split_count": "1"}
+if version("jax").startswith("0.10."):
+    _QUICK["xla_cpu_use_fusion_emitters"] = "False"
 
 
 def make_cache() -> None:
@@ -70,9 +79,26 @@ def session_cache(*, optimized: bool = False) -> Iterator[None]:
         yield
 
 
-def unoptimized(value: bool = True) -> AbstractContextManager[None]:
-    """Whether this process, and those that it starts, leave XLA's optimizations out meanwhile."""
-    return _option(_UNOPTIMIZED, value, default=False)
+@contextmanager
+def unoptimized(value: bool = True) -> Iterator[None]:
+    """Whether this process, and those that it starts, leave XLA's optimizations out meanwhile; this
+    one then also compiles with the options of `_QUICK`.
+    """
+    import jax
+    from jax._src import compiler
+
+    get_options = compiler.get_compile_options
+
+    def options(*args: Any, env_options_overrides: Any = None, **others: Any) -> Any:
+        if jax.config.values[_UNOPTIMIZED.lower()]:  # no module inside wants them back
+            env_options_overrides = {**_QUICK, **(env_options_overrides or {})}
+        return get_options(*args, env_options_overrides=env_options_overrides, **others)
+
+    with (
+        patch.object(compiler, "get_compile_options", options),
+        _option(_UNOPTIMIZED, value, default=False),
+    ):
+        yield
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class PredictProgram:
         min_batch_size: smaller batches are padded to this size, a power of two.
         data_parallel: whether every piece is split over all devices of this process, or over the
             largest power of two of them, each of which holds the weights; else one device computes.
+        copy: whether an answer is an array of its own; else it is what JAX lends, read-only.
 
     Attributes:
         model: the model.
@@ -61,6 +62,7 @@ class PredictProgram:
         max_batch_size: int = 1024,
         min_batch_size: int = 1,
         data_parallel: bool = False,
+        copy: bool = True,
     ):
         _check_power("max_batch_size", max_batch_size, 1024)
         _check_power("min_batch_size", min_batch_size, 1)
@@ -75,6 +77,7 @@ class PredictProgram:
         self._mesh = Mesh(np.array(devices[:count]), ("data",)) if data_parallel else None
         self.model = model
         self._precision = Precision.parse(mixed_precision)
+        self._as_answer = np.array if copy else np.asarray
         self._max_batch_size = max(max_batch_size, count)
         self._min_batch_size = max(min_batch_size, count)
         # Of arrays just as in training, in number the size of a batch: a call needs no more.
@@ -136,7 +139,7 @@ class PredictProgram:
         if type(inputs) is np.ndarray:
             seen = self._seen.get((inputs.shape, inputs.dtype, probabilities))
             if seen is not None:
-                return np.array(seen(weights, inputs))
+                return self._as_answer(seen(weights, inputs))
         if not self._is_ready(inputs):
             inputs, is_single = self.check(inputs)
             if is_single:
@@ -220,8 +223,8 @@ class PredictProgram:
         outputs = executable(weights, piece)
         if size == bucket and isinstance(outputs, jax.Array) and self._is_ready(piece):
             self._seen[piece.shape, piece.dtype, probabilities] = executable
-        # A copy, since what a device lends is read-only and keeps the whole bucket.
-        return _map(lambda a: np.array(a)[:size], outputs)
+        # By default a copy: what JAX lends is read-only, and torch warns of it.
+        return _map(lambda a: self._as_answer(a)[:size], outputs)
 
     def _is_ready(self, inputs: Tree) -> bool:
         """Whether inputs are a batch just as in training, so that nothing is to be checked."""

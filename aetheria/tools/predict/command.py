@@ -114,7 +114,7 @@ class PredictCommand(ModelFields):
         from aetheria.inference import Predictor
         from aetheria.plugins.discovery import find_project
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"copy": False}
         if self.batch_size is not None:
             options["max_batch_size"] = power_of_two(self.batch_size)
         project = find_project(None, self.project)

@@ -117,6 +117,7 @@ class ServedModel:
             project=options.project,
             min_batch_size=options.min_batch_size,
             max_batch_size=max(1024, options.min_batch_size),
+            copy=False,
         )
         self.version = Version(predictor, options)
         self._joiner = Joiner(
