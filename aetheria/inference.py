@@ -34,6 +34,22 @@ if TYPE_CHECKING:
     from aetheria.hardware.jax.joining import JoinedPredictor
 
 
+class _Forks:
+    """How often this process is a fork of the one that imported this: asked for the number of the
+    process, the system takes as long as a tenth of a small prediction.
+    """
+
+    count = 0
+
+    @classmethod
+    def note(cls) -> None:
+        """Called in the new process."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.note)
+
+
 class _Source(NamedTuple):
     """What a snapshot or a file of weights says, as far as prediction needs it."""
 
@@ -127,7 +143,7 @@ class Predictor:
         self._batch_sizes, self._project = tuple(batch_sizes), project
         self._input_shape = input_shape
         self._averaged, self._data_parallel, self._copy = averaged, data_parallel, copy
-        self._process = os.getpid()
+        self._forks = _Forks.count
         self._loaded = self._load(str(checkpoint_path), None)
 
     @classmethod
@@ -210,7 +226,7 @@ class Predictor:
         Raises:
             AetheriaError: the model has no classes.
         """
-        return self._run(inputs, probabilities=True)
+        return self._run(inputs, True)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -296,7 +312,8 @@ class Predictor:
         """
         from aetheria.hardware.jax.generation import Request, Sampling
 
-        self._check_process()
+        if self._forks != _Forks.count:
+            raise _forked()
         request = Request(max_new_tokens, Sampling(temperature, top_k, top_p), seed, stop)
         loaded = self._loaded
         generator = loaded.program.generator(cache)
@@ -333,8 +350,9 @@ class Predictor:
             self, max_delay_seconds=max_delay_seconds, max_rows=max_rows, num_threads=num_threads
         )
 
-    def _run(self, inputs: Any, *, probabilities: bool = False) -> Any:
-        self._check_process()
+    def _run(self, inputs: Any, probabilities: bool = False) -> Any:
+        if self._forks != _Forks.count:
+            raise _forked()
         loaded = self._loaded
         if loaded.source.encoding is not None:
             inputs = loaded.source.encoding.encode_inputs(inputs)
@@ -344,13 +362,6 @@ class Predictor:
             if (line := out_of_range(inputs, loaded.source.ranges)) is not None:
                 warnings.warn(line, stacklevel=3)
         return outputs
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise AetheriaError(
-                "predict: expected the process that made the predictor, got a fork of it, in which "
-                "JAX hangs; make the predictor there, or start processes with the method 'spawn'"
-            )
 
     def reload(self, checkpoint_path: str | Path | None = None) -> None:
         """Loads other weights (None: reads the same path again). Calls under way finish with the
@@ -440,6 +451,13 @@ class Predictor:
         return _Source(
             snapshot.path, snapshot.arrays, model, spec, precision, step, encoding, ranges
         )
+
+
+def _forked() -> AetheriaError:
+    return AetheriaError(
+        "predict: expected the process that made the predictor, got a fork of it, in which JAX "
+        "hangs; make the predictor there, or start processes with the method 'spawn'"
+    )
 
 
 def _same_program(source: _Source, other: _Source) -> bool:
