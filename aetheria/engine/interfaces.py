@@ -345,10 +345,6 @@ class Snapshot(NamedTuple):
 class SnapshotManager(Protocol):
     """Writes snapshots in the background, one at a time, and reads the newest back."""
 
-    def prepare(self) -> None:
-        """Loads in the background what the first save needs; the first step compiles meanwhile."""
-        ...
-
     def busy(self) -> bool:
         """Whether a save is still under way."""
         ...

@@ -181,7 +181,6 @@ class Engine(Generic[State, Report, Totals]):
             self._state = self._program.init()
         else:
             self._restore(restored, ignore_until_step=self._nonfinite.ignore_until_at_start)
-        self._snapshots.prepare()
         self._bus.emit(
             RunStarted(
                 progress=self._now.progress,

@@ -25,11 +25,6 @@ class SharedStore:
     def __init__(self, peers: Peers, store: SnapshotManager | None):
         self._peers, self._store = peers, store
 
-    def prepare(self) -> None:
-        """Loads what process 0 needs to write."""
-        if self._store is not None:
-            self._store.prepare()
-
     def busy(self) -> bool:
         """Whether a save is still under way; all processes call it together."""
         return self._peers.broadcast(self._store is not None and self._store.busy())

@@ -42,6 +42,8 @@ def read_snapshot(path: Path) -> Snapshot:
 
 def write_checkpoint(path: Path, arrays: Mapping[str, ArrayLike], record: JsonObject) -> int:
     """Writes arrays with a record of any layout, the whole folder at once."""
+    # Imported by the first save, in its thread: earlier, its 30 MiB would add to the memory that
+    # the compilers take, which is the most that a small run has.
     from aetheria.snapshots.orbax_items import save_items
 
     host = {name: np.asarray(array) for name, array in arrays.items()}

@@ -4,7 +4,6 @@ Each is a folder `snapshot_ep5` or `snapshot_step120`; see `aetheria.snapshots.s
 """
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -65,13 +64,6 @@ class SnapshotStore:
         self.failures: list[FailedSave] = []
         self._written: set[Path] = set()
         self._num_attempts = 0
-
-    def prepare(self) -> None:
-        """Imports in a thread what a save needs: 0.3 s, in which the first step compiles. At the
-        first save, the loop would wait for a part of it.
-        """
-        name = "aetheria.snapshots.orbax_items"
-        threading.Thread(target=importlib.import_module, args=(name,), name=name).start()
 
     def busy(self) -> bool:
         """Whether a save is still under way."""

@@ -153,9 +153,6 @@ class MemoryWriter:
     def save(self, name, arrays, record) -> None:
         self.saved[name] = (arrays, record)
 
-    def prepare(self) -> None:
-        pass
-
     def finished(self, *, wait: bool = False) -> list:
         return []
 
