@@ -1,6 +1,7 @@
 """Elastic: the same bits on any number of devices; and what lanes make of a window."""
 
 import functools
+import re
 from dataclasses import dataclass
 
 import jax
@@ -177,6 +178,29 @@ def test_each_part_is_traced_once_on_all_devices():
     run(program)
     assert isinstance(program, ElasticProgram)
     assert program.num_compilations == {"train_step": 1, "eval_step": 1}
+
+
+@pytest.fixture
+def compiled_names():
+    """The functions that are compiled from now on, by any thread."""
+    names = set()
+
+    def note(event, _seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration"):
+            names.add(re.sub(r"jit[_(](\w+)\)?", r"\1", fun_name))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_nothing_is_compiled_that_no_step_calls(train, compiled_names):
+    """The control is a fast run, which takes all of a step in one program."""
+    for name in ("elastic", "fast"):
+        compiled_names.clear()
+        train(name, **{**on_devices(1), "reproducibility": name}, epochs=1)
+        assert ("train_steps" in compiled_names) == (name == "fast"), compiled_names
+        assert ("lane_gradient" in compiled_names) == (name == "elastic"), compiled_names
 
 
 def on_devices(count):

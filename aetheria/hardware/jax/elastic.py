@@ -8,6 +8,7 @@ for one partition than for several. This module knows no formula of a step; thos
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 
 import jax
@@ -62,7 +63,9 @@ class ElasticProgram:
     def __init__(self, model: Model, spec: ProgramSpec, mesh: Mesh):
         devices = list(mesh.devices.flat)
         self._devices = mine = [d for d in devices if d.process_index == jax.process_index()]
-        self._first = first = JaxProgram(model, spec, make_mesh({}, mine))
+        # It makes and reads states. Its train steps are not taken: nothing is to be compiled ahead.
+        no_steps = replace(spec, chunk_size=None)
+        self._first = first = JaxProgram(model, no_steps, make_mesh({}, mine))
         check_mergeable(model, first.abstract_state.model_state)
         placed = place_state(model.partition_rules(), first.abstract_state, mesh)
         self._shards = Shards(first.abstract_state, placed, mine)
