@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from support.compiled import compiled_functions
 from support.runs import DIGITS
 
 OWN = """\
@@ -57,8 +58,10 @@ def test_the_suggested_rate_trains_better_than_others(here, command, train):
     assert losses[1] < min(losses[0.01], losses[100]), (rate, losses)
 
 
-def test_the_curve_is_printed(here, command):
-    done = command("lr-find", "c.yaml")
+def test_the_curve_is_printed_and_one_step_compiled(here, command):
+    with compiled_functions() as names:
+        done = command("lr-find", "c.yaml")
+    assert names.count("train_steps") == 1, names
     assert "1.00e-06" in done.stdout and "suggestion: --set learning_rate=" in done.stdout
 
 
