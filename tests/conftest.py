@@ -54,6 +54,7 @@ hide_gpus()
 
 from support import long  # noqa: E402
 from support.compile_cache import (  # noqa: E402
+    OLDER_EMITTERS,
     make_cache,
     no_cache,
     quick_compilation,
@@ -117,7 +118,8 @@ def compilation_cache(request: pytest.FixtureRequest) -> Iterator[None]:
         with no_cache():
             yield
         return
-    optimized = request.node.get_closest_marker("optimized") is not None
+    markers = ("optimized",) if OLDER_EMITTERS else ("optimized", "convolutional")
+    optimized = any(map(request.node.get_closest_marker, markers))
     alone = long.long_or(False, True) or has_own_programs(request.node)
     with session_cache(optimized=optimized), nullcontext() if alone else shared_programs():
         yield

@@ -14,7 +14,7 @@ from aetheria.errors import AetheriaError
 from aetheria.plugins import MODELS
 from aetheria.plugins.arguments import call_with
 
-pytestmark = pytest.mark.optimized
+pytestmark = pytest.mark.convolutional
 
 SimpleCNN = MODELS.get("SimpleCNN")
 KEY = jax.random.key(7)

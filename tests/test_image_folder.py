@@ -20,7 +20,7 @@ from aetheria.data.sources import is_parallel  # noqa: E402
 from aetheria.errors import AetheriaError, SnapshotError  # noqa: E402
 from aetheria.tools.prove import kill_at_step  # noqa: E402
 
-pytestmark = pytest.mark.optimized
+pytestmark = pytest.mark.convolutional
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

@@ -19,7 +19,7 @@ from aetheria.errors import AetheriaError
 from aetheria.hardware.jax.strategy import select_strategy
 from aetheria.plugins import MODELS
 
-pytestmark = pytest.mark.optimized
+pytestmark = pytest.mark.convolutional
 
 SimpleMLP = MODELS.get("SimpleMLP")
 SimpleCNN = MODELS.get("SimpleCNN")

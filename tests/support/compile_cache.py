@@ -8,8 +8,9 @@ does such a test take `quick_compilation`: at optimization level 0 it would be a
 no user runs. That another feature, such as padding, keeps the bits of elastic is proven with the
 cache: it is about the feature, and test_elastic, test_shards and test_prove compile anew.
 
-At that level a gradient of a convolution's kernel may even be NaN (jax 0.10.2): a module that
-trains one has the marker `optimized`, with which it shares the cache alone.
+At that level XLA's newer emitters even make a NaN of the gradient of a convolution's kernel (jax
+0.10.2): where there are no others, a module that trains one shares the cache alone (the marker
+`convolutional`). A module about what a user's program makes of a NaN always does (`optimized`).
 """
 
 import atexit
@@ -28,10 +29,11 @@ from support.scratch import scratch_root
 _FOLDER = "AETHERIA_TEST_COMPILE_CACHE"
 _UNOPTIMIZED = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # of the environment; in lower case JAX's option
 
-# XLA's older emitters of kernels, where jax still has them: the newer go through MLIR, which takes
-# half of the CPU that is left without optimizations.
+# Whether XLA still has its older emitters of kernels: the newer go through MLIR, which takes half
+# of the CPU that is left without optimizations.
+OLDER_EMITTERS = version("jax").startswith("0.10.")
 _QUICK = {"xla_cpu_parallel_codegen_split_count": "1"}
-if version("jax").startswith("0.10."):
+if OLDER_EMITTERS:
     _QUICK["xla_cpu_use_fusion_emitters"] = "False"
 
 
