@@ -1,6 +1,6 @@
 """Shared by all tests: eight virtual devices, the option `--long`, and two ways to train.
 
-The default run proves each promise once and takes about twenty minutes on two cores; `--long` adds
+The default run proves each promise once and takes about sixteen minutes on two cores; `--long` adds
 what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
 it):
 
