@@ -1,8 +1,8 @@
 """Shared by all tests: eight virtual devices, the option `--long`, and two ways to train.
 
-The default run proves each promise once and takes about sixteen minutes on two cores; `--long` adds
-what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long` lists
-it):
+The default run proves each promise once and takes about fourteen minutes on two cores; `--long`
+adds what repeats a proof more often or over more combinations (`pytest --collect-only -n0 -m long`
+lists it):
 
 - more random kills, signals, damages, schedules, trials of a sweep and hypothesis examples
   (`long_or`);

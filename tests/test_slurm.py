@@ -11,7 +11,7 @@ from support.runs import DIGITS, REPOSITORY
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SCRIPT = str(REPOSITORY / "scripts" / "slurm" / "train.sbatch")
-PRINT_DEVICES = str(REPOSITORY / "tests" / "cases" / "project" / "print_devices.py")
+WRITE_DEVICES = str(REPOSITORY / "tests" / "cases" / "project" / "write_devices.py")
 CONFIG = {**DIGITS, "reproducibility": "elastic", "strategy": "mesh", "loggers": ["jsonl"]}
 
 
@@ -67,8 +67,9 @@ LAYOUTS = {
 @pytest.mark.parametrize(("tasks", "expected"), LAYOUTS.values(), ids=LAYOUTS)
 def test_tasks_take_the_gpus_of_their_node(slurm, tmp_path, tasks, expected):
     layout = ("--nodes=2", f"--ntasks-per-node={tasks}", "--gpus-per-node=2", "--overcommit")
-    said = slurm.run("srun", *layout, sys.executable, PRINT_DEVICES, cwd=tmp_path)
-    assert sorted(line for line in said.splitlines() if " sees " in line) == expected, said
+    said = slurm.run("srun", *layout, sys.executable, WRITE_DEVICES, cwd=tmp_path)
+    written = [file.read_text().splitlines()[0] for file in tmp_path.glob("*.txt")]
+    assert sorted(written) == expected, said
 
 
 def test_a_job_that_is_signalled_is_requeued_and_goes_on(slurm, submit, tmp_path):

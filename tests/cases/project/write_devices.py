@@ -1,6 +1,9 @@
-"""Joins the process group, and prints what this process takes. Started by a launcher."""
+"""Joins the process group, and writes what this process takes into a file of its own: on stdout,
+lines of two processes and of Gloo mix. Started by a launcher.
+"""
 
 import os
+from pathlib import Path
 
 import jax
 
@@ -13,6 +16,5 @@ launch = detect_launch(os.environ, DistributedConfig())
 assert launch is not None
 group = JaxProcessGroup(launch, initialization_timeout=60.0, heartbeat_timeout=30.0)
 lines = group.describe_devices(name_devices(jax.local_devices()))
-print(group.index, "sees", jax.config.values["jax_cuda_visible_devices"], flush=True)
-if group.index == 0:
-    print(*lines, sep="\n", flush=True)
+seen = f"{group.index} sees {jax.config.values['jax_cuda_visible_devices']}"
+Path(f"{group.index}.txt").write_text("\n".join([seen, *(lines if group.index == 0 else [])]))
