@@ -1,12 +1,11 @@
 """A function compiled once, and run on each device of a process."""
 
-from contextlib import contextmanager
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from support.compiled import compiled_functions
 from support.programs import make_spec
 from support.small_programs import Recorded, make_chunk
 
@@ -16,22 +15,6 @@ from aetheria.hardware.jax.each_device import EachDevice
 from aetheria.hardware.jax.strategy import select_strategy
 
 pytestmark = pytest.mark.uncached
-
-
-@contextmanager
-def compilations():
-    """Collects an item for each program that XLA compiles meanwhile."""
-    seen = []
-
-    def note(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def on_all(devices):
@@ -46,7 +29,7 @@ def on_all(devices):
     placed = [jax.device_put(weights, device) for device in devices]
     batch = {"x": np.ones((8, 64), np.float32), "step": np.int32(3)}
     function = EachDevice(jax.jit(work, donate_argnums=0), devices)
-    with compilations() as compiled:
+    with compiled_functions() as compiled:
         answers = [function(place, each, batch) for place, each in enumerate(placed)]
     for device, (answer, _), given in zip(devices, answers, placed, strict=True):
         assert answer.devices() == {device}
@@ -129,7 +112,7 @@ def test_more_devices_compile_no_more_programs_of_an_elastic_run():
         example = make_spec({name: column[0] for name, column in chunk.items()})
         program = strategy.compile(Recorded(), example)
         state = program.init()
-        with compilations() as compiled:
+        with compiled_functions() as compiled:
             jax.block_until_ready(program.train_steps(state, chunk, 0, 2))
         return len(compiled)
 

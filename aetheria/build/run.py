@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,7 +282,8 @@ def build_program(
     """Makes the program of a config, of data that is cut for the devices; each step is compiled at
     its first call.
     """
-    return strategy.compile(model, build_spec(config, feed, build_schedule(config, feed)))
+    spec = build_spec(config, feed, build_schedule(config, feed))
+    return strategy.compile(model, replace(spec, chunk_size=None))
 
 
 def build_spec(config: Config, feed: Feed, schedule: Schedule) -> ProgramSpec:

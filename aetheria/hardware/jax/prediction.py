@@ -149,7 +149,9 @@ class PredictProgram:
     def _run(self, weights: Weights, inputs: Tree, probabilities: bool) -> Tree:
         size, step = num_rows(inputs), self._max_batch_size
         if size <= step:
-            return self._run_piece(weights, inputs, size, probabilities)
+            piece = self._run_piece(weights, inputs, size, probabilities)
+            # By default a copy: what JAX lends is read-only, of which PyTorch warns.
+            return _map(self._as_answer, piece)
         pieces = []
         for start in range(0, size, step):
             rows = _rows(inputs, slice(start, start + step))
@@ -223,8 +225,7 @@ class PredictProgram:
         outputs = executable(weights, piece)
         if size == bucket and isinstance(outputs, jax.Array) and self._is_ready(piece):
             self._seen[piece.shape, piece.dtype, probabilities] = executable
-        # By default a copy: what JAX lends is read-only, and torch warns of it.
-        return _map(lambda a: self._as_answer(a)[:size], outputs)
+        return _map(lambda a: np.asarray(a)[:size], outputs)
 
     def _is_ready(self, inputs: Tree) -> bool:
         """Whether inputs are a batch just as in training, so that nothing is to be checked."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from aetheria.build import (
     Given,
     build_feed,
-    build_schedule,
     keep_compiled,
     prepare_environment,
 )
@@ -19,7 +18,7 @@ from aetheria.build.data import check_batch_fits
 from aetheria.build.devices import build_strategy, cut_for_devices
 from aetheria.build.provenance import model_params, recorded_model
 from aetheria.build.recorded_data import find_recorded_data
-from aetheria.build.run import build_spec
+from aetheria.build.run import build_program
 from aetheria.config import Config
 from aetheria.config.checking import make_config
 from aetheria.data import Feed
@@ -142,11 +141,8 @@ def _evaluate(
     strategy = _strategy(config)
     feed = cut_for_devices(feed, strategy)
     check_batch_fits(feed)
-    # Without the size of a chunk, so that no train step is compiled.
-    spec = replace(build_spec(config, feed, build_schedule(config, feed)), chunk_size=None)
-    program = build_described(
-        lambda: strategy.compile(model, spec), str(snapshot.path), len(snapshot.arrays)
-    )
+    build = lambda: build_program(config, model, feed, strategy)
+    program = build_described(build, str(snapshot.path), len(snapshot.arrays))
     state = program.import_state(snapshot.arrays)
     evaluator = Evaluator(program, feed, StopSignal(), StallTimer(Heartbeat()))
     done = evaluator.evaluate(state, splits)

@@ -7,16 +7,16 @@ import contextlib
 import math
 import os
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
 
-from aetheria.build import build_feed, build_model, build_schedule, prepare_environment
+from aetheria.build import build_feed, build_model, prepare_environment
 from aetheria.build.devices import build_strategy, cut_for_devices
-from aetheria.build.run import build_spec
+from aetheria.build.run import build_program
 from aetheria.config import Config
 from aetheria.engine.interfaces import SingleProcess
 from aetheria.errors import AetheriaError
@@ -68,9 +68,7 @@ def train(config: Config, project: Path | None, rise: Rise) -> Generator[Point, 
     feed = build_feed(config, project, model)
     strategy = build_strategy(config, SingleProcess())
     feed = cut_for_devices(feed, strategy)
-    # Of one step a call, unlike a run's: nothing is to be compiled ahead.
-    spec = replace(build_spec(config, feed, build_schedule(config, feed)), chunk_size=None)
-    program = strategy.compile(model, spec)
+    program = build_program(config, model, feed, strategy)
     state = program.init()
     chunks = feed.train_chunks(0, 1)
     with contextlib.closing(chunks):
